@@ -1,0 +1,1 @@
+"""plr: quantization transfer."""

@@ -1,0 +1,204 @@
+"""Source models: finding them, naming them by content, loading them.
+
+``--model`` takes four forms and each is resolved to a :class:`~plr.specs.ModelRef` before anything is hashed:
+
+=====================  =======================================================
+``embedded:tiny``      the model that ships with plr, by the hash of its files
+``./folder``           a local Hugging Face checkpoint, by the hash of its files
+``./model.gguf``       a GGUF file (dequantized on load), by its hash
+``org/name[@rev]``     a hub model, by the commit sha the revision stands for
+=====================  =======================================================
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plr.embedded import tiny_path
+from plr.errors import ModelError, UnknownNameError, UsageError
+from plr.fingerprint import file_sha256, folder_sha256
+from plr.registry import did_you_mean
+from plr.runtime import Runtime
+from plr.specs import ModelRef, Quantize, Source
+from plr.store import Store
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Loaded", "load_base", "load_source", "load_tokenizer", "model_path", "resolve_model", "runtime_dtype"]
+
+EMBEDDED = {"tiny": tiny_path}
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer*", "*.model", "vocab.json", "merges.txt")
+
+
+@dataclass
+class Loaded:
+    """A base in memory."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
+    """The identity behind a ``--model`` argument.
+
+    Raises:
+        UnknownNameError: no embedded model of that name.
+        UsageError: neither a folder, nor a GGUF file, nor a hub id; or the hub does not know it or cannot be reached.
+    """
+    if text.startswith("embedded:"):
+        name = text.removeprefix("embedded:")
+        if name not in EMBEDDED:
+            raise UnknownNameError(
+                f"unknown embedded model {text!r}",
+                expected=" or ".join(f"embedded:{known}" for known in EMBEDDED),
+                hint=did_you_mean(name, EMBEDDED),
+            )
+        return ModelRef(kind="embedded", name=name, revision=folder_sha256(EMBEDDED[name](), patterns=_WEIGHTS))
+    path = Path(text).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return ModelRef(kind="gguf", name=path.stem, revision=file_sha256(path), path=str(path.absolute()))
+    if path.is_dir():
+        return _local(path.absolute())
+    if text.startswith((".", "/", "~")) or path.suffix == ".gguf" or text.count("/") != 1:
+        raise UsageError(
+            f"the model {text!r} is neither a folder nor a .gguf file here, nor the form of a hub id",
+            expected="embedded:tiny, a folder with config.json, a .gguf file, or ORG/NAME",
+            hint=did_you_mean(text, ["embedded:tiny"]),
+        )
+    return _hub(text, offline=offline)
+
+
+def _local(folder: Path) -> ModelRef:
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder} has no config.json",
+            expected="a Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json)",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{folder} has no *.safetensors",
+            expected="weights in safetensors (pickled weights are not read)",
+            hint="save the model again with model.save_pretrained(folder)",
+        )
+    return ModelRef(
+        kind="local", name=folder.name, revision=folder_sha256(folder, patterns=_WEIGHTS), path=str(folder)
+    )
+
+
+def _hub(text: str, *, offline: bool) -> ModelRef:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, _, revision = text.partition("@")
+    if offline or os.environ.get("HF_HUB_OFFLINE") == "1":
+        cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
+        if not isinstance(cached, str):
+            raise UsageError(
+                f"{text} is not in the local hub cache and plr is offline",
+                hint=f"fetch it once with: hf download {name}",
+            )
+        return ModelRef(kind="hub", name=name, revision=Path(cached).parent.name)
+    try:
+        info = HfApi().model_info(name, revision=revision or None)
+    except GatedRepoError as error:
+        raise UsageError(
+            f"{name} asks for its licence to be accepted", hint=f"accept it at its hub page, then: hf auth login ({error})"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"{name} has no revision {revision!r}", expected="a branch, tag or commit sha") from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"the hub knows no model {name!r} (or it is private)",
+            expected="embedded:tiny, a folder, a .gguf file, or ORG/NAME of the hub",
+            hint="check the spelling; for a private model: hf auth login",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise UsageError(
+            f"the hub cannot be reached for {name!r}: {type(error).__name__}",
+            hint="check the network, or use --offline with a cached model, a local folder, or embedded:tiny",
+        ) from error
+    if info.sha is None:
+        raise UsageError(f"the hub gave no commit sha for {text}")
+    return ModelRef(kind="hub", name=name, revision=info.sha)
+
+
+def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
+    """Where the files of ``ref`` lie, fetched from the hub if need be."""
+    if ref.kind == "embedded":
+        return EMBEDDED[ref.name]()
+    if ref.kind == "hub":
+        from huggingface_hub import snapshot_download
+
+        wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(
+            snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=offline)
+        )
+    if ref.path is None or not Path(ref.path).exists():
+        raise ModelError(
+            f"the source model {ref.name} was at {ref.path} and is not there any more",
+            hint="put it back, or give its new place with --model",
+        )
+    return Path(ref.path)
+
+
+def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``ref``, with a padding token (the EOS token where the model has none)."""
+    from transformers import AutoTokenizer
+
+    path = model_path(ref, offline=offline)
+    folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **more)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {ref.name} has no EOS token", expected="eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_source(ref: ModelRef, *, dtype: torch.dtype, device: str, offline: bool = False) -> Loaded:
+    """The unquantized model and its tokenizer.
+
+    Raises:
+        ModelError: transformers cannot load the checkpoint; its own words are given.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = model_path(ref, offline=offline)
+    folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    tokenizer = load_tokenizer(ref, offline=offline)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{ref.name} cannot be loaded from {path}: {error}",
+            expected="a causal language model that this version of transformers knows",
+        ) from error
+    return Loaded(model.to(device).eval(), tokenizer)
+
+
+def load_base(base: Source | Quantize, store: Store, runtime: Runtime) -> Loaded:
+    """A base at its bits: the source, or the quantized checkpoint out of the store."""
+    dtype, device = runtime_dtype(runtime), runtime.torch_device()
+    if isinstance(base, Source):
+        return load_source(base.model, dtype=dtype, device=device, offline=runtime.offline)
+    from plr.gptq import load_checkpoint
+
+    artifact = store.require(base)
+    model = load_checkpoint(artifact.path, dtype=dtype, device=device, kernel=runtime.kernel_name())
+    return Loaded(model.eval(), load_tokenizer(base.model, offline=runtime.offline))
+
+
+def runtime_dtype(runtime: Runtime) -> torch.dtype:
+    """The compute dtype: as asked, or the fast one of the device by a short probe."""
+    import torch
+
+    if runtime.dtype != "auto":
+        return getattr(torch, runtime.dtype)
+    from plr.lm import choose_dtype
+
+    return choose_dtype(runtime.torch_device())

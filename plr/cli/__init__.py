@@ -1,0 +1,7 @@
+"""The command line: thin views on the store."""
+
+from __future__ import annotations
+
+from plr.cli.app import app, main
+
+__all__ = ["app", "main"]

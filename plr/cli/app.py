@@ -1,0 +1,85 @@
+"""The ``plr`` command: options, errors, exit codes. What a command does lies in the floors below.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 integrity, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from plr.errors import PlrError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="plr",
+    help="Quantize a model to k bits, train an adapter on it, restore the adapter onto an l-bit base, score the k x l grid.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"plr {version('plr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    return None
+
+
+from plr.cli import make, store, study  # noqa: E402  (they register their commands on the app above)
+
+_COMMANDS = (make, study, store)
+
+
+def main() -> None:
+    """Entry point: every error of the user's situation is a message, never a traceback."""
+    try:
+        # Click's own usage errors are printed and exit with 2 by itself.
+        app()
+    except PlrError as error:
+        _report(error, error.exit_code)
+    except KeyboardInterrupt:
+        _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), 130)
+    except MemoryError:
+        _report(PlrError("out of memory", hint="use a smaller model, or lower runtime.micro_batch and runtime.slots"), 4)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if os.environ.get("PLR_DEBUG"):
+            raise
+        full = error.errno == 28
+        _report(PlrError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")), 4 if full else 1)
+    except Exception as error:
+        if os.environ.get("PLR_DEBUG"):
+            raise
+        hint = "this is a defect of plr: run again with PLR_DEBUG=1 for the traceback and report it"
+        _report(PlrError(f"{type(error).__name__}: {error}", hint=hint), 1)
+
+
+def _report(error: PlrError, code: int) -> None:
+    if "--json" in sys.argv:
+        import json
+
+        print(json.dumps({"error": error.message, "expected": error.expected, "next": error.hint, "exit_code": code}))
+    else:
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
+    sys.exit(code)

@@ -1,0 +1,128 @@
+"""What people see: progress with time left, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from plr.specs import Step
+from plr.steps import Event
+from plr.store import Artifact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Watcher", "artifact_json", "console", "emit", "size", "span", "watch"]
+
+# How much longer one kind of step takes than another, until the run itself has told.
+_WEIGHTS = {"base": 4.0, "adapter": 10.0, "restored": 1.0, "result": 2.0}
+
+
+def console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+def emit(value: Any) -> None:
+    """Print JSON to standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def artifact_json(artifact: Artifact) -> dict[str, Any]:
+    """What ``--json`` says of an artifact."""
+    manifest = artifact.manifest
+    keys = ("kind", "label", "fingerprint", "metrics", "seconds", "inputs")
+    return {"path": str(artifact.path), **{key: manifest[key] for key in keys}}
+
+
+def size(n: float) -> str:
+    """Bytes for people.
+
+    >>> size(999), size(1_540_000)
+    ('999 B', '1.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def span(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> span(0.42), span(65), span(7300)
+    ('0.4 s', '1:05', '2:01:40')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Watcher:
+    """Turns events into one overall bar and one bar for each running step."""
+
+    def __init__(self, progress: Any, steps: dict[str, Step], quiet: bool) -> None:
+        self.progress = progress
+        self.steps = steps
+        self.quiet = quiet
+        self.bars: dict[str, Any] = {}
+        total = sum(_WEIGHTS[step.kind] for step in steps.values())
+        self.overall = progress.add_task("all steps", total=total) if len(steps) > 1 else None
+
+    def __call__(self, event: Event) -> None:
+        step = self.steps.get(event.fingerprint)
+        if step is None:
+            return
+        if event.what == "started":
+            self.bars[event.fingerprint] = self.progress.add_task(_line(step), total=None)
+        elif event.what == "progress" and event.fingerprint in self.bars:
+            bar = self.bars[event.fingerprint]
+            before = self.progress._tasks[bar]
+            share = (before.completed / before.total) if before.total else 0.0
+            self.progress.update(bar, completed=event.done, total=event.total)
+            if self.overall is not None and event.total:
+                self.progress.advance(self.overall, _WEIGHTS[step.kind] * max(0.0, event.done / event.total - share))
+        elif event.what in ("made", "found", "failed"):
+            self._finish(event, step)
+
+    def _finish(self, event: Event, step: Step) -> None:
+        share = 0.0
+        if event.fingerprint in self.bars:
+            task = self.progress._tasks[self.bars[event.fingerprint]]
+            share = task.completed / task.total if task.total else 0.0
+            self.progress.remove_task(self.bars.pop(event.fingerprint))
+        if self.overall is not None:
+            self.progress.advance(self.overall, _WEIGHTS[step.kind] * (1 - share))
+        if event.what == "failed":
+            self.progress.console.print(f"[red]failed[/red]  {_line(step)}: {event.error.splitlines()[0]}")
+        elif event.what == "made" and not self.quiet:
+            self.progress.console.print(f"[green]made[/green]    {_line(step)}  [dim]{span(event.seconds)}[/dim]")
+
+
+@contextmanager
+def watch(steps: list[Step], *, quiet: bool = False) -> Iterator[Watcher]:
+    """A progress display on standard error for ``steps``; plain lines where standard error is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield Watcher(progress, {step.fingerprint: step for step in steps}, quiet)
+
+
+def _line(step: Step) -> str:
+    verbs = {"base": "quantize", "adapter": "train", "restored": "restore", "result": "evaluate"}
+    return f"{verbs[step.kind]:8} {step.label}"

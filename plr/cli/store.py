@@ -1,0 +1,170 @@
+"""ls, show, verify, gc, doctor: looking at the store and at the machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plr.cli.app import app
+from plr.cli.options import Json, store_here
+from plr.errors import IntegrityError
+
+__all__: list[str] = []
+
+Ref = Annotated[str | None, typer.Argument(help="Path, name or hash prefix; the latest if left out.")]
+
+
+@app.command("ls")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="base, adapter, restored or result.")] = None, as_json: Json = False
+) -> None:
+    """List the artifacts of the store, the newest last.
+
+    Example: [bold]plr ls adapter[/bold]
+    """
+    from rich.table import Table
+
+    from plr.cli.show import console, emit, size, span
+    from plr.errors import UsageError
+    from plr.registry import did_you_mean
+    from plr.store import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS))
+    rows = []
+    for artifact in store_here().all(kind):
+        manifest = artifact.manifest
+        total = sum(file["size"] for file in manifest["files"].values())
+        rows.append(
+            {
+                "kind": manifest["kind"],
+                "name": artifact.path.name,
+                "bytes": total,
+                "seconds": manifest["seconds"],
+                "date": manifest["provenance"]["date"],
+            }
+        )
+    if as_json:
+        emit(rows)
+        return
+    table = Table("kind", "name", "size", "made in", "date", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"])
+    console().print(table if rows else f"the store {store_here().home} is empty: run plr quantize")
+
+
+@app.command()
+def show(ref: Ref = None, as_json: Json = False) -> None:
+    """Show one artifact: its step, inputs, metrics and where it was made.
+
+    Example: [bold]plr show 3fa9c1[/bold]
+    """
+    from plr.cli.show import console, emit, size, span
+    from plr.store import MANIFEST
+
+    artifact = store_here().find(ref)
+    if as_json:
+        emit({"path": str(artifact.path), **artifact.manifest})
+        return
+    manifest, out = artifact.manifest, console()
+    out.print(f"[bold]{manifest['kind']}[/bold] {artifact.path}", highlight=False)
+    out.print(f"  fingerprint  {manifest['fingerprint']}", highlight=False)
+    out.print(f"  made         {manifest['provenance']['date']} in {span(manifest['seconds'])}", highlight=False)
+    for need in manifest["inputs"]:
+        out.print(f"  from         {need['kind']} {need['label']}  {need['fingerprint'][:12]}", highlight=False)
+    for name, value in _facts(manifest["metrics"]):
+        out.print(f"  {name:12} {value}", highlight=False)
+    for name, file in manifest["files"].items():
+        out.print(f"  file         {name}  {size(file['size'])}", highlight=False)
+    out.print(f"  everything   {artifact.path / MANIFEST}", highlight=False)
+
+
+def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """The metrics that are one number or a small record; lists are only counted."""
+    facts = []
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            facts.append((name, f"{len(value)} entries"))
+        elif isinstance(value, dict):
+            flat = {k: v for k, v in value.items() if not isinstance(v, list | dict)}
+            facts.append((name, ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in flat.items())))
+            facts += [(f"  {k}", ", ".join(f"{a} {b}" for a, b in v.items())) for k, v in value.items() if isinstance(v, dict)]
+        else:
+            facts.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return facts
+
+
+@app.command()
+def verify(ref: Annotated[str | None, typer.Argument(help="One artifact; all of them if left out.")] = None, as_json: Json = False) -> None:
+    """Compare every file of the store with the hash it was committed with.
+
+    Example: [bold]plr verify[/bold]
+    """
+    from plr.cli.show import console, emit
+
+    store = store_here()
+    artifacts = [store.find(ref)] if ref else store.all()
+    broken = []
+    for artifact in artifacts:
+        try:
+            artifact.check()
+        except IntegrityError as error:
+            broken.append({"name": artifact.path.name, "error": error.message})
+    if as_json:
+        emit({"checked": len(artifacts), "broken": broken})
+    else:
+        for entry in broken:
+            console().print(f"[red]broken[/red] {entry['name']}: {entry['error']}", highlight=False)
+        console().print(f"{len(artifacts) - len(broken)} of {len(artifacts)} artifacts are as they were committed", highlight=False)
+    if broken:
+        raise IntegrityError(
+            f"{len(broken)} of {len(artifacts)} artifacts are broken: {broken[0]['error']}",
+            hint="delete the folder and run the command that made it again",
+        )
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False, as_json: Json = False
+) -> None:
+    """Remove leftovers of killed runs: partial folders and checkpoints nothing is working on. Artifacts stay.
+
+    Example: [bold]plr gc --dry-run[/bold]
+    """
+    from plr.cli.show import console, emit, size
+
+    paths = store_here().garbage()
+    total = sum(_bytes(path) for path in paths)
+    if not dry_run:
+        for path in paths:
+            shutil.rmtree(path)
+    if as_json:
+        emit({"removed": [] if dry_run else [str(p) for p in paths], "found": [str(p) for p in paths], "bytes": total})
+        return
+    verb = "would remove" if dry_run else "removed"
+    console().print(f"{verb} {len(paths)} leftovers, {size(total)}", highlight=False)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can run: packages, device, memory, disk, compiler.
+
+    Example: [bold]plr doctor[/bold]
+    """
+    from plr.cli.show import console, emit
+    from plr.doctor import examine
+
+    checks = examine(store_here().home)
+    if as_json:
+        emit([{"name": c.name, "ok": c.ok, "found": c.found, "advice": c.advice} for c in checks])
+        return
+    for check in checks:
+        mark = "[green]yes[/green]" if check.ok else "[yellow]no [/yellow]"
+        console().print(f" {mark} {check.name:16} {check.found}" + (f"  [dim]{check.advice}[/dim]" if check.advice else ""))
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

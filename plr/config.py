@@ -1,0 +1,120 @@
+"""YAML files into checked values, with errors that point at the line's key and suggest the right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from plr.errors import ConfigError
+
+__all__ = ["apply_overrides", "load_yaml", "parse"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping a YAML file holds.
+
+    Raises:
+        ConfigError: no such file (with the nearest names), broken YAML (with line and column), or no mapping at the top.
+    """
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=2, cutoff=0.4)
+        raise ConfigError(
+            f"there is no file {path}",
+            expected="a YAML file" + (f"; that folder has {', '.join(beside)}" if beside else ""),
+            hint=f"did you mean {near[0]}?" if near else None,
+        )
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}", expected="valid YAML") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a {type(value).__name__}", expected="a mapping of keys to values")
+    return value
+
+
+def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``--set a.b=c``: a copy of ``value`` with the dotted keys replaced; the right side is read as YAML.
+
+    >>> apply_overrides({"train": {"epochs": 1}}, ["train.epochs=3", "train_bits=[4, 2]"])
+    {'train': {'epochs': 3}, 'train_bits': [4, 2]}
+    """
+    result = _copy(value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r}", expected="KEY=VALUE, e.g. --set train.epochs=3")
+        *parents, last = key.strip().split(".")
+        node: Any = result
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+            if not isinstance(node, dict | list):
+                raise ConfigError(f"--set {override!r}: {parent} is not a mapping")
+        try:
+            node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML", expected="KEY=VALUE") from error
+        except (ValueError, IndexError) as error:
+            raise ConfigError(f"--set {override!r}: {last!r} is no position in a list") from error
+    return result
+
+
+def parse(model: type[M], value: Mapping[str, Any], where: str) -> M:
+    """``value`` as a ``model``.
+
+    Raises:
+        ConfigError: every problem on its own line, with the key's path; an unknown key is answered with the nearest one.
+    """
+    try:
+        return model.model_validate(dict(value))
+    except ValidationError as error:
+        lines = [_problem(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _problem(model: type[BaseModel], problem: Any) -> str:
+    path = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    dotted = ".".join(str(part) for part in path)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        advice = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}" if known else ""
+        return f"unknown key {dotted}{advice}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) else ""
+    return f"{dotted or 'top level'}: {message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
+    node: Any = model
+    for part in path:
+        if isinstance(part, str) and _is_model(node) and part in node.model_fields:
+            node = _model_in(node.model_fields[part].annotation)
+    return list(node.model_fields) if _is_model(node) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The pydantic model inside an annotation such as ``tuple[TaskEntry, ...] | None``."""
+    if _is_model(annotation):
+        return annotation
+    return next((found for arg in get_args(annotation) if _is_model(found := _model_in(arg))), None)
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

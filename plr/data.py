@@ -1,0 +1,203 @@
+"""Rows for the steps: a task's splits, read once a process, and calibration text.
+
+Before anything is hashed a task's data is resolved: local files to their sha256, a hub data set to its commit. Before any row
+is used for calibration or training it is compared with the validation and test splits (:func:`guarded_train`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from plr.errors import DataError
+from plr.fingerprint import file_sha256, fingerprint
+from plr.specs import Calibration, TaskSpec
+from plr.tasks import Example, Split, TaskData, check_leakage, check_text_leakage, tasks
+from plr.tasks.splits import choose
+
+__all__ = ["CalibrationText", "calibration_text", "draw", "guarded_train", "load_split", "resolve_file", "resolve_task"]
+
+
+def resolve_task(
+    name: str,
+    *,
+    data: str | None = None,
+    split_seed: int = 0,
+    max_prompt_chars: int | None = None,
+    offline: bool = False,
+) -> TaskSpec:
+    """The identity of a task with its data.
+
+    Raises:
+        UnknownNameError: no such task.
+        DataError: ``data`` is not there, or the hub data set cannot be resolved.
+    """
+    task = tasks.get(name)
+    common: dict[str, Any] = {
+        "name": name,
+        "version": task.version,
+        "split_seed": split_seed,
+        "max_prompt_chars": max_prompt_chars,
+    }
+    if data is not None:
+        path = Path(data).expanduser().absolute()
+        return TaskSpec(**common, path=str(path), data_sha256=_data_sha256(path))
+    if task.hub is not None:
+        return TaskSpec(**common, revision=task.hub.revision or _hub_revision(name, task.hub.id, offline=offline))
+    return TaskSpec(**common)
+
+
+def resolve_file(text: str, **settings: Any) -> Calibration:
+    """Calibration from a JSONL or text file, by content."""
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise DataError(f"there is no calibration file {path}", expected="a .jsonl or text file, or task:NAME")
+    return Calibration(path=str(path), file_sha256=file_sha256(path), **settings)
+
+
+@lru_cache(maxsize=32)
+def load_split(spec: TaskSpec, split: str) -> Split:
+    """One split of a task, read once a process.
+
+    Raises:
+        DataError: the files changed since the task was resolved, or cannot be read.
+    """
+    if spec.path is not None and _data_sha256(Path(spec.path)) != spec.data_sha256:
+        raise DataError(
+            f"{spec.path} changed since this study was planned", hint="run the command again: the data is resolved anew"
+        )
+    return tasks.get(spec.name).load(split, _task_data(spec))
+
+
+def _task_data(spec: TaskSpec) -> TaskData:
+    return TaskData(
+        path=spec.path, revision=spec.revision, split_seed=spec.split_seed, max_prompt_chars=spec.max_prompt_chars
+    )
+
+
+@lru_cache(maxsize=32)
+def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
+    """The train split, after proof that none of its rows stands in validation or test.
+
+    Raises:
+        LeakageError: some do; the first of them are named.
+    """
+    rows = load_split(spec, "train").examples
+    check_leakage(rows, _held_out(spec))
+    return rows
+
+
+def draw(rows: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+    """``limit`` rows drawn with ``seed``, in source order; a larger limit draws a superset, None takes all."""
+    return choose(rows, limit, seed, lambda row: row.id)
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Drawn calibration samples: either prompt and target, or plain text with an empty target."""
+
+    ids: list[str]
+    pairs: list[tuple[str, str]]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def calibration_text(calibration: Calibration, guard: TaskSpec | None = None) -> CalibrationText:
+    """Draw the samples of ``calibration``; with ``guard``, also compare a file's texts with that task's held-out rows.
+
+    Raises:
+        DataError: the file holds no text, or changed.
+        LeakageError: samples that stand in validation or test.
+    """
+    if calibration.task is not None:
+        rows = draw(guarded_train(calibration.task), calibration.samples, calibration.seed)
+        if not rows:
+            raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
+        ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
+        return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
+    path = Path(calibration.path or "")
+    if not path.is_file() or file_sha256(path) != calibration.file_sha256:
+        raise DataError(f"{path} is gone or changed since the command was planned", hint="run the command again")
+    texts = _texts(path)
+    if not texts:
+        raise DataError(
+            f"the calibration file {path} holds no text",
+            expected='JSON lines with a "text" field, or a text file with blank lines between documents',
+        )
+    order = list(range(len(texts)))
+    random.Random(calibration.seed).shuffle(order)
+    chosen = sorted(order[: calibration.samples])
+    ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
+    if guard is not None:
+        texts_by_id = {i: text for i, (text, _) in zip(ids, pairs, strict=True)}
+        check_text_leakage(texts_by_id, _held_out(guard))
+    return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
+
+
+def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:
+    """The validation and test rows, as far as the data has these splits."""
+    data = _task_data(spec)
+    there = tasks.get(spec.name).splits(data)
+    return {split: load_split(spec, split).examples for split in ("validation", "test") if split in there}
+
+
+def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    return {
+        "source": f"task:{calibration.task.name}" if calibration.task else Path(calibration.path or "").name,
+        "samples": len(ids),
+        "asked": calibration.samples,
+        "seed": calibration.seed,
+        "ids": ids,
+        "sha256": fingerprint([list(pair) for pair in pairs]),
+    }
+
+
+def _texts(path: Path) -> list[str]:
+    content = path.read_text(encoding="utf-8", errors="strict")
+    if path.suffix not in (".jsonl", ".json"):
+        return [block.strip() for block in content.split("\n\n") if block.strip()]
+    texts: list[str] = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: no JSON object with a text field", expected='{"text": "..."}') from error
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{path}, line {number}: the text is empty", expected="some text")
+        texts.append(text)
+    return texts
+
+
+def _data_sha256(path: Path) -> str:
+    if path.is_file():
+        return file_sha256(path)
+    if not path.is_dir():
+        raise DataError(f"there is no data at {path}", expected="a folder with train.jsonl and test.jsonl, or one file")
+    return fingerprint(
+        {p.name: file_sha256(p) for p in sorted(path.iterdir()) if p.suffix in (".jsonl", ".json", ".csv", ".tsv")}
+    )
+
+
+@lru_cache(maxsize=32)
+def _hub_revision(task: str, dataset: str, *, offline: bool) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    advice = f"give local files with --data FOLDER (task {task}), or fetch once with: hf download --repo-type dataset {dataset}"
+    if offline or os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise DataError(f"plr is offline and task {task} reads {dataset} from the hub", hint=advice)
+    try:
+        sha = HfApi().dataset_info(dataset).sha
+    except (HfHubHTTPError, OSError) as error:
+        raise DataError(f"the hub cannot be reached for {dataset}: {type(error).__name__}", hint=advice) from error
+    if sha is None:
+        raise DataError(f"the hub gave no commit sha for {dataset}", hint=advice)
+    return sha

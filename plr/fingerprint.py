@@ -1,0 +1,72 @@
+"""Canonical JSON and the fingerprint of a value.
+
+A fingerprint is the sha256 of one canonical spelling: keys sorted, no white space, integers and floats kept apart,
+text as UTF-8. What has no canonical spelling (NaN, sets, bytes, arbitrary objects) raises: an identity that is guessed is
+worse than none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256"]
+
+_CHUNK = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of ``value``.
+
+    Raises:
+        TypeError: the value (or a part of it, named by its path) is not JSON.
+        ValueError: a float that is not finite, or a key that is not text.
+
+    >>> canonical_json({"b": 1, "a": [True, None, 0.5]})
+    '{"a":[true,null,0.5],"b":1}'
+    """
+    return json.dumps(_checked(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical spelling, 64 hex digits.
+
+    >>> fingerprint({"a": 1}) == fingerprint({"a": 1}) != fingerprint({"a": 1.0})
+    True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def folder_sha256(folder: Path, *, patterns: tuple[str, ...] = ("*",)) -> str:
+    """One hash over names and contents of the files of a folder (not its sub-folders), sorted by name."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return fingerprint({path.name: file_sha256(path) for path in files})
+
+
+def _checked(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}: a fingerprint needs finite numbers")
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{where} has the key {key!r}: keys must be text")
+        return {key: _checked(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where} is a {type(value).__name__}: only JSON values have a fingerprint")

@@ -1,0 +1,42 @@
+"""GPTQ from the paper to the checkpoint: solve, pack, walk a transformer, save, load.
+
+    reports = quantize_model(model, batches, bits=4, group_size=128)     # linear layers -> PackedLinear, in place
+    save_checkpoint(model, "folder", bits=4, group_size=128)             # opens in transformers with GPTQModel
+    model = load_checkpoint("folder")
+
+Knows torch and transformers' checkpoints, and nothing else of plr.
+"""
+
+from plr.gptq.checkpoint import load_checkpoint, save_checkpoint
+from plr.gptq.errors import (
+    CheckpointError,
+    FrozenWeightError,
+    GPTQError,
+    GroupSizeError,
+    HessianError,
+    PackingError,
+    WalkError,
+)
+from plr.gptq.linear import PackedLinear
+from plr.gptq.solver import Factor, Solution, factor, gptq_solve, rtn_solve
+from plr.gptq.walk import ModuleReport, quantize_model
+
+__all__ = [
+    "CheckpointError",
+    "Factor",
+    "FrozenWeightError",
+    "GPTQError",
+    "GroupSizeError",
+    "HessianError",
+    "ModuleReport",
+    "PackedLinear",
+    "PackingError",
+    "Solution",
+    "WalkError",
+    "factor",
+    "gptq_solve",
+    "load_checkpoint",
+    "quantize_model",
+    "rtn_solve",
+    "save_checkpoint",
+]

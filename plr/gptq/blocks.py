@@ -1,0 +1,128 @@
+"""Which layers of a model get quantized: found by structure, not by a list of model names.
+
+The transformer blocks are the outermost `nn.ModuleList` whose `nn.Linear` layers hold the most parameters; every
+`nn.Linear` within it is a target, unless skipped. Embeddings, heads and poolers lie outside of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import TypeGuard
+
+from torch import nn
+
+from plr.gptq.affine import check_bits
+from plr.gptq.errors import WalkError
+from plr.gptq.linear import PackedLinear
+from plr.gptq.packing import packed_size
+from plr.gptq.solver import check_group_size
+
+__all__ = [
+    "check_targets",
+    "find_blocks",
+    "find_prefix",
+    "find_targets",
+    "is_skipped",
+    "named_modules",
+    "replace_module",
+]
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The dotted name and the list of the transformer blocks of `model`.
+
+    Raises:
+        WalkError: no list of blocks, or its layers are no `nn.Linear` (GPT-2's Conv1D), or they are quantized already.
+    """
+    best: tuple[str, nn.ModuleList] | None = None
+    size = 0
+    kinds: set[str] = set()
+    for name, module in named_modules(model):
+        if not isinstance(module, nn.ModuleList):
+            continue
+        inside = [m for _, m in named_modules(module)]
+        kinds |= {type(m).__name__ for m in inside}
+        here = sum(m.in_features * m.out_features for m in inside if _is_target(m))
+        if here > size:  # an outer list comes first and holds at least as much as the lists within it
+            best, size = (name, module), here
+    if best is not None:
+        return best
+    given = f"{type(model).__name__} has no nn.ModuleList of blocks with nn.Linear layers."
+    if "PackedLinear" in kinds:
+        raise WalkError(
+            f"{type(model).__name__} is quantized already.",
+            "a model with dense layers.",
+            "quantize the 16-bit source model.",
+        )
+    if "Conv1D" in kinds:
+        raise WalkError(
+            f"{given} Its layers are transformers' Conv1D (GPT-2).",
+            "nn.Linear layers.",
+            "choose another base; Conv1D layers are not supported.",
+        )
+    raise WalkError(
+        given, "a transformer of repeated blocks.", "pass the transformer itself, not a wrapper without blocks."
+    )
+
+
+def find_prefix(names: Iterable[str]) -> str:
+    """The dotted name of the block list that layers of these names lie in: what precedes the index of the block."""
+    prefixes = {name[: match.start()] for name in names if (match := re.search(r"\.\d+\.", name))}
+    if len(prefixes) != 1:
+        raise WalkError(
+            f"The layers lie in {len(prefixes)} lists of blocks ({', '.join(sorted(prefixes))}).",
+            "one.",
+            "quantize one stack.",
+        )
+    return prefixes.pop()
+
+
+def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Linear]:
+    """The `nn.Linear` layers to quantize, by dotted name, in the order of the blocks."""
+    skip = tuple(skip)
+    prefix, blocks = find_blocks(model)
+    targets: dict[str, nn.Linear] = {}
+    for name, module in named_modules(blocks, prefix):
+        if _is_target(module) and not is_skipped(name, skip):
+            targets[name] = module
+    if not targets:
+        raise WalkError(
+            f"All layers of {prefix} are skipped ({', '.join(skip)}).", "layers to quantize.", "skip fewer modules."
+        )
+    return targets
+
+
+def is_skipped(name: str, skip: Iterable[str]) -> bool:
+    """Whether a pattern of `skip` is the dotted name, its end (`mlp.down_proj`), or matches it as a glob (`*.0.*`)."""
+    return any(name == s or name.endswith("." + s) or fnmatchcase(name, s) for s in skip)
+
+
+def check_targets(targets: dict[str, nn.Linear], *, bits: int, group_size: int) -> None:
+    """Raise, before any work, for the first layer that the grid or the packed layout does not fit.
+
+    Raises:
+        GroupSizeError, PackingError, GPTQError: each names the layer and its size.
+    """
+    check_bits(bits)
+    for name, linear in targets.items():
+        check_group_size(linear.in_features, group_size, name)
+        packed_size(linear.in_features, bits, f"{name}: in_features")
+        packed_size(linear.out_features, bits, f"{name}: out_features")
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` where `model` has the module of this dotted name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def named_modules(root: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """`root.named_modules(prefix=prefix)`, typed."""
+    yield from root.named_modules(prefix=prefix)
+
+
+def _is_target(module: nn.Module) -> TypeGuard[nn.Linear]:
+    # Exactly nn.Linear: subclasses (routers, quantized layers of other libraries) have a forward of their own.
+    return type(module) is nn.Linear and not isinstance(module, PackedLinear)

@@ -1,0 +1,337 @@
+# pyright: basic
+# Basic, not strict: transformers and safetensors are mostly untyped.
+"""GPTQ checkpoints: folders that open in plr, and in transformers with GPTQModel installed.
+
+    config.json            the model's, with `quantization_config`
+    quantize_config.json   the same quantization settings, where GPTQModel looks for them
+    generation_config.json
+    model.safetensors      qweight, qzeros, scales, g_idx (and bias) of each quantized layer; all other weights dense
+
+Writing: the `state_dict` of a model with `PackedLinear` layers is such a checkpoint. Zero points are stored as
+`checkpoint_format: gptq` (v1) if they all can be, as gptq_v2 otherwise (see `plr.gptq.packing`).
+
+Reading: the folder may be another tool's (GPTQModel, AutoGPTQ, optimum). Which layers are quantized is read from the
+tensors, not from a list; every tensor must find its place and every place its tensor. Scales keep the dtype they were
+stored in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from plr.gptq.blocks import find_prefix, named_modules, replace_module
+from plr.gptq.errors import CheckpointError
+from plr.gptq.linear import PackedLinear
+from plr.gptq.packing import V1, V2, zero_format
+
+__all__ = ["load_checkpoint", "quantization_config", "save_checkpoint"]
+
+SHARD = "5GB"
+PACKED = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def quantization_config(
+    model: nn.Module,
+    *,
+    bits: int,
+    group_size: int,
+    sym: bool = True,
+    desc_act: bool = False,
+    static_groups: bool = False,
+    damp_percent: float = 0.01,
+    meta: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The `quantization_config` of `model`, which holds `PackedLinear` layers of these settings.
+
+    Raises:
+        CheckpointError: no packed layers, layers of another width, or a selection of layers that transformers cannot
+            name.
+    """
+    packed = _packed_layers(model)
+    if not packed:
+        raise CheckpointError(
+            f"{type(model).__name__} has no PackedLinear layer.", "a quantized model.", "run quantize_model first."
+        )
+    for name, layer in packed.items():
+        group = layer.in_features if group_size == -1 else group_size
+        if layer.bits != bits or layer.group_size != group:
+            raise CheckpointError(
+                f"{name} has {layer.bits} bits in groups of {layer.group_size}.",
+                f"bits={bits}, group_size={group_size} as passed.",
+                "pass the settings the model was quantized with.",
+            )
+    prefix = find_prefix(packed)
+    config: dict[str, Any] = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group_size,
+        "sym": sym,
+        "desc_act": desc_act,
+        "static_groups": static_groups,
+        "damp_percent": damp_percent,
+        "true_sequential": True,
+        "act_group_aware": False,
+        "lm_head": False,
+        "pack_dtype": "int32",
+        "checkpoint_format": V1 if all(zero_format(layer.zeros()) == V1 for layer in packed.values()) else V2,
+        "block_name_to_quantize": prefix,
+        "meta": {**(meta or {}), "quantizer": ["plr"]},
+    }
+    modules = _modules_in_block(model, prefix, packed)
+    if modules is not None:
+        config["modules_in_block_to_quantize"] = [modules]
+    return config
+
+
+def save_checkpoint(
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    bits: int,
+    group_size: int,
+    sym: bool = True,
+    desc_act: bool = False,
+    static_groups: bool = False,
+    damp_percent: float = 0.01,
+    meta: Mapping[str, Any] | None = None,
+    max_shard_size: str = SHARD,
+) -> None:
+    """Write `model`, whose layers `quantize_model` packed, to `folder` in the standard GPTQ format.
+
+    Args:
+        model: a transformers model with `PackedLinear` layers.
+        folder: made if missing.
+        bits .. damp_percent: what the model was quantized with; checked against the layers where they show.
+        meta: anything worth keeping (calibration, versions); stored as `quantization_config["meta"]`.
+        max_shard_size: larger models are split into several safetensors files.
+
+    Raises:
+        CheckpointError: see `quantization_config`.
+    """
+    folder = Path(folder)
+    config = quantization_config(
+        model,
+        bits=bits,
+        group_size=group_size,
+        sym=sym,
+        desc_act=desc_act,
+        static_groups=static_groups,
+        damp_percent=damp_percent,
+        meta=meta,
+    )
+    for layer in _packed_layers(model).values():
+        layer.set_checkpoint_format(config["checkpoint_format"])
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.quantization_config = config
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "quantize_config.json").write_text(text, encoding="utf-8")
+
+
+def load_checkpoint(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    kernel: str = "dequantized",
+) -> PreTrainedModel:
+    """The model in `folder`, its quantized layers as `PackedLinear`, in eval mode.
+
+    Args:
+        folder: a GPTQ checkpoint, ours or another tool's.
+        dtype: of the dense weights and of computation; None: as config.json says (float32 if it does not).
+        device: where to put the model.
+        kernel: of the packed layers, see `PackedLinear`.
+
+    Raises:
+        CheckpointError: not a GPTQ checkpoint, an unknown format or architecture, or tensors missing, left over or of a
+            wrong shape.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    settings = _read_settings(folder, config)
+    dtype = dtype or _config_dtype(config)
+    state = dict(_read_tensors(folder, device))
+    with no_init_weights(), torch.device("cpu"):  # memory that is never written is never taken
+        model = _model_class(config, folder)._from_config(config, dtype=dtype)
+
+    for name in [key.removesuffix(".qweight") for key in state if key.endswith(".qweight")]:
+        _replace_layer(model, name, state, settings, dtype, kernel)
+    for key, value in state.items():
+        if value.is_floating_point() and not key.endswith(".scales"):
+            state[key] = value.to(dtype)
+    wanted = {key: value.shape for key, value in model.state_dict(keep_vars=True).items()}
+    misfits = [f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key])}" for key in state if key in wanted
+               and state[key].shape != wanted[key]]  # fmt: skip
+    if misfits:
+        raise CheckpointError(
+            f"Tensors in {folder} do not fit the model: {_some(misfits)}.",
+            "the shapes of config.json.",
+            "fetch the checkpoint again.",
+        )
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    missing = [key for key in missing if key not in tied]
+    unexpected = [key for key in unexpected if key not in tied]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{folder} lacks {_some(missing)}; it has no use for {_some(unexpected)}.",
+            f"the tensors of {type(model).__name__}, no more and no less.",
+            "fetch the checkpoint again, or check `architectures` in config.json.",
+        )
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return model.to(device).eval()  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    return {name: module for name, module in named_modules(model) if isinstance(module, PackedLinear)}
+
+
+def _modules_in_block(model: nn.Module, prefix: str, packed: Mapping[str, PackedLinear]) -> list[str] | None:
+    """Names within a block of the quantized layers; None if those are all, as transformers assumes by default."""
+    depth = prefix.count(".") + 2  # prefix.<index>. precedes the name within the block
+
+    def inner(name: str) -> str:
+        return ".".join(name.split(".")[depth:])
+
+    dense = {
+        name for name, m in model.named_modules() if type(m) is nn.Linear and name.startswith(prefix + ".")
+    }  # as transformers looks for layers: exactly nn.Linear
+    if not dense:
+        return None
+    wanted = sorted({inner(name) for name in packed})
+    both = sorted(name for name in dense if any(name.endswith(w) for w in wanted))
+    if both:
+        raise CheckpointError(
+            f"{both[0]} is dense while its counterpart in another block is quantized.",
+            "the same layers quantized in every block: the format cannot name others.",
+            "skip the same layers in every block.",
+        )
+    return wanted
+
+
+def _read_config(folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json.", "a checkpoint folder.", "check the path.")
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _read_settings(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
+    """`bits` and `checkpoint_format`, checked."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None and (folder / "quantize_config.json").is_file():
+        settings = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
+    if settings is not None and hasattr(settings, "to_dict"):
+        settings = settings.to_dict()
+    method = (settings or {}).get("quant_method", "gptq" if settings else None)
+    if not settings or method != "gptq":
+        raise CheckpointError(
+            f"{folder} is quantized by {method}." if settings else f"{folder} has no quantization_config.",
+            "a GPTQ checkpoint.",
+            "load it with transformers' from_pretrained.",
+        )
+    checkpoint_format = settings.get("checkpoint_format") or settings.get("format") or V1
+    if checkpoint_format not in (V1, V2) or settings.get("pack_dtype", "int32") != "int32":
+        raise CheckpointError(
+            f"{folder} has checkpoint_format={checkpoint_format!r}, pack_dtype={settings.get('pack_dtype')!r}.",
+            "'gptq' or 'gptq_v2' in int32 words.",
+            "convert it with GPTQModel.",
+        )
+    return {"bits": int(settings["bits"]), "checkpoint_format": checkpoint_format}
+
+
+def _config_dtype(config: PretrainedConfig) -> torch.dtype:
+    dtype = getattr(config, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."))
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _model_class(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
+    names: Sequence[str] = getattr(config, "architectures", None) or ()
+    for name in names:
+        cls = getattr(transformers, name, None)
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
+            return cls
+    raise CheckpointError(
+        f"config.json in {folder} names the architectures {list(names)}.",
+        "a model class of the installed transformers.",
+        "update transformers, or correct `architectures`.",
+    )
+
+
+def _read_tensors(folder: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
+        names = names or sorted(path.name for path in folder.glob("*.safetensors"))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise CheckpointError(
+            f"{folder} lacks {_some(missing) if missing else 'safetensors files'}.",
+            "model.safetensors, or all shards of its index.",
+            "fetch the checkpoint again (pickled .bin files are not read).",
+        )
+    for name in names:
+        with safe_open(folder / name, framework="pt", device=str(device)) as file:
+            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                yield key, file.get_tensor(key)
+
+
+def _replace_layer(
+    model: nn.Module,
+    name: str,
+    state: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    dtype: torch.dtype,
+    kernel: str,
+) -> None:
+    """Put an empty `PackedLinear` of the stored shapes where the model has the dense layer `name`."""
+    try:
+        linear = model.get_submodule(name)
+    except AttributeError:
+        linear = None
+    if not isinstance(linear, nn.Linear):
+        found = "missing" if linear is None else type(linear).__name__
+        raise CheckpointError(
+            f"The checkpoint quantizes {name}, which is {found} in the model.",
+            "an nn.Linear layer.",
+            "check `architectures` in config.json.",
+        )
+    lacking = [key for key in PACKED if f"{name}.{key}" not in state]
+    if lacking:
+        raise CheckpointError(
+            f"{name} lacks {_some(lacking)}.", f"all of {_some(PACKED)}.", "fetch the checkpoint again."
+        )
+    with torch.device("meta"):
+        layer = PackedLinear(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            bits=settings["bits"],
+            groups=state[f"{name}.scales"].shape[0],
+            checkpoint_format=settings["checkpoint_format"],
+            kernel=kernel,
+            dtype=dtype,
+        )
+    layer.set_compute(dtype, "cpu")
+    replace_module(model, name, layer)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) or "nothing"
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -1,0 +1,75 @@
+"""The layer Hessian `H = 2/n sum_i x_i x_i^T` of GPTQ (Frantar et al. 2022, section 3.1), accumulated batch by batch.
+
+How it works:
+
+1. `empty(in_features)` makes zeros in float32;
+2. `accumulate(H, X, n)` folds the rows of `X` into the running mean: `H <- n/(n+m) H + 2/(n+m) X^T X`. H is symmetric,
+   so only the panels on and above the diagonal are computed: half the arithmetic. Below them H is garbage until ...
+3. `finish(H)` mirrors the upper half down.
+
+A running mean, not a sum: its magnitude does not grow with the sample count, so float32 keeps its digits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plr.gptq.errors import HessianError
+
+__all__ = ["accumulate", "empty", "finish", "quadratic_form"]
+
+PANEL = 256  # columns a panel: small enough to skip half the work at 512 columns, large enough for a fast GEMM
+
+
+def empty(in_features: int, device: torch.device | str | None = None) -> Tensor:
+    """A Hessian that has seen nothing: zeros `[in, in]` in float32."""
+    return torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+
+
+def accumulate(H: Tensor, X: Tensor, n: int) -> int:
+    """Fold the rows of `X [.., in]` into `H [in, in]`, which has seen `n` rows. In place; returns the new row count.
+
+    Only the upper panels of `H` are written: call `finish` before using it.
+    """
+    rows = X.reshape(-1, X.shape[-1]).to(H.dtype)  # [m, in]
+    if rows.shape[1] != H.shape[0]:
+        raise HessianError(
+            f"Inputs of {rows.shape[1]} features were given to a Hessian of {H.shape[0]}.",
+            "as many features as the Hessian has rows.",
+            "make the Hessian with empty(in_features) of this layer.",
+        )
+    m = rows.shape[0]
+    if m == 0:
+        return n
+    columns = H.shape[0]
+    for start in range(0, columns, PANEL):
+        stop = min(start + PANEL, columns)
+        panel = H[start:stop, start:]  # [<= PANEL, in - start]
+        torch.addmm(panel, rows[:, start:stop].t(), rows[:, start:], beta=n / (n + m), alpha=2 / (n + m), out=panel)
+    return n + m
+
+
+def finish(H: Tensor) -> Tensor:
+    """Mirror the upper half of `H [in, in]` into the lower one, in place; returns `H`."""
+    columns = H.shape[0]
+    for start in range(0, columns, PANEL):
+        stop = min(start + PANEL, columns)
+        corner = H[start:stop, start:stop]
+        corner.copy_(corner.triu() + corner.triu(1).t())
+        H[stop:, start:stop] = H[start:stop, stop:].t()
+    return H
+
+
+def quadratic_form(E: Tensor, H: Tensor) -> float:
+    """`tr(E H E^T)` for `E [out, in]` and a symmetric `H [in, in]`: the mean squared output (times 2) that `E` makes.
+
+    Off-diagonal panels count twice and are computed once.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=E.device)
+    for start in range(0, H.shape[0], PANEL):
+        stop = min(start + PANEL, H.shape[0])
+        panel = E[:, start:stop]  # [out, <= PANEL]
+        product = torch.addmm(panel @ H[start:stop, start:stop], E[:, stop:], H[stop:, start:stop], alpha=2)
+        total += (product * panel).sum(dtype=torch.float64)
+    return float(total)

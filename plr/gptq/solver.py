@@ -1,0 +1,369 @@
+"""GPTQ, Algorithm 1 of Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
+Pre-trained Transformers" (2022, arXiv:2210.17323): quantize the columns of W one by one, each time letting the columns
+still to come absorb the error.
+
+How it works (letters as in the paper; `W [out, in]`, `H [in, in]`):
+
+1. dead inputs (`H[j, j] = 0`): `H[j, j] <- 1`, `W[:, j] <- 0`; damping: `H <- H + damp_percent mean(diag H) I`;
+2. `U`, upper triangular, with `H^-1 = U^T U`. The paper inverts H and takes the Cholesky factor of the inverse; here H
+   is factored back to front (`H = R R^T`, R upper) and `U = R^-1`: the same U, one factorization, no squared condition
+   number;
+3. for each column j: `q_j = quant(w_j)`, `e_j = (w_j - q_j) / U[j, j]`, then `w_k <- w_k - e_j U[j, k]` for all k > j.
+
+Step 3 is arranged for the machine, and gives the result of the plain loop:
+
+- everything is transposed, `[in, out]`: a column of W is a contiguous row;
+- it looks left: a column collects the errors of its predecessors when its turn comes, one matrix-vector product for
+  each column within runs of `RUN`, one matrix product for each run, each group and each block (the paper's lazy
+  batches);
+- a group's scale is taken from the *current* weights, with all errors before it applied, also when group_size <
+  block_size. The reference code and GPTQModel read weights there that lack the errors of the running block, so their
+  scales, and with them most codes, differ when group_size < block_size. With group_size >= block_size all agree.
+
+`desc_act` solves the columns in order of falling `H[j, j]`; groups are then runs of that order (`g_idx` says which
+column is in which group), or, with `static_groups`, stay runs of the original order with scales from the original
+weights.
+
+Works in float32, or in float64 if W is given in it. Does not fall back: a Hessian that cannot be factored is a
+`HessianError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from plr.gptq import affine
+from plr.gptq.errors import GPTQError, GroupSizeError, HessianError
+from plr.gptq.hessian import quadratic_form
+
+__all__ = ["Factor", "Solution", "check_group_size", "factor", "gptq_solve", "rtn_solve"]
+
+RUN = 8  # columns updated one by one before a matrix product takes over
+LEAF = 128  # size below which a triangular matrix is inverted in one piece
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Hessian made ready to solve with: shared by all layers that see the same input."""
+
+    H: Tensor  # [in, in], undamped, original column order
+    U: Tensor  # [in, in] upper triangular, H_damped[perm][:, perm]^-1 = U^T U
+    perm: Tensor | None  # [in] int64, the order in which columns are solved; None: as they stand
+    dead: Tensor  # [in] bool, inputs that were always zero
+    damp: float  # the number added to the diagonal of H
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A quantized layer. `scale[:, g_idx] * (Q - zero[:, g_idx])` is the dequantized weight."""
+
+    Q: Tensor  # [out, in] int32 codes, 0 .. 2**bits - 1
+    scale: Tensor  # [out, groups], dtype of the solver
+    zero: Tensor  # [out, groups] int32
+    g_idx: Tensor  # [in] int32, the group of each column
+    perm: Tensor | None  # [in] int64, the order in which columns were solved; None: as they stand
+    bits: int
+    group_size: int  # as asked for; -1 is one group a row
+    sym: bool
+    error: float | None  # tr(E H E^T) / tr(W H W^T), E = W - dequantize(); None: no Hessian given
+    signal: float | None  # tr(W H W^T), twice the mean squared output; None: no Hessian given
+    damp: float | None  # the number added to the diagonal of H; None: rounding to nearest
+    dead: int  # inputs that were always zero in calibration
+
+    def dequantize(self) -> Tensor:
+        """The weight these codes stand for, `[out, in]`."""
+        groups = self.g_idx.long()
+        return affine.dequantize(self.Q, self.scale[:, groups], self.zero[:, groups])
+
+
+def check_group_size(in_features: int, group_size: int, name: str = "weight") -> int:
+    """The number of columns a group has; `GroupSizeError` naming the layer unless groups divide its columns."""
+    if group_size == -1:
+        return in_features
+    if group_size < 1 or in_features % group_size:
+        fits = [g for g in (16, 32, 64, 128, 256, 512, 1024) if in_features % g == 0]
+        raise GroupSizeError(
+            f"{name} has in_features={in_features}, which group_size={group_size} does not divide.",
+            f"a group_size that divides {in_features}, or -1 (one group for each row).",
+            f"use group_size {', '.join(map(str, [*fits, -1]))}, or skip this module.",
+        )
+    return group_size
+
+
+def factor(
+    H: Tensor,  # [in, in] symmetric
+    *,
+    damp_percent: float = 0.01,
+    desc_act: bool = False,
+    name: str = "weight",
+    n_samples: int | None = None,
+) -> Factor:
+    """Steps 1 and 2 of the module's docstring. `H` is not changed.
+
+    Args:
+        H: the finished Hessian.
+        damp_percent: damping as a share of the mean diagonal.
+        desc_act: solve columns in order of falling diagonal.
+        name, n_samples: what to call the layer, and how many rows H has seen, in an error.
+
+    Raises:
+        HessianError: H holds inf or NaN, is all zeros, or is not positive definite after damping.
+    """
+    seen = "" if n_samples is None else f" over {n_samples} rows"
+    if not 0 <= damp_percent < 1:
+        raise GPTQError(f"damp_percent={damp_percent} was given.", "0 <= damp_percent < 1.", "use 0.01 (the paper's).")
+    diagonal = H.diagonal()
+    if not bool(torch.isfinite(H).all()):
+        raise HessianError(
+            f"The Hessian of {name} holds inf or NaN{seen}.",
+            "finite calibration activations.",
+            "run the model in bfloat16 or float32 and check the calibration samples.",
+        )
+    dead = diagonal == 0
+    if bool(dead.all()):
+        raise HessianError(
+            f"The Hessian of {name} is all zeros{seen}: it saw no input but zeros.",
+            "calibration rows that reach this module.",
+            "check attention masks and samples, or skip this module.",
+        )
+    damped = H.to(_dtype(H), copy=True)
+    damped.diagonal()[dead] = 1
+    damp = damp_percent * float(damped.diagonal().mean())
+    damped.diagonal().add_(damp)
+
+    perm = torch.argsort(damped.diagonal(), descending=True, stable=True) if desc_act else None
+    if perm is not None:
+        damped = damped[perm][:, perm]
+    # L L^T = J H J with J the reversal; R = J L J is upper, R R^T = H, and U = R^-1 = J L^-1 J.
+    L, info = _cholesky(damped.flip(0, 1))
+    if info != 0:
+        raise HessianError(
+            f"The Hessian of {name} is not positive definite at damp_percent={damp_percent}{seen} "
+            f"({int(dead.sum())} of {H.shape[0]} inputs dead).",
+            "a Hessian that Cholesky can factor.",
+            "use more calibration samples or a larger damp_percent (0.05, 0.1).",
+        )
+    del damped
+    return Factor(H=H, U=_inverse_lower(L).flip(0, 1), perm=perm, dead=dead, damp=damp)
+
+
+@torch.no_grad()
+def gptq_solve(
+    W: Tensor,  # [out, in]
+    H: Tensor | Factor,  # [in, in]
+    *,
+    bits: int,
+    group_size: int = 128,
+    sym: bool = True,
+    desc_act: bool = False,
+    static_groups: bool = False,
+    damp_percent: float = 0.01,
+    block_size: int = 128,
+    grid: str = "minmax",
+    scale_dtype: torch.dtype | None = torch.float16,
+    name: str = "weight",
+    n_samples: int | None = None,
+) -> Solution:
+    """Quantize `W` so that `tr((W - Q) H (W - Q)^T)`, the output error, is small. Step 3 of the module's docstring.
+
+    Args:
+        W: weight, any floating dtype; not changed.
+        H: the finished Hessian, or its `Factor` (then `desc_act` and `damp_percent` are those of the factor).
+        bits: 2, 3, 4 or 8.
+        group_size: columns that share a scale; -1 for whole rows. Must divide `in`.
+        sym, grid, scale_dtype: the grid, see `plr.gptq.affine.find_params`.
+        desc_act: solve columns in order of falling diagonal of H ("act order").
+        static_groups: take all scales from W before the first column is solved.
+        damp_percent: damping as a share of the mean diagonal.
+        block_size: columns whose errors reach the rest of W in one matrix product. Speed only: the result is the same.
+        name, n_samples: for error messages.
+
+    Raises:
+        GroupSizeError, HessianError, GPTQError.
+    """
+    affine.check_bits(bits)
+    columns = W.shape[1]
+    group = check_group_size(columns, group_size, name)
+    F = (
+        H
+        if isinstance(H, Factor)
+        else factor(H, damp_percent=damp_percent, desc_act=desc_act, name=name, n_samples=n_samples)
+    )
+    if F.U.shape[0] != columns:
+        raise GPTQError(
+            f"{name} has {columns} columns and its Hessian {F.U.shape[0]}.",
+            "as many.",
+            "accumulate this layer's inputs.",
+        )
+    weight = _finite(W, name)
+    maxq = 2**bits - 1
+    U = F.U.to(weight.dtype)
+    Wt = weight.t().clone(memory_format=torch.contiguous_format)  # [in, out]
+    Wt[F.dead] = 0
+
+    def params(rows: Tensor) -> tuple[Tensor, Tensor]:  # [g, out] -> [out], [out]
+        scale, zero = affine.find_params(rows, bits=bits, sym=sym, grid=grid, dim=0, scale_dtype=scale_dtype)
+        return scale[0], zero[0]
+
+    n_groups = columns // group
+    static = static_groups or n_groups == 1
+    grids: list[tuple[Tensor, Tensor]] = []  # (scale, zero), each [out], of every group found so far
+    if static:
+        grids = [params(Wt[g * group : (g + 1) * group]) for g in range(n_groups)]
+    solved_group = torch.arange(columns, device=W.device) // group  # [in] group of the j-th column solved
+    if F.perm is not None:
+        Wt = Wt[F.perm]
+        if static:
+            solved_group = solved_group[F.perm]
+    group_of = _numbers(solved_group)
+    diagonal = _numbers(U.diagonal())
+
+    Qt = torch.empty_like(Wt)  # [in, out] codes
+    Et = torch.empty_like(Wt)  # [in, out] e_j
+    loss = torch.zeros((), dtype=torch.float64, device=W.device)  # sum e_j^2
+    for i1, i2 in _blocks(columns, block_size, columns if static else group):
+        for p1, p2 in _runs(i1, i2, i2 - i1 if static else group):  # one group, or the block where none starts within
+            Wt[p1:p2].addmm_(U[i1:p1, p1:p2].t(), Et[i1:p1], alpha=-1)
+            if not static and p1 % group == 0:
+                grids.append(params(Wt[p1 : p1 + group]))
+            for s1, s2 in _runs(p1, p2, RUN):
+                Wt[s1:s2].addmm_(U[p1:s1, s1:s2].t(), Et[p1:s1], alpha=-1)
+                for j in range(s1, s2):
+                    w = Wt[j]  # [out]
+                    if j > s1:
+                        w.addmv_(Et[s1:j].t(), U[s1:j, j], alpha=-1)
+                    scale, zero = grids[int(group_of[j])]
+                    q = torch.div(w, scale, out=Qt[j]).round_().add_(zero).clamp_(0, maxq)
+                    e = torch.sub(q, zero, out=Et[j]).mul_(scale)
+                    torch.sub(w, e, out=e).div_(diagonal[j])
+        Wt[i2:].addmm_(U[i1:i2, i2:].t(), Et[i1:i2], alpha=-1)
+        loss += Et[i1:i2].square().sum()
+
+    if F.perm is not None:
+        inverse = torch.argsort(F.perm)
+        Qt = Qt[inverse]
+        solved_group = solved_group[inverse]
+    solution = _solution(
+        Qt, grids, solved_group, F.perm, bits=bits, group_size=group_size, sym=sym, damp=F.damp, dead=int(F.dead.sum())
+    )
+    # E = W - Q = e U and H_damped^-1 = U^T U, so tr(E H_damped E^T) = |e|^2; the damping's share is damp |E|^2.
+    E = (weight - solution.dequantize()).masked_fill_(F.dead, 0)  # [out, in]
+    return _with_error(solution, float(loss) - F.damp * float(E.square().sum()), quadratic_form(weight, F.H.to(weight.dtype)))
+
+
+@torch.no_grad()
+def rtn_solve(
+    W: Tensor,  # [out, in]
+    H: Tensor | Factor | None = None,  # [in, in], only to measure the error with
+    signal: float | None = None,  # tr(W H W^T), where it is known
+    *,
+    bits: int,
+    group_size: int = 128,
+    sym: bool = True,
+    grid: str = "minmax",
+    scale_dtype: torch.dtype | None = torch.float16,
+    name: str = "weight",
+) -> Solution:
+    """Round `W` to the nearest point of its grid: what GPTQ is compared with, and equals where H is the identity."""
+    affine.check_bits(bits)
+    columns = W.shape[1]
+    group = check_group_size(columns, group_size, name)
+    weight = _finite(W, name)
+    Wt = weight.t().reshape(-1, group, W.shape[0])  # [groups, g, out]
+    scale, zero = affine.find_params(Wt, bits=bits, sym=sym, grid=grid, dim=1, scale_dtype=scale_dtype)
+    Qt = affine.quantize(Wt, scale, zero, 2**bits - 1).flatten(0, 1)
+    grids = list(zip(scale[:, 0], zero[:, 0], strict=True))
+    g_idx = torch.arange(columns, device=W.device) // group
+    solution = _solution(Qt, grids, g_idx, None, bits=bits, group_size=group_size, sym=sym, damp=None, dead=0)
+    if H is None:
+        return solution
+    hessian = (H.H if isinstance(H, Factor) else H).to(weight.dtype)
+    noise = quadratic_form(weight - solution.dequantize(), hessian)
+    return _with_error(solution, noise, quadratic_form(weight, hessian) if signal is None else signal)
+
+
+def _finite(W: Tensor, name: str) -> Tensor:
+    """`W` in the solver's dtype."""
+    if not bool(torch.isfinite(W).all()):
+        raise GPTQError(f"The weight of {name} holds inf or NaN.", "finite weights.", "check the source checkpoint.")
+    return W.detach().to(_dtype(W))
+
+
+def _numbers(vector: Tensor) -> list[float]:
+    return vector.tolist()  # pyright: ignore
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _cholesky(A: Tensor) -> tuple[Tensor, int]:
+    """The lower factor of `A`, and 0 if there is one."""
+    factor, info = torch.linalg.cholesky_ex(A)  # pyright: ignore
+    return factor, int(info)  # pyright: ignore
+
+
+def _inverse_lower(L: Tensor) -> Tensor:
+    """`L^-1` of a lower triangular `L [n, n]`, by halves: `[[A, 0], [B, C]]^-1 = [[A^-1, 0], [-C^-1 B A^-1, C^-1]]`.
+
+    Nearly all work is in matrix products: several times faster than a triangular solve against the identity.
+    """
+    n = L.shape[0]
+    if n <= LEAF:
+        eye = torch.eye(n, dtype=L.dtype, device=L.device)
+        return torch.linalg.solve_triangular(L, eye, upper=False)  # pyright: ignore
+    half = n // 2
+    inverse = torch.zeros_like(L)
+    inverse[:half, :half] = _inverse_lower(L[:half, :half])
+    inverse[half:, half:] = _inverse_lower(L[half:, half:])
+    inverse[half:, :half] = -(inverse[half:, half:] @ L[half:, :half]) @ inverse[:half, :half]
+    return inverse
+
+
+def _runs(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    return [(i, min(i + step, stop)) for i in range(start, stop, step)]
+
+
+def _blocks(columns: int, block_size: int, group: int) -> list[tuple[int, int]]:
+    """Blocks that hold whole groups, or lie within one: where a group starts, no error is pending for its end."""
+    if block_size < 1:
+        raise GPTQError(f"block_size={block_size} was given.", "a positive number.", "use 128 (the paper's).")
+    if group <= block_size:
+        return _runs(0, columns, block_size // group * group)
+    return [block for start, stop in _runs(0, columns, group) for block in _runs(start, stop, block_size)]
+
+
+def _solution(
+    Qt: Tensor,  # [in, out]
+    grids: list[tuple[Tensor, Tensor]],
+    g_idx: Tensor,
+    perm: Tensor | None,
+    *,
+    bits: int,
+    group_size: int,
+    sym: bool,
+    damp: float | None,
+    dead: int,
+) -> Solution:
+    return Solution(
+        Q=Qt.t().to(torch.int32).contiguous(),
+        scale=torch.stack([scale for scale, _ in grids], dim=1),
+        zero=torch.stack([zero for _, zero in grids], dim=1).to(torch.int32),
+        g_idx=g_idx.to(torch.int32),
+        perm=perm,
+        bits=bits,
+        group_size=group_size,
+        sym=sym,
+        error=None,
+        signal=None,
+        damp=damp,
+        dead=dead,
+    )
+
+
+def _with_error(solution: Solution, noise: float, signal: float) -> Solution:
+    """`solution` with `error = noise / signal`. Rounding may leave a vanishing noise slightly below zero."""
+    return replace(solution, error=max(noise, 0.0) / signal if signal > 0 else 0.0, signal=signal)

@@ -1,0 +1,136 @@
+"""`generate`: greedy answers to many prompts, by slots where the model allows it, else by padded batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from plr.errors import DataError, ResourceError, UsageError
+from plr.lm.batched import run_batched
+from plr.lm.engine import Row, SlotEngine
+from plr.lm.stops import StopStrings
+from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
+from plr.lm.tokens import decode, encode_prompt, end_tokens
+
+__all__ = ["Generation", "generate"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer."""
+
+    text: str
+    """Up to, and without, EOS or the stop string."""
+    raw_tokens: int
+    """Tokens generated, EOS and the tokens of the stop string included."""
+    ended: bool
+    """EOS came within `max_new_tokens`."""
+    stopped: str | None
+    """The stop string that cut the answer."""
+    prompt_tokens: int
+    """Tokens of the prompt, BOS included, virtual tokens of an adapter not."""
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    slots: int = 64,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Greedy answers to `prompts`, in their order: the text `model.generate(do_sample=False)` writes for each alone.
+
+    `model` is a transformers causal language model, plain or wrapped by PEFT, on any device, in any mode (restored
+    afterwards). Of its `generation_config` only the EOS ids are read: no penalty, no sampling, no forced token.
+    At most `slots` prompts run at once; on CUDA, when memory runs out, half as many, and so on (logged as a warning).
+    `on_progress(done, total)` is called as answers finish.
+
+    Models that a slot cache cannot express (windows shorter than the text, recurrent layers, ALiBi, flash attention ...)
+    run in left-padded batches of `slots` through transformers' own generation; `plr.lm.support.why_not_slots` says
+    which and why, and the reason is logged.
+
+    Raises:
+        DataError: a prompt has no token, or no room for `max_new_tokens` within the model's positions.
+        UsageError: `max_new_tokens` or `slots` below 1, an empty stop string.
+        ModelError: logits are NaN.
+        ResourceError: a single prompt does not fit into the accelerator's memory.
+    """
+    for name, value in (("max_new_tokens", max_new_tokens), ("slots", slots)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}", expected="1 or more", hint=f"set {name} to a positive number")
+    stops, ends = StopStrings(tokenizer, stop), end_tokens(model, tokenizer)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    _check_lengths(model, encoded, max_new_tokens)
+    results: list[Generation | None] = [None] * len(encoded)
+    finished = 0
+
+    def done(row: Row) -> None:
+        nonlocal finished
+        results[row.index] = _result(tokenizer, row, ends, stops)
+        finished += 1
+        if on_progress is not None:
+            on_progress(finished, len(encoded))
+
+    longest = prompt_learning(model) + max(map(len, encoded), default=0) + max_new_tokens
+    reason = why_not_slots(model, longest)
+    if reason is not None:
+        log.info("generating in padded batches, since the model does not run in slots: %s", reason)
+    with evaluating(model):
+        while todo := [Row(i, ids) for i, ids in enumerate(encoded) if results[i] is None]:
+            try:
+                if reason is None:
+                    arguments = {"ends": ends, "stops": stops, "max_new_tokens": max_new_tokens, "slots": slots}
+                    SlotEngine(model, todo, **arguments).run(done)
+                else:
+                    run_batched(
+                        model, tokenizer, todo, done, ends=ends, stops=stops, max_new_tokens=max_new_tokens, batch=slots
+                    )
+            except torch.OutOfMemoryError as error:
+                if slots == 1:
+                    raise ResourceError(
+                        f"out of memory with a single prompt of up to {longest} tokens, answer included",
+                        expected="a model, and the keys and values of one text, that fit into the accelerator's memory",
+                        hint="choose fewer bits, a smaller model or a smaller max_new_tokens",
+                    ) from error
+                slots = min(slots, len(todo)) // 2 or 1
+                log.warning("out of memory: %d of %d answers to go, %d at once", len(todo), len(encoded), slots)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+    return [result for result in results if result is not None]
+
+
+def _check_lengths(model: Any, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    limit, virtual = position_limit(model), prompt_learning(model)
+    for i, ids in enumerate(encoded):
+        if not ids:
+            raise DataError(
+                f"prompt {i} has no token",
+                expected="text, or a tokenizer that adds a BOS token",
+                hint="remove the row or give it a prompt",
+            )
+        if limit is not None and virtual + len(ids) + max_new_tokens > limit:
+            room = limit - max_new_tokens - virtual
+            raise DataError(
+                f"prompt {i} has {len(ids)} tokens",
+                expected=f"at most {room}: {limit} positions less {max_new_tokens} new tokens"
+                + (f" and {virtual} virtual tokens" if virtual else ""),
+                hint="shorten the prompt, use fewer examples in it, or lower max_new_tokens; nothing is truncated",
+            )
+
+
+def _result(tokenizer: Any, row: Row, ends: frozenset[int], stops: StopStrings) -> Generation:
+    ended = bool(row.out) and row.out[-1] in ends
+    text = decode(tokenizer, row.out[:-1] if ended else row.out)
+    stopped = None
+    if hit := stops.find(text):
+        text, stopped = hit
+    return Generation(text, len(row.out), ended, stopped, len(row.ids))

@@ -1,0 +1,171 @@
+"""Losses of given texts: of an answer after its prompt, and of running text.
+
+Rows are padded on the right, so that causal attention needs no mask and positions no correction: whatever stands to the
+right of a token does not change it. The output layer, whose logits are the largest tensor of all, runs
+only over the last columns that hold targets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plr.errors import DataError
+from plr.lm.support import accepts, decoder_config, evaluating, input_device, position_limit, prompt_learning
+from plr.lm.tokens import encode_pair, encode_prompt
+
+__all__ = ["AnswerLoss", "answer_loss", "logits_probe", "perplexity"]
+
+_MAX_LOGITS = 2**27  # elements of one logits tensor, 0.5 GiB in float32
+
+
+@dataclass(frozen=True)
+class AnswerLoss:
+    nll: float
+    """Negative log likelihood of the target and EOS, summed, in nats."""
+    tokens: int
+    """Tokens of the target, EOS included."""
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.nll / self.tokens
+
+
+def answer_loss(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_tokens_per_batch: int = 4096,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[AnswerLoss]:
+    """The teacher-forced loss of each `(prompt, target)`, in order; log-softmax in float32.
+
+    Raises:
+        DataError: a prompt has no token, or a pair does not fit into the model's positions.
+    """
+    rows = []
+    for i, (prompt, target) in enumerate(pairs):
+        prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
+        if not prompt_ids:
+            raise DataError(
+                f"prompt {i} has no token",
+                expected="text, or a tokenizer that adds a BOS token",
+                hint="remove the row or give it a prompt",
+            )
+        rows.append((prompt_ids + target_ids, len(target_ids)))
+    return [AnswerLoss(nll, rows[i][1]) for i, nll in enumerate(_losses(model, rows, max_tokens_per_batch, on_progress))]
+
+
+def perplexity(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, max_length: int = 512, max_tokens_per_batch: int = 4096
+) -> tuple[float, int]:
+    """`(perplexity, tokens scored)` of `texts`, cut into windows of `max_length` tokens that do not overlap.
+
+    The first token of a window is context only. A text's windows begin anew; nothing of it is dropped.
+
+    Raises:
+        DataError: no text has two tokens.
+    """
+    rows = []
+    for text in texts:
+        ids = encode_prompt(tokenizer, text)
+        windows = [ids[at : at + max_length] for at in range(0, len(ids), max_length)]
+        rows += [(window, len(window) - 1) for window in windows if len(window) > 1]
+    tokens = sum(count for _, count in rows)
+    if not tokens:
+        raise DataError(
+            f"no token to score in {len(texts)} texts",
+            expected="at least one text of two tokens or more",
+            hint="give perplexity some running text",
+        )
+    return math.exp(sum(_losses(model, rows, max_tokens_per_batch, None)) / tokens), tokens
+
+
+def logits_probe(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """The logits that follow each of a few texts, `[texts, vocabulary]`, float32 on the CPU.
+
+    Two probes that differ prove that an adapter is active; they are computed one by one, so equal weights give equal bits.
+    """
+    last_only = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+    with evaluating(model):
+        rows = []
+        for text in texts:
+            ids = torch.tensor([encode_prompt(tokenizer, text)], device=input_device(model))
+            rows.append(model(input_ids=ids, use_cache=False, return_dict=True, **last_only).logits[0, -1].float().cpu())
+    return torch.stack(rows)
+
+
+def _losses(
+    model: Any,
+    rows: Sequence[tuple[list[int], int]],
+    budget: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[float]:
+    """For each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it."""
+    limit, virtual = position_limit(model), prompt_learning(model)
+    for i, (ids, _) in enumerate(rows):
+        if limit is not None and virtual + len(ids) - 1 > limit:
+            raise DataError(
+                f"row {i} has {len(ids)} tokens, target included",
+                expected=f"at most {limit + 1 - virtual}, as the model has {limit} positions",
+                hint="shorten the row; nothing is truncated",
+            )
+    nll, done = [0.0] * len(rows), 0
+    keeps = accepts(model, "logits_to_keep")
+    device = input_device(model)
+    with evaluating(model):
+        for batch in _batches(rows, budget, decoder_config(model).vocab_size):
+            width = max(len(rows[i][0]) for i in batch) - 1  # the last id predicts nothing
+            kept = max(width - (len(rows[i][0]) - 1 - rows[i][1]) for i in batch)
+            inputs = torch.zeros(len(batch), width, dtype=torch.long)
+            targets = torch.full((len(batch), kept), -100)
+            for row, i in enumerate(batch):
+                ids, count = rows[i]
+                inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+                end = len(ids) - 1 - (width - kept)  # the column after this row's last target
+                targets[row, end - count : end] = torch.tensor(ids[len(ids) - count :])
+            logits = model(
+                input_ids=inputs.to(device),
+                use_cache=False,
+                return_dict=True,
+                **({"logits_to_keep": kept} if keeps else {}),
+            ).logits[:, -kept:]
+            targets = targets.to(logits.device)
+            scored = targets >= 0
+            losses = F.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+            sums = torch.zeros(targets.shape, device=logits.device).masked_scatter_(scored, losses).double().sum(1)
+            for i, value in zip(batch, sums.tolist(), strict=True):
+                nll[i] = value
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, len(rows))
+    return nll
+
+
+def _batches(rows: Sequence[tuple[list[int], int]], budget: int, vocabulary: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, of at most `budget` padded tokens (one row at least)."""
+    batch: list[int] = []
+    width = first = 0
+    for i in sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), rows[i][1])):
+        start = len(rows[i][0]) - 1 - rows[i][1]
+        count = len(batch) + 1
+        kept = max(width, len(rows[i][0]) - 1) - min(first, start) if batch else rows[i][1]
+        if batch and (count * width > budget or count * kept * vocabulary > _MAX_LOGITS):
+            yield batch
+            batch = []
+        if not batch:
+            width, first = len(rows[i][0]) - 1, start
+        first = min(first, start)
+        batch.append(i)
+    if batch:
+        yield batch
+
+

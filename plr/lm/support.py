@@ -1,0 +1,95 @@
+"""What a model is, as far as running it goes: its wrapped base, its virtual tokens, and whether slots can express it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+__all__ = ["accepts", "decoder_config", "evaluating", "input_device", "position_limit", "prompt_learning", "unwrap", "why_not_slots"]
+
+_GROWING_ROPE = ("dynamic", "longrope")  # frequencies that depend on the longest text in the batch
+
+
+def unwrap(model: Any) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_config(model: Any) -> Any:
+    return unwrap(model).config.get_text_config(decoder=True)
+
+
+def input_device(model: Any) -> torch.device:
+    return unwrap(model).get_input_embeddings().weight.device
+
+
+def accepts(model: Any, name: str) -> bool:
+    """Whether the base model's `forward` has the parameter `name`."""
+    return name in inspect.signature(unwrap(model).forward).parameters
+
+
+def _adapter_config(model: Any) -> Any:
+    return model.active_peft_config if hasattr(model, "get_base_model") and hasattr(model, "peft_config") else None
+
+
+def prompt_learning(model: Any) -> int:
+    """Virtual tokens that a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt, else 0."""
+    config = _adapter_config(model)
+    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
+
+
+def position_limit(model: Any) -> int | None:
+    """The most tokens the model's positions can tell apart, None where the config names no limit."""
+    limit = getattr(decoder_config(model), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def why_not_slots(model: Any, longest: int) -> str | None:
+    """The reason why texts of up to `longest` tokens of this model cannot run in a slot cache, None if they can.
+
+    Every reason is read off the model's structure: which cache layers transformers makes for it, which arguments its
+    `forward` takes, which attention it runs.
+    """
+    base, config = unwrap(model), decoder_config(model)
+    if getattr(base.config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder"
+    for name in ("input_ids", "attention_mask", "position_ids", "past_key_values"):
+        if not accepts(model, name):
+            return f"its forward takes no {name}"
+    attention = getattr(base.config, "_attn_implementation", None)
+    if attention not in ("sdpa", "eager"):
+        return f"its attention {attention!r} takes no 4-D mask"
+    if getattr(config, "alibi", False):
+        return "its ALiBi bias is derived from a 2-D mask"
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest:
+            continue  # the window never closes
+        if type(layer) is not DynamicLayer:
+            return f"it keeps a {type(layer).__name__} for texts of up to {longest} tokens"
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    original = original or position_limit(model) or longest
+    if rope.get("rope_type") in _GROWING_ROPE and longest > original:
+        return f"its {rope['rope_type']} RoPE changes beyond {original} tokens"
+    if getattr(_adapter_config(model), "alora_invocation_tokens", None):
+        return "its adapter (aLoRA) looks for its invocation in the whole prompt"
+    return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; every module's own `training` flag as before afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,56 @@
+"""How text becomes tokens and tokens become text, for training, generation and loss alike.
+
+A prompt is tokenized alone, with the BOS its tokenizer adds; a target is tokenized alone, without special tokens, and
+ends with EOS. The two are concatenated. So the boundary is the same at training, where the target follows, and at
+generation, where nothing follows yet: no token ever spans prompt and target.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plr.errors import ModelError
+
+__all__ = ["decode", "encode_pair", "encode_prompt", "end_tokens"]
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """The token ids of `prompt`, begun by BOS where the tokenizer adds one, never ended by EOS.
+
+    A prompt that already spells its BOS out, as chat templates do, does not get a second one.
+    """
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    spelled = bool(bos) and prompt.startswith(bos)
+    ids = list(tokenizer(prompt, add_special_tokens=not spelled)["input_ids"])
+    if eos and not prompt.endswith(eos):
+        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+    return ids
+
+
+def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
+    """`(prompt ids, target ids + EOS)`: the one place that says how a training or scoring pair is tokenized.
+
+    Raises:
+        ModelError: the tokenizer has no EOS token, so that a model could not learn to stop.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no EOS token",
+            expected="an eos_token, which ends every target",
+            hint="set eos_token in the model's tokenizer_config.json",
+        )
+    target_ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
+    return encode_prompt(tokenizer, prompt), [*target_ids, tokenizer.eos_token_id]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's EOS and all of `generation_config.eos_token_id` (an int or a list)."""
+    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = declared if isinstance(declared, list | tuple) else [declared]
+    return frozenset(int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+def decode(tokenizer: Any, ids: list[int]) -> str:
+    """The text of generated `ids`, special tokens left out, spaces as the tokens have them."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,56 @@
+"""Named recipes: what a study or a command starts from before its own settings are laid over it.
+
+``paper``: the settings of the Post-LoRA Restoration report. ``tiny``: for the embedded base, small enough for two cores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plr.errors import UnknownNameError
+from plr.registry import did_you_mean
+
+__all__ = ["PRESETS", "preset", "preset_for"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "quantize": {"method": "gptq", "group_size": 128, "sym": True, "samples": 500, "max_length": 512},
+        "adapters": [{"method": "lora", "config": {"r": 16, "lora_alpha": 16}}],
+        "train": {"learning_rate": 2e-4, "batch_size": 32, "epochs": 10},
+    },
+    "tiny": {
+        "quantize": {"method": "gptq", "group_size": 64, "sym": True, "samples": 128, "max_length": 128},
+        "adapters": [{"method": "lora", "config": {"r": 16, "lora_alpha": 16}}],
+        "train": {
+            "learning_rate": 3e-3,
+            "batch_size": 32,
+            "epochs": 1,
+            "train_limit": 4000,
+            "validation_limit": 100,
+            "evaluations_per_epoch": 2,
+            "scheduler": "linear",
+            "warmup_fraction": 0.05,
+            "max_length": 160,
+        },
+        "evaluate": {"limit": 300},
+        "runtime": {"micro_batch": 32, "slots": 128},
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings called ``name``.
+
+    Raises:
+        UnknownNameError: no such preset.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError(
+            f"unknown preset {name!r}", expected="one of " + ", ".join(PRESETS), hint=did_you_mean(name, PRESETS)
+        )
+    return PRESETS[name]
+
+
+def preset_for(model: str) -> str:
+    """The preset a command takes when none is named: ``tiny`` for the embedded base, ``paper`` for any other."""
+    return "tiny" if model.startswith("embedded:") else "paper"

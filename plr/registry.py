@@ -1,0 +1,86 @@
+"""One registry for every plug-in point: quantizers, adapters, tasks, engines.
+
+A plug-in is a value under a name. plr's own are registered by decorator when their module is imported; third parties
+declare an entry point in the registry's group (``plr.tasks``, ``plr.quantizers`` ...) and are loaded on first use.
+A name that is not there is answered with the nearest ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from plr.errors import PlrError, UnknownNameError
+
+T = TypeVar("T")
+
+__all__ = ["Registry", "did_you_mean"]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The sentence that helps after a misspelling, or None when nothing is near.
+
+    >>> did_you_mean("gms8k", ["gsm8k", "tiny_math"])
+    'did you mean gsm8k?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+class Registry(Generic[T]):
+    """Names to plug-ins of one kind.
+
+    >>> colours = Registry[int]("colour", "plr.colours")
+    >>> colours.register("red")(1)
+    1
+    >>> colours.get("red"), colours.names()
+    (1, ['red'])
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._items: dict[str, T] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that puts a plug-in under ``name``; a name taken by something else is an error."""
+
+        def put(item: T) -> T:
+            if self._items.get(name, item) is not item:
+                raise PlrError(f"two {self.kind}s are called {name!r}", hint="rename one of them")
+            self._items[name] = item
+            return item
+
+        return put
+
+    def get(self, name: str) -> T:
+        """The plug-in called ``name``.
+
+        Raises:
+            UnknownNameError: no such name; the message lists the nearest and all known ones.
+        """
+        if name not in self._items:
+            self._discover()
+        try:
+            return self._items[name]
+        except KeyError:
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}",
+                expected="one of " + ", ".join(self.names()),
+                hint=did_you_mean(name, self._items),
+            ) from None
+
+    def names(self) -> list[str]:
+        self._discover()
+        return sorted(self._items)
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        for point in entry_points(group=self.group):
+            if point.name not in self._items:
+                self._items[point.name] = point.load()

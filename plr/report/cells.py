@@ -1,0 +1,185 @@
+"""What a report is made of: one `CellResult` for each point of the study, and `ResultSet`, which finds them.
+
+The order of the cells given is the order of models, tasks and adapters in every table; bits are always sorted.
+A cell is looked up by (model, task, adapter, k, l); over its seeds it becomes an `Entry`, which knows how many of
+them failed, so that no mean hides a missing run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from plr.errors import PlrError
+
+__all__ = ["NO_ADAPTER", "CellResult", "Entry", "Line", "Metric", "ResultSet", "average", "finite"]
+
+NO_ADAPTER = "none"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score over ``n`` documents; ``value`` None (or not finite) means that it could not be computed."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One scored (or failed) point of a study.
+
+    ``metrics`` holds fractions (0.25 is 25 %) except losses, which are nats per token. ``samples`` holds the same
+    scores by document, for the paired tests; None is a document that could not be scored.
+    """
+
+    model: str
+    task: str
+    adapter: str
+    train_bits: int
+    restore_bits: int
+    mode: str
+    seed: int
+    fingerprint: str
+    primary: str
+    metrics: Mapping[str, Metric]
+    samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int, str, int]:
+        return (self.model, self.task, self.adapter, self.train_bits, self.restore_bits, self.mode, self.seed)
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    def value(self, metric: str) -> float | None:
+        """The finite value of ``metric``, or None: failed, not measured, or not a number."""
+        found = None if self.failed else self.metrics.get(metric)
+        return finite(found.value) if found else None
+
+    def count(self, metric: str) -> int:
+        found = None if self.failed else self.metrics.get(metric)
+        return found.n if found else 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: what is held fixed while k and l vary."""
+
+    model: str
+    task: str
+    adapter: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a table shows at one place: the values by seed, and how many of the runs failed."""
+
+    values: Mapping[int, float]
+    runs: int
+    failed: int
+    n: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        return fmean(self.values.values()) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds (n - 1), None for a single seed."""
+        return stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+class ResultSet:
+    """The cells of a study, indexed.
+
+    Raises:
+        PlrError: two cells with the same key.
+    """
+
+    def __init__(self, cells: Iterable[CellResult]) -> None:
+        self.cells: Sequence[CellResult] = list(cells)
+        self._at: dict[tuple[Line, int, int, str], dict[int, CellResult]] = {}
+        self._of: dict[Line, list[CellResult]] = {}
+        for cell in self.cells:
+            line = Line(cell.model, cell.task, cell.adapter)
+            self._of.setdefault(line, []).append(cell)
+            seeds = self._at.setdefault((line, cell.train_bits, cell.restore_bits, cell.mode), {})
+            if cell.seed in seeds:
+                raise PlrError(f"two results for the cell {cell.key}", expected="each cell once")
+            seeds[cell.seed] = cell
+        self.memo: dict[Hashable, Any] = {}
+        """Comparisons already worked out: a report says the same thing in several places."""
+        self.models = list(dict.fromkeys(cell.model for cell in self.cells))
+        self.tasks = list(dict.fromkeys(cell.task for cell in self.cells))
+        self.adapters = list(dict.fromkeys(cell.adapter for cell in self.cells))
+        self.seeds = sorted({cell.seed for cell in self.cells})
+        self.failed = [cell for cell in self.cells if cell.failed]
+
+    def __iter__(self) -> Iterator[CellResult]:
+        return iter(self.cells)
+
+    def lines(self, adapter: str | None = None) -> list[Line]:
+        """(model, task, adapter) in the order of a table: by adapter, task, then model."""
+        order = [Line(m, t, a) for a in self.adapters for t in self.tasks for m in self.models]
+        return [line for line in order if line in self._of and adapter in (None, line.adapter)]
+
+    def bits(self, mode: str | None = None, adapter: str | None = None) -> list[tuple[int, int]]:
+        """The (k, l) with a cell: k falls; l rises from k to 16, then falls below k."""
+        found = {
+            (k, ell)
+            for line, k, ell, m in self._at
+            if (m == mode or (mode is None and m in ("keep", "restore"))) and adapter in (None, line.adapter)
+        }
+        return sorted(
+            found, key=lambda pair: (-pair[0], pair[1] < pair[0], pair[1] if pair[1] >= pair[0] else -pair[1])
+        )
+
+    def modes(self) -> list[str]:
+        """Modes beyond keep and restore that have cells."""
+        return sorted({place[3] for place in self._at} - {"keep", "restore"})
+
+    def at(self, line: Line, k: int, ell: int, mode: str | None = None) -> Mapping[int, CellResult]:
+        """The cells there by seed; ``mode`` None means keep on the diagonal and restore off it."""
+        mode = mode or ("keep" if k == ell else "restore")
+        return self._at.get((line, k, ell, mode), {})
+
+    def of(self, line: Line) -> Sequence[CellResult]:
+        return self._of[line]
+
+    def primary(self, line: Line) -> str:
+        """The metric named beforehand for the line's task."""
+        return self._of[line][0].primary
+
+    def metrics(self, line: Line | None = None) -> list[str]:
+        """Names of all metrics of the line's cells (of all cells, without one), sorted."""
+        wanted = self.cells if line is None else self._of[line]
+        return sorted({name for cell in wanted for name in cell.metrics})
+
+    def entry(self, line: Line, k: int, ell: int, metric: str, mode: str | None = None) -> Entry:
+        cells = self.at(line, k, ell, mode)
+        values = {seed: value for seed, cell in sorted(cells.items()) if (value := cell.value(metric)) is not None}
+        n = min((cells[seed].count(metric) for seed in values), default=0)
+        return Entry(values, len(cells), sum(cell.failed for cell in cells.values()), n)
+
+
+def average(entries: Sequence[Entry]) -> Entry:
+    """Mean over rows, seed by seed; empty where any row lacks a seed that another has, for no mean may hide a gap."""
+    seeds = set().union(*(entry.values for entry in entries))
+    whole = [seed for seed in sorted(seeds) if all(seed in entry.values for entry in entries)]
+    if any(not entry.values for entry in entries):
+        whole = []
+    values = {seed: fmean(entry.values[seed] for entry in entries) for seed in whole}
+    return Entry(values, len(seeds), 0)
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or None where it is None, NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,233 @@
+"""`report.html`: one file that answers the study's question, without a request to anywhere.
+
+The page is a Jinja template (`template.html.j2`, autoescaped); this module gathers what it shows. Heatmaps are real
+tables whose cells carry their place on the scale (0 to 1) for the style sheet to colour, so that they read aloud,
+print, copy, and follow the reader's light or dark mode.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
+from plr.report.figures import STYLES, Series, gain_chart, marker
+from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
+from plr.report.results import Contrast, contrasts, csv_text, gains, value_difference
+from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
+from plr.report.table import CONTRAST_HEAD, CONTRAST_LEGEND, contrast_rows, metric_title, other_metrics
+from plr.report.words import deploy, detectable_words, headline, line_words, sample_words, stop_words
+
+__all__ = ["flatten", "report_html"]
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """``share`` None: no value. ``text`` then says why (failed, or nothing)."""
+
+    text: str
+    note: str = ""
+    gain: str = ""
+    share: float | None = None
+    diagonal: bool = False
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One k x l matrix."""
+
+    caption: str
+    columns: Sequence[int]
+    rows: Sequence[tuple[int, Sequence[HeatCell]]]
+    lower: bool
+
+
+def report_html(
+    cells: Iterable[CellResult],
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    timings: Sequence[Mapping[str, Any]],
+    found: Sequence[Contrast] | None = None,
+) -> str:
+    """The whole page as text.
+
+    Args:
+        cells: in the order in which models, tasks and adapters are to appear.
+        settings, provenance: printed as they are, nested keys joined by dots.
+        timings: one mapping a row, the union of their keys as columns.
+        found: `contrasts` of the same cells, if already computed.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
+    found = contrasts(results) if found is None else found
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters["prose"] = _prose
+    template = page.from_string(files("plr.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
+    rows = contrast_rows(results, found)
+    keep = [i for i in range(len(CONTRAST_HEAD)) if i >= 4 or len({row[i] for row in rows}) > 1]
+    done = len(results.cells) - len(results.failed)
+    return template.render(
+        title=title,
+        headline=headline(results, found),
+        lines=line_words(results, found),
+        facts=_facts(results, done),
+        heats=[(_full_name(line), _heats(results, line)) for line in results.lines() if line.adapter != NO_ADAPTER],
+        charts=_charts(results),
+        stop=stop_words(results),
+        contrast_legend=CONTRAST_LEGEND,
+        contrast_head=[CONTRAST_HEAD[i] for i in keep],
+        contrasts=[([row[i] for i in keep], c.significant) for row, c in zip(rows, found, strict=True)],
+        tables=_tables(results),
+        limits=[*sample_words(results), *detectable_words(results)],
+        failed=results.failed,
+        settings=flatten(settings),
+        provenance=flatten(provenance),
+        timing_head=(head := list(dict.fromkeys(key for row in timings for key in row))),
+        timings=[[_plain(row.get(key)) for key in head] for row in timings],
+        csv=base64.b64encode(csv_text(results.cells).encode()).decode(),
+    )
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as dotted keys with plain text.
+
+    >>> flatten({"train": {"lr": 0.0002}, "bits": [4, 3], "resume": None})
+    [('train.lr', '0.0002'), ('bits', '4, 3'), ('resume', '-')]
+    """
+    pairs: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            pairs += flatten(item, f"{name}.")
+        else:
+            pairs.append((name, _plain(item)))
+    return pairs
+
+
+def _prose(text: str) -> str:
+    """A true minus before a number that is a value, and no line break inside ``k = 4`` or ``95 %``."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "\u2212", text)
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[kln]) (?== )|(?<=\b[kln] =) (?=\d)", "\u00a0", text)
+
+
+def _plain(item: Any) -> str:
+    if item is None or item == [] or item == {}:
+        return "-"
+    if isinstance(item, float):
+        return f"{item:.6g}"
+    if isinstance(item, (list, tuple)):
+        return ", ".join(_plain(one) for one in item)
+    if isinstance(item, Mapping):
+        return json.dumps(item, default=str, ensure_ascii=False)
+    return str(item)
+
+
+def _facts(results: ResultSet, done: int) -> list[tuple[str, str]]:
+    counts = {cell.count(cell.primary) for cell in results.cells if cell.value(cell.primary) is not None} - {0}
+    n = "-" if not counts else str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    facts = [
+        ("cells scored", f"{done} of {len(results.cells)}"),
+        ("documents a cell", n),
+        ("seeds", str(len(results.seeds))),
+    ]
+    seconds = sum(cell.seconds or 0.0 for cell in results.cells)
+    return [*facts, ("scoring time", _duration(seconds))] if seconds else facts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _full_name(line: Line) -> str:
+    return ", ".join(dict.fromkeys([line.task, line.model, adapter_label(line.adapter)]))
+
+
+def _heats(results: ResultSet, line: Line) -> list[Heat]:
+    primary = results.primary(line)
+    shown = [primary, *([LOSS] if LOSS in results.metrics(line) and primary != LOSS else [])]
+    return [
+        _heat(results, line, metric, chosen=deploy(results, line)[0] if metric == primary else None) for metric in shown
+    ]
+
+
+def _heat(results: ResultSet, line: Line, metric: str, chosen: tuple[int, int] | None) -> Heat:
+    places = results.bits(adapter=line.adapter)
+    columns = sorted({ell for _, ell in places}, reverse=True)
+    means = {place: mean for place in places if (mean := results.entry(line, *place, metric).mean) is not None}
+    low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
+    lower = is_loss(metric)
+
+    def cell(k: int, ell: int) -> HeatCell:
+        entry = results.entry(line, k, ell, metric)
+        mean = entry.mean
+        if mean is None:
+            return HeatCell("failed" if entry.failed else "")
+        share = 0.5 if high == low else (mean - low) / (high - low)
+        gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric) if k != ell else None
+        return HeatCell(
+            text=show(metric, mean),
+            note=show_entry(metric, entry).removeprefix(show(metric, mean)).strip(),
+            gain=show_signed(metric, gain, ""),
+            share=round(1 - share if lower else share, 3),
+            diagonal=k == ell,
+            chosen=(k, ell) == chosen,
+        )
+
+    rows = [(k, [cell(k, ell) for ell in columns]) for k in dict.fromkeys(k for k, _ in places)]
+    return Heat(metric_title(metric), columns, rows, lower)
+
+
+def _charts(results: ResultSet) -> list[dict[str, Any]]:
+    """One gain curve for each task and metric: every model and adapter of the task a series."""
+    charts = []
+    for task in results.tasks:
+        lines = [line for line in results.lines() if line.task == task and line.adapter != NO_ADAPTER]
+        for metric in dict.fromkeys([*(results.primary(line) for line in lines), LOSS]):
+            series = [
+                Series(", ".join(dict.fromkeys([line.model, adapter_label(line.adapter)])), points)
+                for line in lines
+                if metric in (results.primary(line), LOSS) and (points := gains(results, line, metric))
+            ]
+            if series:
+                kind = "change of" if is_loss(metric) else "gain in"
+                unit_text = "nats per token, lower is better" if is_loss(metric) else "points"
+                label = f"{task}: {kind} {metric} from restoring to 16 bits ({unit_text})"
+                keys = [(index % STYLES, marker(index, 14, 7), one.name) for index, one in enumerate(series)]
+                charts.append(
+                    {"svg": gain_chart(series, metric, label, f"chart{len(charts)}"), "label": label, "keys": keys}
+                )
+    return charts
+
+
+def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:
+    """Every metric's tables, titled; the primary ones first."""
+
+    def made(make: Any, metric_of: Any) -> list[Sheet]:
+        return [sheet for block in blocks(results) if (sheet := make(results, block, metric_of)) is not None]
+
+    primaries = list(dict.fromkeys(results.primary(line) for line in results.lines()))
+    names = ", ".join(metric_title(name) for name in primaries)
+    tables = [(f"{names} (primary)", made(metric_sheet, results.primary))]
+    tables.append((f"95 % intervals of {', '.join(primaries)}", made(interval_sheet, results.primary)))
+    for metric in other_metrics(results):
+
+        def only(line: Line, metric: str = metric) -> str | None:
+            return metric if metric in results.metrics(line) and metric != results.primary(line) else None
+
+        tables.append((metric_title(metric), made(metric_sheet, only)))
+    tables.append(
+        ("Share of the variance of one run's score that is its seed, in percent", made(seed_sheet, results.primary))
+    )
+    return [(title, sheets) for title, sheets in tables if sheets]

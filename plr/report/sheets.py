@@ -1,0 +1,220 @@
+"""The shape of the report's Table 1, apart from how it is printed: columns, rows, averages, the best of each group.
+
+A `Block` is one table's columns: the main one of each adapter (16-bit LoRA, then k-bit QLoRA and its PLRl), and,
+where a study has them, the bases without an adapter, the cells with l < k, and one for each further mode.
+A `Sheet` fills a block with one metric; Markdown and HTML print the same sheets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from plr import stats
+from plr.report.cells import NO_ADAPTER, CellResult, Entry, Line, ResultSet, average
+from plr.report.metrics import is_loss, is_proportion, show, show_entry
+from plr.report.results import paired_scores
+
+__all__ = [
+    "AVERAGE",
+    "Block",
+    "Column",
+    "Row",
+    "Sheet",
+    "adapter_label",
+    "blocks",
+    "interval_sheet",
+    "metric_sheet",
+    "seed_sheet",
+]
+
+AVERAGE = "Avg."
+
+_LABELS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "adalora": "AdaLoRA", "ia3": "IA3", "vera": "VeRA"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """``group`` spans the columns of one k; ``head`` stands alone in a single-row head."""
+
+    k: int
+    ell: int
+    mode: str | None
+    group: str
+    sub: str
+    head: str
+
+
+@dataclass(frozen=True)
+class Block:
+    title: str
+    adapter: str
+    columns: Sequence[Column]
+
+
+@dataclass(frozen=True)
+class Row:
+    task: str
+    model: str
+    texts: Sequence[str]
+    best: Sequence[bool]
+    average: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    block: Block
+    rows: Sequence[Row]
+
+
+def adapter_label(adapter: str) -> str:
+    """The field's spelling of an adapter's name.
+
+    >>> adapter_label("lora"), adapter_label("lora-r8"), adapter_label("mine")
+    ('LoRA', 'LoRA-r8', 'mine')
+    """
+    name, dash, rest = adapter.partition("-")
+    return _LABELS.get(name, name) + dash + rest
+
+
+def blocks(results: ResultSet) -> list[Block]:
+    """All tables of one metric: each adapter's main block first, then its extra ones."""
+    found: list[Block] = []
+    for adapter in sorted(results.adapters, key=lambda name: name == NO_ADAPTER):
+        pairs = results.bits(adapter=adapter)
+        if adapter == NO_ADAPTER:
+            columns = [Column(k, k, None, f"{k}-bit", "base", f"{k}-bit base") for k, ell in pairs if k == ell]
+            found.append(Block("Base without an adapter", adapter, columns))
+            continue
+        label = adapter_label(adapter)
+        several = len([name for name in results.adapters if name != NO_ADAPTER]) > 1
+        found.append(Block(label if several else "", adapter, _main_columns(label, pairs)))
+        prefix = f"{label}: " if several else ""
+        below = [
+            Column(k, ell, None, _group(k, label), f"on {ell}", f"{_group(k, label)} on {ell}")
+            for k, ell in pairs
+            if ell < k
+        ]
+        if below:
+            found.append(Block(f"{prefix}served on fewer bits than trained (l < k)", adapter, below))
+        for mode in results.modes():
+            other = [
+                Column(k, ell, mode, _group(k, label), f"{mode} {ell}", f"{_group(k, label)} {mode} {ell}")
+                for k, ell in results.bits(mode, adapter)
+            ]
+            if other:
+                found.append(Block(f"{prefix}mode {mode}", adapter, other))
+    return found
+
+
+def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+    """One metric (which may depend on the task) in the block's columns, with averages; None if no row has it."""
+    lines = [(line, metric) for line in results.lines(block.adapter) if (metric := metric_of(line))]
+    entries = {line: [results.entry(line, c.k, c.ell, metric, c.mode) for c in block.columns] for line, metric in lines}
+    metrics = dict(lines)
+    rows: list[Row] = []
+
+    def add(task: str, model: str, of: Sequence[Line]) -> None:
+        kinds = {is_loss(metrics[line]) for line in of}
+        if len(kinds) > 1:
+            return  # percent and nats have no mean
+        columns = list(zip(*(entries[line] for line in of), strict=True))
+        filled = [column[0] if len(of) == 1 else average(column) for column in columns]
+        texts = [show_entry(metrics[of[0]], entry) for entry in filled]
+        rows.append(
+            Row(task, model, texts, _best(block.columns, filled, kinds.pop()), average=AVERAGE in (task, model))
+        )
+
+    tasks = [(task, list(group)) for task, group in groupby(metrics, key=lambda line: line.task)]
+    for task, of_task in tasks:
+        for line in of_task:
+            add(task, line.model, [line])
+        if len(of_task) > 1:
+            add(task, AVERAGE, of_task)
+    complete = [model for model in results.models if sum(line.model == model for line in metrics) == len(tasks)]
+    if len(tasks) > 1:
+        for model in complete:
+            add(AVERAGE, model, [line for line in metrics if line.model == model])
+        if len(complete) > 1:
+            add(AVERAGE, AVERAGE, [line for line in metrics if line.model in complete])
+    return Sheet(block, rows) if rows else None
+
+
+def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+    """95 % intervals: Wilson for a proportion, Student over the documents otherwise; of the mean over seeds."""
+    rows = []
+    for line in results.lines(block.adapter):
+        if metric := metric_of(line):
+            proportion = is_proportion(metric, results.of(line))
+            texts = [
+                _interval(
+                    metric,
+                    proportion,
+                    results.entry(line, c.k, c.ell, metric, c.mode),
+                    list(results.at(line, c.k, c.ell, c.mode).values()),
+                )
+                for c in block.columns
+            ]
+            rows.append(Row(line.task, line.model, texts, [False] * len(texts)))
+    return Sheet(block, rows) if rows else None
+
+
+def seed_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+    """Percent of the variance of one run's score that is its seed; None with fewer than two seeds."""
+    rows = []
+    for line in results.lines(block.adapter):
+        if metric := metric_of(line):
+            texts = [_seed_share(list(results.at(line, c.k, c.ell, c.mode).values()), metric) for c in block.columns]
+            if any(text != "-" for text in texts):
+                rows.append(Row(line.task, line.model, texts, [False] * len(texts)))
+    return Sheet(block, rows) if rows else None
+
+
+def _group(k: int, label: str) -> str:
+    return f"16-bit {label}" if k == 16 else f"{k}-bit Q{label}"
+
+
+def _main_columns(label: str, pairs: Sequence[tuple[int, int]]) -> list[Column]:
+    columns = [Column(16, 16, None, _group(16, label), label, _group(16, label))]
+    for k in dict.fromkeys(k for k, _ in pairs if k != 16):
+        group = _group(k, label)
+        columns.append(Column(k, k, None, group, f"Q{label}", group))
+        columns += [Column(k, ell, None, group, f"PLR{ell}", f"PLR{ell}") for k_, ell in pairs if k_ == k and ell > k]
+    return columns
+
+
+def _best(columns: Sequence[Column], entries: Sequence[Entry], lower: bool) -> list[bool]:
+    """The best of each k, as printed; none where there is no choice or no difference."""
+    digits = 4
+    flags = [False] * len(entries)
+    for _, group in groupby(range(len(columns)), key=lambda index: columns[index].group):
+        means = {index: round(mean, digits) for index in group if (mean := entries[index].mean) is not None}
+        if len(set(means.values())) > 1:
+            top = (min if lower else max)(means.values())
+            for index, mean in means.items():
+                flags[index] = mean == top
+    return flags
+
+
+def _interval(metric: str, proportion: bool, entry: Entry, cells: Sequence[CellResult]) -> str:
+    mean, n = entry.mean, entry.n
+    if mean is None:
+        return show_entry(metric, entry)
+    scored = [cell for cell in cells if cell.value(metric) is not None]
+    values, _ = paired_scores(scored, scored, metric)
+    if proportion and n:
+        found = stats.wilson(min(n, mean * n), n)
+    elif len(values) > 1:
+        found = stats.mean_interval(values)
+    else:
+        return "-"
+    return f"{show(metric, found.low)} to {show(metric, found.high)}"
+
+
+def _seed_share(cells: Sequence[CellResult], metric: str) -> str:
+    scored = [cell for cell in cells if cell.value(metric) is not None and cell.samples.get(metric)]
+    by_seed = [paired_scores([cell], scored, metric)[0] for cell in scored]
+    if len(by_seed) < 2 or len(by_seed[0]) < 2:
+        return "-"
+    return f"{100 * stats.seed_variance(by_seed).share:.0f}"

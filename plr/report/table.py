@@ -1,0 +1,250 @@
+"""`table.md` in the form of the report's Table 1, and the k x l matrix for the terminal.
+
+The Markdown holds, in this order: the primary metric; its 95 % intervals; the share of variance that is seed (several
+seeds); one table for each further metric; the contrasts; what the numbers say and cannot say; the failed cells.
+It has no dates: the same cells give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
+from plr.report.metrics import ENDED, is_loss, show, show_entry, show_signed, sort_metrics
+from plr.report.results import Contrast, contrasts, value_difference
+from plr.report.sheets import AVERAGE, Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
+from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "CONTRAST_HEAD",
+    "CONTRAST_LEGEND",
+    "console_table",
+    "contrast_rows",
+    "metric_title",
+    "other_metrics",
+    "show_p",
+    "table_md",
+]
+
+CONTRAST_HEAD = (
+    "Dataset", "Model", "Adapter", "Seed", "Contrast", "Metric",
+    "Difference", "95 % interval", "p", "p (Holm)", "n", "Detectable",
+)  # fmt: skip
+
+CONTRAST_LEGEND = (
+    "Places are (k, l); the difference is the second minus the first, in points (for a loss in nats per token), with "
+    "its paired bootstrap interval. p: McNemar, exact, two-sided; p (Holm): corrected over every p of this report. "
+    "Detectable: the smallest difference found with 80 % power at the disagreement seen."
+)
+
+MetricOf = Callable[[Line], str | None]
+
+
+def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = None) -> str:
+    """The whole of `table.md`.
+
+    Args:
+        cells: in the order in which models, tasks and adapters are to appear.
+        found: `contrasts` of the same cells, if already computed.
+    """
+    results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
+    found = contrasts(results) if found is None else found
+    parts: list[str] = [_text(headline(results, found))]
+    parts += (
+        ["\n".join(f"- {_text(name)}: {_text(text)}" for name, text in said)]
+        if (said := line_words(results, found))
+        else []
+    )
+    primaries = list(dict.fromkeys(results.primary(line) for line in results.lines()))
+    title = f"{', '.join(f'`{name}`' for name in primaries)}, the primary metric{_unit_note(primaries)}"
+    parts += _section(results, title, results.primary, metric_sheet, _legend(results))
+    parts += _section(
+        results, f"95 % intervals of {', '.join(f'`{name}`' for name in primaries)}", results.primary, interval_sheet
+    )
+    parts += _section(
+        results, "Share of the variance of one run's score that is its seed, in percent", results.primary, seed_sheet
+    )
+    for metric in other_metrics(results):
+        parts += _section(results, metric_title(metric, code=True), _only(results, metric), metric_sheet)
+    if rows := contrast_rows(results, found):
+        keep = _used_columns(rows)
+        parts.append("### Contrasts, on the same documents")
+        parts.append(CONTRAST_LEGEND)
+        parts.append(_markdown([CONTRAST_HEAD[i] for i in keep], [[row[i] for i in keep] for row in rows]))
+    for line in [*stop_words(results), *sample_words(results), *detectable_words(results)]:
+        parts.append(_text(line))
+    if results.failed:
+        parts.append("### Failed cells")
+        head = ("Dataset", "Model", "Adapter", "k", "l", "Mode", "Seed", "Reason")
+        parts.append(_markdown(head, [_failure(cell) for cell in results.failed]))
+    return "\n\n".join(parts) + "\n"
+
+
+def console_table(cells: Iterable[CellResult]) -> Table:
+    """Rows k, columns l, one section a task: the primary metric and, in brackets, the gain over the diagonal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
+    several = f", means of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
+    outer = Table.grid(padding=0)
+    outer.add_row(f"trained on k bits (rows), served on l bits (columns): value (gain over l = k){several}")
+    for line in results.lines():
+        metric, places = results.primary(line), results.bits(adapter=line.adapter)
+        adapter = {NO_ADAPTER: ["no adapter"], "lora": []}.get(line.adapter, [adapter_label(line.adapter)])
+        name = ", ".join(dict.fromkeys([line.task, line.model, *adapter]))
+        outer.add_row("")
+        outer.add_row(Text(f"{name}: {metric}{_unit_note([metric])}", style="bold"))
+        outer.add_row(_matrix(results, line, metric, places))
+    return outer
+
+
+def _matrix(results: ResultSet, line: Line, metric: str, places: Sequence[tuple[int, int]]) -> Table:
+    from rich.table import Table
+
+    widths = sorted({ell for _, ell in places}, reverse=True)
+    bare = line.adapter == NO_ADAPTER
+    table = Table()
+    table.add_column("l" if bare else "k \\ l", justify="right", style="bold")
+    for ell in widths:
+        table.add_column(str(ell), justify="right")
+    if bare:
+        table.add_row("base", *(_console_cell(results, line, ell, ell, metric) for ell in widths))
+        return table
+    for k in dict.fromkeys(k for k, _ in places):
+        table.add_row(str(k), *(_console_cell(results, line, k, ell, metric) for ell in widths))
+    return table
+
+
+def other_metrics(results: ResultSet) -> list[str]:
+    """Metrics that are not the primary one of every task."""
+    wanted = {name for line in results.lines() for name in results.metrics(line) if name != results.primary(line)}
+    return sort_metrics(sorted(wanted), [])
+
+
+def metric_title(metric: str, *, code: bool = False) -> str:
+    name = f"`{metric}`" if code else metric
+    if metric == ENDED:
+        return f"{name}: answers that ended by themselves within the limit, in percent"
+    return f"{name}{_unit_note([metric])}"
+
+
+def contrast_rows(results: ResultSet, found: Sequence[Contrast]) -> list[tuple[str, ...]]:
+    """The contrasts as text, in the columns of `CONTRAST_HEAD`."""
+    rows = []
+    for c in found:
+        between = f"({c.first[0]}, {c.first[1]}) to ({c.second[0]}, {c.second[1]})"
+        kind = {"gain": "gain of restoring", "shortfall": "against 16-bit " + adapter_label(c.line.adapter)}.get(
+            c.kind, c.kind
+        )
+        interval = "-" if c.low is None else f"{show_signed(c.metric, c.low)} to {show_signed(c.metric, c.high)}"
+        rows.append((
+            c.line.task, c.line.model, adapter_label(c.line.adapter), str(c.seed), f"{kind} {between}", c.metric,
+            show_signed(c.metric, c.difference), interval, show_p(c.p), show_p(c.p_holm),
+            str(c.n or "-"), "-" if c.detectable is None else _detectable(c.detectable),
+        ))  # fmt: skip
+    return rows
+
+
+def show_p(p: float | None) -> str:
+    """
+    >>> show_p(0.0312), show_p(0.00004), show_p(None)
+    ('0.031', '<0.001', '-')
+    """
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _section(
+    results: ResultSet, title: str, metric_of: MetricOf, make: Callable[..., Sheet | None], legend: str = ""
+) -> list[str]:
+    parts: list[str] = []
+    for block in blocks(results):
+        sheet = make(results, block, metric_of)
+        if sheet is not None:
+            parts += [f"**{_text(block.title)}**"] if block.title else []
+            head = ["Datasets", "Models", *(column.head for column in block.columns)]
+            parts.append(_markdown(head, _sheet_rows(sheet), bold=[(False, False, *row.best) for row in sheet.rows]))
+    return [f"### {title}", *([legend] if legend else []), *parts] if parts else []
+
+
+def _sheet_rows(sheet: Sheet) -> list[list[str]]:
+    rows, last = [], None
+    for row in sheet.rows:
+        rows.append(["" if row.task == last else row.task, row.model, *row.texts])
+        last = row.task
+    return rows
+
+
+def _legend(results: ResultSet) -> str:
+    labels = [adapter_label(name) for name in results.adapters if name != NO_ADAPTER]
+    if not labels:
+        return ""
+    label = labels[0]
+    seeds = f" Mean ± standard deviation of {len(results.seeds)} seeds." if len(results.seeds) > 1 else ""
+    averages = f" {AVERAGE}: plain mean." if len(results.models) > 1 or len(results.tasks) > 1 else ""
+    return (
+        f"k-bit Q{label}: {label} trained and served on the k-bit base. PLRl: the same adapter served on the l-bit "
+        f"base, without retraining. Bold: best of its k. `-`: not in the study.{seeds}{averages}"
+    )
+
+
+def _unit_note(metrics: Sequence[str]) -> str:
+    kinds = {is_loss(metric) for metric in metrics}
+    if kinds == {True}:
+        return ", nats per token (lower is better)"
+    return ", in percent" if kinds == {False} else ", in percent or nats per token"
+
+
+def _only(results: ResultSet, metric: str) -> MetricOf:
+    return lambda line: metric if metric in results.metrics(line) and metric != results.primary(line) else None
+
+
+def _used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Positions worth printing: names that vary, and everything from the contrast on."""
+    names = [i for i in range(4) if len({row[i] for row in rows}) > 1]
+    return [*names, *range(4, len(CONTRAST_HEAD))]
+
+
+def _failure(cell: CellResult) -> list[str]:
+    places = (str(cell.train_bits), str(cell.restore_bits), cell.mode, str(cell.seed))
+    return [cell.task, cell.model, cell.adapter, *places, " ".join((cell.error or "").split())]
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[Sequence[bool]] | None = None) -> str:
+    def line(texts: Iterable[str]) -> str:
+        return "| " + " | ".join(texts) + " |"
+
+    marks = bold or [[False] * len(head)] * len(rows)
+    body = [
+        line(f"**{_text(text)}**" if mark else _text(text) for text, mark in zip(row, flags, strict=True))
+        for row, flags in zip(rows, marks, strict=True)
+    ]
+    return "\n".join([line(_text(text) for text in head), line("---" for _ in head), *body])
+
+
+def _text(text: str) -> str:
+    """Names and messages come from outside: nothing in them may end a table cell or start markup."""
+    escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped)
+
+
+def _detectable(value: float) -> str:
+    return "none" if value > 1 else f"{100 * value:.1f}"
+
+
+def _console_cell(results: ResultSet, line: Line, k: int, ell: int, metric: str) -> str:
+    entry = results.entry(line, k, ell, metric)
+    if entry.mean is None:
+        return show_entry(metric, entry)
+    text = show(metric, entry.mean)
+    if len(entry.values) < entry.runs:
+        text += f" {len(entry.values)}/{entry.runs}"
+    gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric) if k != ell else None
+    return text if gain is None else f"{text} ({show_signed(metric, gain)})"

@@ -1,0 +1,80 @@
+"""Arguments and YAML entries -> resolved specs, the same way for every command.
+
+The heavy modules behind it (tasks read data sets, bases ask the hub) are imported when first used, so planning a study on
+resolved or embedded models stays quick and free of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from plr.errors import PlrError, UsageError
+from plr.specs import Calibration, ModelRef, TaskSpec
+
+__all__ = ["Resolver"]
+
+UNRESOLVED = "unresolved"
+
+
+class Resolver:
+    """Resolves names; with ``strict=False`` what only the network can answer becomes ``unresolved`` and is listed.
+
+    A plan with unresolved parts can be shown, not run.
+    """
+
+    def __init__(self, *, strict: bool = True, offline: bool = False) -> None:
+        self.strict = strict
+        self.offline = offline
+        self.unresolved: list[str] = []
+        self.model = cache(self._model)
+
+    def _model(self, text: str) -> ModelRef:
+        from plr.bases import resolve_model
+
+        try:
+            return resolve_model(text, offline=self.offline)
+        except UsageError as error:
+            if self.strict or "hub" not in error.message:
+                raise
+            self.unresolved.append(f"model {text}")
+            return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
+
+    def task(self, name: str, **settings: Any) -> TaskSpec:
+        """See :func:`plr.data.resolve_task`."""
+        from plr.data import resolve_task
+        from plr.tasks import tasks
+
+        try:
+            return resolve_task(name, offline=self.offline, **settings)
+        except PlrError as error:
+            if self.strict or "hub" not in error.message:
+                raise
+            self.unresolved.append(f"data of task {name}")
+            settings.pop("data", None)
+            return TaskSpec(name=name, version=tasks.get(name).version, revision=UNRESOLVED, **settings)
+
+    def adapter_config(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole configuration of an adapter method."""
+        from plr.adapters import adapters
+
+        return adapters.get(method).resolve(config)
+
+    def calibration(self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any) -> Calibration | None:
+        """``task:NAME``, a file, or None for the given ``task``; None for a method that takes no calibration."""
+        from plr.data import resolve_file
+        from plr.quantizers import quantizers
+
+        if not quantizers.get(method).needs_calibration:
+            return None
+        if text is None:
+            return Calibration(task=task, **settings)
+        if text.startswith("task:"):
+            return Calibration(task=self.task(text.removeprefix("task:")), **settings)
+        return resolve_file(text, **settings)
+
+    def max_new_tokens(self, task: str) -> int:
+        from plr.tasks import tasks
+
+        return tasks.get(task).max_new_tokens

@@ -1,0 +1,227 @@
+"""Carry out a Restore step: put a trained adapter on another base without retraining (Post-LoRA Restoration).
+
+=============== ======================= ==============================================================
+mode            weights served          what is written
+=============== ======================= ==============================================================
+``restore``     W_l + dW                the adapter, its config naming the l-bit base
+``keep``        W_k + dW                the same, l = k: plain QLoRA
+``restore`` +   W_16 + dW               a dense checkpoint (``merge``)
+``roundtrip``   dense W_k + dW          a dense checkpoint: the maths of ``keep`` in any engine
+``requantize``  Q_l(W_16 + dW)          an l-bit GPTQ checkpoint without a side path
+=============== ======================= ==============================================================
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plr.adapters import adapters
+from plr.adapters.peft import name_base
+from plr.bases import Loaded, load_base, load_source, model_path
+from plr.data import load_split
+from plr.errors import IntegrityError, ProvenanceError, UsageError
+from plr.lm import logits_probe
+from plr.quantize import calibrate
+from plr.quantizers import quantizers
+from plr.runtime import Runtime
+from plr.specs import Evaluate, Quantize, Restore, Source, Train
+from plr.store import Store
+
+__all__ = ["attach", "check_provenance", "restore"]
+
+ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
+"""Initialisations that move part of the base (or of its quantization error) into the adapter."""
+PROBE_ROWS = 4
+
+
+def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch: bool = False) -> None:
+    """Refuse a pair that does not belong together.
+
+    Raises:
+        ProvenanceError: another source model (then also tokenizer and shapes may differ), or an initialisation that absorbed
+            the quantization error of the training base and is wrong on any other.
+    """
+    ours, theirs = adapter.base.model, base.model
+    if ours.identity() != theirs.identity() and not allow_mismatch:
+        raise ProvenanceError(
+            f"the adapter was trained on {ours.name} ({ours.revision[:12]}), this base comes from {theirs.name} "
+            f"({theirs.revision[:12]})",
+            expected="a base made from the same source model",
+            hint=f"use --model {ours.path or ours.name}, or --allow-mismatch (recorded in the result)",
+        )
+    init = str(adapter.adapter.config.get("init_lora_weights", "")).lower()
+    if init.startswith(ABSORBING_INITS) and base != adapter.base:
+        raise ProvenanceError(
+            f"the adapter was initialised with {init}: it holds a part of its own {adapter.base.bits}-bit base",
+            expected="an adapter that is zero at the start (init_lora_weights: true)",
+            hint="serve it on the base it was trained on (mode keep), or train again without that init",
+        )
+
+
+def attach(loaded: Loaded, step: Restore, folder: Path, name: str, probe: Tensor | None = None) -> tuple[Any, float]:
+    """Put the adapter saved in ``folder`` on ``loaded`` and prove that it acts.
+
+    ``probe`` holds the base's own logits on the step's probe texts. Returns the model and the largest change of a logit.
+
+    Raises:
+        ProvenanceError: see :func:`check_provenance`; also when names or shapes do not match the base.
+        IntegrityError: the logits do not change at all.
+    """
+    check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
+    texts = probe_texts(step)
+    if probe is None:
+        probe = logits_probe(loaded.model, loaded.tokenizer, texts)
+    try:
+        model = adapters.get(step.adapter.adapter.method).load(loaded.model, folder, name)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ProvenanceError(
+            f"the adapter {step.adapter.label} does not fit {step.base.label}: {str(error).splitlines()[0]}",
+            expected="the same module names and shapes as in training",
+        ) from error
+    change = float((logits_probe(model, loaded.tokenizer, texts) - probe).abs().max())
+    if change == 0.0:
+        raise IntegrityError(
+            f"the adapter {step.adapter.label} changes no logit of {step.base.label}",
+            hint="it was trained for no step, or its weights are all zero: train it again",
+        )
+    return model, change
+
+
+def probe_texts(step: Restore) -> list[str]:
+    """A few validation prompts of the task the adapter was trained on."""
+    return [row.prompt for row in load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]]
+
+
+def restore(
+    step: Restore,
+    folder: Path,
+    store: Store,
+    runtime: Runtime,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write what ``step`` serves to ``folder``; returns the metrics of the manifest.
+
+    Raises:
+        UsageError: a merge into fewer than 16 bits, or a mode that does not fit the bits.
+        ProvenanceError, IntegrityError: see :func:`attach`.
+    """
+    _check_mode(step)
+    source = store.require(step.adapter)
+    if step.mode == "requantize":
+        assert isinstance(step.base, Quantize)
+        return _requantize(step, step.base, source.path, folder, runtime, on_progress)
+    if step.mode == "roundtrip" or step.merge:
+        loaded = load_base(step.base, store, runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"}))
+        _densify(loaded.model)
+        return _write_merged(step, loaded, source.path, folder)
+    loaded = load_base(step.base, store, runtime)
+    _, change = attach(loaded, step, source.path, "restored")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy2(source.path / name, folder / name)
+    if isinstance(step.base, Quantize):
+        name_base(folder, str(store.require(step.base).path), None)
+    return {**_bits(step), "largest_logit_change": change}
+
+
+def _check_mode(step: Restore) -> None:
+    if step.merge and step.base.bits != 16:
+        raise UsageError(
+            f"--merge into a {step.base.bits}-bit base would round the adapter away",
+            expected="--bits 16 with --merge",
+            hint="leave --merge out, or use --mode requantize (merged at 16 bits, then quantized)",
+        )
+    if step.mode in ("keep", "roundtrip") and step.base != step.adapter.base:
+        raise UsageError(
+            f"mode {step.mode} serves the base the adapter was trained on ({step.adapter.base.bits} bits), not "
+            f"{step.base.label}",
+            hint=f"use --bits {step.adapter.base.bits}, or --mode restore",
+        )
+    if step.mode == "requantize" and step.base.bits == 16:
+        raise UsageError("mode requantize to 16 bits quantizes nothing", hint="use --merge")
+
+
+def _bits(step: Restore) -> dict[str, Any]:
+    return {
+        "train_bits": step.adapter.base.bits,
+        "restore_bits": step.base.bits,
+        "mode": step.mode,
+        "merge": step.merge,
+        "allow_mismatch": step.allow_mismatch,
+    }
+
+
+def _write_merged(step: Restore, loaded: Loaded, adapter: Path, folder: Path) -> dict[str, Any]:
+    """Merge in float32, then save in the dtype of the source checkpoint."""
+    model, change = attach(loaded, step, adapter, "restored")
+    texts = probe_texts(step)
+    attached = logits_probe(model, loaded.tokenizer, texts)
+    merged: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    dtype = _source_dtype(step)
+    merged.to(dtype)
+    merged.config.dtype = dtype
+    merged.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    difference = float((logits_probe(merged.float(), loaded.tokenizer, texts) - attached).abs().max())
+    return {
+        **_bits(step),
+        "largest_logit_change": change,
+        "largest_merge_difference": difference,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _requantize(
+    step: Restore,
+    base: Quantize,
+    adapter: Path,
+    folder: Path,
+    runtime: Runtime,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    loaded = load_source(base.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline)
+    model, change = attach(loaded, step, adapter, "restored")
+    merged: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    spec = base.quantization
+    batches, record = calibrate(spec.calibration, Loaded(merged, loaded.tokenizer)) if spec.calibration else ([], {})
+    metrics = quantizers.get(spec.method).quantize(merged, batches, spec, folder, on_progress=on_progress)
+    loaded.tokenizer.save_pretrained(folder)
+    return {**_bits(step), "largest_logit_change": change, "calibration": record, **metrics}
+
+
+def _densify(model: nn.Module) -> None:
+    """Replace every k-bit linear by a dense one with the same (dequantized) weight."""
+    from plr.gptq import PackedLinear
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PackedLinear):
+            dense = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            with torch.no_grad():
+                dense.weight.copy_(module.weight)
+                if module.bias is not None:
+                    dense.bias.copy_(module.bias)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, dense.to(module.weight.device))
+    config: Any = model.config
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+
+
+def _source_dtype(step: Restore) -> torch.dtype:
+    ref = step.base.model
+    if ref.kind == "gguf":
+        return torch.bfloat16
+    config = json.loads((model_path(ref) / "config.json").read_text())
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def served(step: Evaluate, store: Store) -> Path:
+    """The dense or requantized checkpoint behind an evaluation in mode roundtrip or requantize."""
+    assert isinstance(step.target, Restore)
+    return store.require(step.target).path

@@ -1,0 +1,121 @@
+"""A task: a data set, a prompt and a scorer.
+
+To add one (``plr/tasks/gsm8k.py`` is the pattern): subclass :class:`Task`, name the fields of a row, write
+``prompt``, ``target``, ``boundary`` and ``scores``, and put an instance into the registry with
+``tasks.register(name)(instance)``. A third party does the same in a package of its own and names that instance
+under the entry point group ``plr.tasks``::
+
+    [project.entry-points."plr.tasks"]
+    my_task = "my_package.my_module:MY_TASK"
+
+Rows come from ``TaskData.path`` if it is given, else from ``Task.hub``, else from :meth:`Task.generated`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from plr.registry import Registry
+from plr.scoring.score import Score
+from plr.tasks.hub import HubData
+from plr.tasks.loading import available_splits, load_split
+from plr.tasks.sources import GeneratedSource
+from plr.tasks.splits import normalized
+from plr.tasks.types import Example, Response, Split, TaskData
+
+__all__ = ["Task", "tasks"]
+
+
+class Task(ABC):
+    """A data set with its prompt and its scorer. It holds no state: one instance serves every model."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever prompts, splits or scores change: it is part of the identity of every result."""
+    fields: ClassVar[tuple[str, ...]]
+    """The fields every row must have, each as text that is not empty."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The keys of :meth:`score`, in the manner of lm-eval: ``metric,filter``."""
+    primary: ClassVar[str]
+    """The metric named beforehand for the study of transfer: the first answer, however the model goes on."""
+    strict: ClassVar[str] = "exact_match,strict"
+    """The metric for deployment: ``primary`` is right and the generation ended there, by EOS, with nothing but
+    white space behind the answer. What ``primary`` has more is what a user loses to a model that does not stop."""
+    stop: ClassVar[tuple[str, ...]] = ()
+    """Texts at which generation may end early; no metric depends on what would follow them."""
+    max_new_tokens: ClassVar[int] = 256
+    hub: ClassVar[HubData | None] = None
+
+    @abstractmethod
+    def prompt(self, row: Mapping[str, Any]) -> str:
+        """The text before the answer."""
+
+    @abstractmethod
+    def target(self, row: Mapping[str, Any]) -> str:
+        """The text right after the prompt, its leading space included; in training EOS follows it."""
+
+    @abstractmethod
+    def boundary(self, text: str) -> str:
+        """``text`` up to where its first answer is complete; white space around it may be dropped."""
+
+    def finished(self, rest: str) -> bool:
+        """Whether ``rest``, the text behind the boundary, adds nothing to the answer."""
+        return not rest.strip()
+
+    @abstractmethod
+    def scores(self, example: Example, response: Response) -> dict[str, Score]:
+        """Every metric but ``strict`` and ``ended``, which are the same for all tasks."""
+
+    def score(self, example: Example, response: Response) -> dict[str, Score]:
+        """One score for each of ``metrics``, in that order. Nothing that a model writes raises."""
+        scores = self.scores(example, response)
+        scores |= {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
+        return {metric: scores[metric] for metric in self.metrics}
+
+    def question(self, row: Mapping[str, Any]) -> str:
+        """The words of a held-out row that calibration text must not contain."""
+        return str(row["question"]) if "question" in row else self.prompt(row)
+
+    def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
+        """Rows with equal keys are one row; None keeps them all."""
+        return None
+
+    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+        """Keys (one at least) that tie rows together: rows that share one never fall to two splits of a cut."""
+        return frozenset({normalized(self.prompt(row))})
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a row that has all fields, or None."""
+        return None
+
+    def generated(self) -> GeneratedSource | None:
+        """Rows that the task makes itself, where it reads no data set."""
+        return None
+
+    def load(self, split: str, data: TaskData | None = None) -> Split:
+        """The examples of train, validation or test, and what was left out; errors as :func:`load_split`."""
+        return load_split(self, split, data or TaskData())
+
+    def splits(self, data: TaskData | None = None) -> tuple[str, ...]:
+        """The splits that :meth:`load` can give, found without reading a row: a lone ``train.jsonl`` has no test."""
+        return available_splits(self, data or TaskData())
+
+    def _strict(self, first: Score, response: Response) -> Score:
+        if first.value != 1.0:
+            return first
+        rest = response.text.lstrip().removeprefix(self.boundary(response.text).lstrip())
+        if not self.finished(rest):
+            return Score.of(False, first.answer, "right, but the generation went on behind the answer")
+        return first if response.ended else Score.of(False, first.answer, "right, but without EOS")
+
+    def _ended(self, response: Response) -> Score:
+        """1 if the model ended by EOS within the limit, and did not run into a stop text first."""
+        ran_into = next((stop for stop in self.stop if stop and stop in response.text), None)
+        if ran_into is not None:
+            return Score.of(False, "", f"ran into {ran_into!r}")
+        return Score.of(response.ended, "", "EOS" if response.ended else "no EOS within the limit")
+
+
+tasks: Registry[Task] = Registry("task", "plr.tasks")

@@ -1,0 +1,136 @@
+"""Rows from local files: JSON lines, a JSON list, comma- or tab-separated values. Every error names file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from plr.errors import DataError
+from plr.tasks.sources import Row
+
+__all__ = ["LocalSource"]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+STEMS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+class LocalSource:
+    """A folder of split files, or one file: the split it is named for (``test.jsonl``), else ``all``."""
+
+    def __init__(self, path: str) -> None:
+        """Look, without reading.
+
+        Raises:
+            DataError: nothing there, no file of a known name, or two files for one split.
+        """
+        root = Path(path).expanduser()
+        self.description = str(path)
+        self.files: dict[str, Path] = {}
+        if root.is_file():
+            if root.suffix.lower() not in SUFFIXES:
+                raise DataError(f"{root} is not a kind of file that is read", expected="one of " + ", ".join(SUFFIXES))
+            self.files[STEMS.get(root.stem.lower(), "all")] = root
+        elif root.is_dir():
+            for file in sorted(root.iterdir()):
+                split = STEMS.get(file.stem.lower()) if file.suffix.lower() in SUFFIXES else None
+                if split in self.files:
+                    raise DataError(
+                        f"{root} has two files for {split}: {self.files[split].name} and {file.name}",
+                        hint="remove one of them",
+                    )
+                if split is not None:
+                    self.files[split] = file
+            if not self.files:
+                given = ", ".join(sorted(file.name for file in root.iterdir())[:8]) or "nothing"
+                raise DataError(
+                    f"the folder {root} has no data file that is known by name; it holds {given}",
+                    expected="train.jsonl, validation.jsonl (or dev.jsonl), test.jsonl; or .json, .csv, .tsv",
+                )
+        else:
+            raise DataError(
+                f"there is no data at {root}", expected="a folder with train.jsonl and test.jsonl, or one file"
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def read(self, split: str) -> list[Row]:
+        """All rows of one file.
+
+        Raises:
+            DataError: the file is empty, not UTF-8 or not in the form its name promises.
+        """
+        path = self.files[split]
+        readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _table, ".tsv": _table}
+        try:
+            rows = [
+                Row(split, index, values, where)
+                for index, (values, where) in enumerate(readers[path.suffix.lower()](path))
+            ]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text (byte {error.start})", expected="UTF-8") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        if not rows:
+            raise DataError(f"{path} holds no rows", expected="at least one")
+        return rows
+
+
+def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                try:
+                    values = json.loads(line)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise DataError(f"{where}: not JSON ({error})", expected="one JSON object a line") from error
+                yield _object(values, where), where
+
+
+def _json_list(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        hint = "name the file .jsonl if it holds one object a line"
+        raise DataError(f"{path}: not JSON ({error})", expected="a list of objects", hint=hint) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds one {type(rows).__name__}", expected="a list of objects")
+    for number, values in enumerate(cast("list[Any]", rows), 1):
+        where = f"{path}, row {number}"
+        yield _object(values, where), where
+
+
+def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            for values in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in values:
+                    raise DataError(
+                        f"{where}: more cells than the head has",
+                        expected=f"{len(reader.fieldnames or [])} cells",
+                    )
+                yield values, where
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {reader.line_num}: {error}", expected="comma- or tab-separated values"
+            ) from error
+
+
+def _object(values: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: a JSON {type(values).__name__}", expected="a JSON object")
+    return cast("dict[str, Any]", values)

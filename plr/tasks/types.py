@@ -1,0 +1,83 @@
+"""The plain values that tasks take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plr.fingerprint import fingerprint
+
+__all__ = ["SPLITS", "Example", "LoadReport", "Response", "Split", "TaskData"]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready for use. ``id`` is ``<split of the source>-<index there, from 0>``, whatever is filtered or
+    drawn."""
+
+    id: str
+    row: Mapping[str, Any]
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model wrote: ``text`` up to EOS, special tokens removed; ``ended`` if EOS came within the limit."""
+
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Which data a task reads, and how much of it.
+
+    ``path`` is a folder with ``{train,validation|valid|val|dev,test}.{jsonl,json,csv,tsv}``, or one file: named for a
+    split it is that split alone, under any other name it is divided into three, as any data set with one split is. None
+    means the hub, or rows that the task makes itself. ``revision`` is a hub commit. ``split_seed`` seeds the cuts,
+    ``limit_seed`` the drawing of ``limit`` rows. Rows with a prompt of more than ``max_prompt_chars`` characters are
+    dropped and counted.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    split_seed: int = 0
+    max_prompt_chars: int | None = None
+    limit: int | None = None
+    limit_seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the rows that fell to one split: ``rows`` = ``duplicates`` + ``too_long`` + ``not_drawn`` +
+    ``kept``.
+
+    ``cut`` says in words how the split was made where the source has no such split; else None.
+    """
+
+    task: str
+    split: str
+    source: str
+    rows: int
+    duplicates: int
+    too_long: int
+    not_drawn: int
+    kept: int
+    cut: str | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples in the order of the source, and what was left out."""
+
+    examples: tuple[Example, ...]
+    report: LoadReport
+
+    @property
+    def digest(self) -> str:
+        """sha256 over ids, prompts and targets: equal if and only if the very same questions are asked."""
+        return fingerprint([[example.id, example.prompt, example.target] for example in self.examples])

@@ -1,0 +1,109 @@
+"""What each metric of sql_create_context says about one response, and how its only split is divided."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from plr.tasks import Example, Response, TaskData, tasks
+
+TASK = tasks.get("sql_create_context")
+ROW = {"context": "CREATE TABLE t (a VARCHAR)", "question": "Which a?", "answer": 'SELECT a FROM t WHERE a = "Tko"'}
+EXAMPLE = Example("test-0", ROW, TASK.prompt(ROW), TASK.target(ROW))
+REAL = Path(__file__).parents[2] / "../shared/data/sql"
+
+
+def test_prompt_and_target() -> None:
+    assert EXAMPLE.prompt == "CREATE TABLE t (a VARCHAR)\nQuestion: Which a?\nSQL:"
+    assert EXAMPLE.target == ' SELECT a FROM t WHERE a = "Tko"'
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "raw", "normalized", "first", "folded", "strict", "stopped"),
+    [
+        (EXAMPLE.target, True, 1, 1, 1, 1, 1, 1),
+        (EXAMPLE.target, False, 1, 1, 1, 1, 0, 0),
+        (EXAMPLE.target + "; ", True, 0, 1, 1, 1, 1, 1),
+        (EXAMPLE.target + "\nOutput: 23", False, 0, 0, 1, 1, 0, 0),
+        (EXAMPLE.target + "; SELECT 2", True, 0, 0, 1, 1, 0, 1),
+        (" select T1.A from T as T1 where T1.a = 'Tko'", True, 0, 1, 1, 1, 1, 1),
+        (EXAMPLE.target.replace("Tko", "TKO"), True, 0, 0, 0, 1, 0, 1),
+        (" SELECT b FROM t", True, 0, 0, 0, 0, 0, 1),
+        ("", True, 0, 0, 0, 0, 0, 1),
+    ],
+)
+def test_metrics_of(
+    text: str, ended: bool, raw: int, normalized: int, first: int, folded: int, strict: int, stopped: int
+) -> None:
+    scores = TASK.score(EXAMPLE, Response(text, ended))
+    assert tuple(scores) == TASK.metrics
+    assert [score.value for score in scores.values()] == [raw, normalized, first, folded, strict, stopped]
+
+
+def _write(path: Path, contexts: list[str]) -> str:
+    rows = [{"context": c, "question": f"Question {i}?", "answer": "SELECT 1"} for i, c in enumerate(contexts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_tables_are_grouped_by_name_whatever_columns_they_show() -> None:
+    groups = TASK.groups({"context": 'CREATE TABLE Head (a INT); create  table if not exists "born" (b INT)'})
+    assert groups == {"head", "born"}
+    assert TASK.groups({"context": " no\n table "}) == {"no table"}
+
+
+def test_one_split_is_divided_so_that_linked_tables_stay_together(tmp_path: Path) -> None:
+    contexts = [f"CREATE TABLE t{i // 4} (c{i} INT)" for i in range(400)]
+    contexts += [f"CREATE TABLE t{2 * i} (x INT); CREATE TABLE t{2 * i + 1} (y INT)" for i in range(20)]
+    data = TaskData(path=_write(tmp_path / "rows.jsonl", contexts))
+    parts = {split: TASK.load(split, data) for split in ("train", "validation", "test")}
+    assert sum(part.report.rows for part in parts.values()) == 420
+    assert all(30 <= len(parts[split].examples) <= 42 for split in ("validation", "test"))
+    names = {s: set(re.findall(r"t\d+", " ".join(e.row["context"] for e in p.examples))) for s, p in parts.items()}
+    assert (
+        not names["train"] & names["validation"] | names["train"] & names["test"] | names["validation"] & names["test"]
+    )
+    assert parts["test"].examples[0].id.startswith("all-")
+    assert "one split of 420 rows divided 80/10/10 in groups, seed 0" in (parts["test"].report.cut or "")
+
+
+def test_the_division_depends_on_the_seed_and_on_nothing_else(tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.jsonl", [f"CREATE TABLE t{i} (c INT)" for i in range(200)])
+    ids = [[e.id for e in TASK.load("test", TaskData(path=path, split_seed=seed)).examples] for seed in (0, 0, 1)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_component_too_large_for_a_held_out_split_goes_to_train(tmp_path: Path) -> None:
+    data = TaskData(
+        path=_write(
+            tmp_path / "rows.jsonl",
+            ["CREATE TABLE big (c INT)"] * 50 + [f"CREATE TABLE t{i} (c INT)" for i in range(50)],
+        )
+    )
+    for split in ("validation", "test"):
+        assert not any("big" in example.prompt for example in TASK.load(split, data).examples)
+
+
+def test_duplicates_of_question_and_schema_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [ROW, ROW | {"question": "which  A?"}, ROW | {"context": "CREATE TABLE u (a VARCHAR)"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    split = TASK.load("test", TaskData(path=str(tmp_path)))
+    assert [example.id for example in split.examples] == ["test-0", "test-2"]
+    assert (split.report.rows, split.report.duplicates, split.report.kept) == (3, 1, 2)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
+def test_real_rows_divided_share_no_table(tmp_path: Path) -> None:
+    lines = (REAL / "dev.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    data = TaskData(path=str(tmp_path / "rows.jsonl"))
+    seen: dict[str, str] = {}
+    for split in ("train", "validation", "test"):
+        examples = TASK.load(split, data).examples
+        assert len(examples) >= 290
+        for example in examples:
+            for table in TASK.groups(example.row):
+                assert seen.setdefault(table, split) == split
