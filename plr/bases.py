@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "load_base", "load_source", "load_tokenizer", "model_path", "resolve_model", "runtime_dtype"]
 
 EMBEDDED = {"tiny": tiny_path}
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer*", "*.model", "vocab.json", "merges.txt")
+_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer*",
+    "*.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass
@@ -85,9 +93,7 @@ def _local(folder: Path) -> ModelRef:
             expected="weights in safetensors (pickled weights are not read)",
             hint="save the model again with model.save_pretrained(folder)",
         )
-    return ModelRef(
-        kind="local", name=folder.name, revision=folder_sha256(folder, patterns=_WEIGHTS), path=str(folder)
-    )
+    return ModelRef(kind="local", name=folder.name, revision=folder_sha256(folder, patterns=_WEIGHTS), path=str(folder))
 
 
 def _hub(text: str, *, offline: bool) -> ModelRef:
@@ -107,7 +113,8 @@ def _hub(text: str, *, offline: bool) -> ModelRef:
         info = HfApi().model_info(name, revision=revision or None)
     except GatedRepoError as error:
         raise UsageError(
-            f"{name} asks for its licence to be accepted", hint=f"accept it at its hub page, then: hf auth login ({error})"
+            f"{name} asks for its licence to be accepted",
+            hint=f"accept it at its hub page, then: hf auth login ({error})",
         ) from error
     except RevisionNotFoundError as error:
         raise UsageError(f"{name} has no revision {revision!r}", expected="a branch, tag or commit sha") from error
@@ -135,9 +142,7 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
         from huggingface_hub import snapshot_download
 
         wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        return Path(
-            snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=offline)
-        )
+        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=offline))
     if ref.path is None or not Path(ref.path).exists():
         raise ModelError(
             f"the source model {ref.name} was at {ref.path} and is not there any more",

@@ -36,7 +36,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}", expected="valid YAML") from error
+        raise ConfigError(
+            f"{path}{where}: {getattr(error, 'problem', None) or error}", expected="valid YAML"
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds a {type(value).__name__}", expected="a mapping of keys to values")
     return value
@@ -54,17 +56,19 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
         if not equals or not key.strip():
             raise ConfigError(f"--set {override!r}", expected="KEY=VALUE, e.g. --set train.epochs=3")
         *parents, last = key.strip().split(".")
-        node: Any = result
-        for parent in parents:
-            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
-            if not isinstance(node, dict | list):
-                raise ConfigError(f"--set {override!r}: {parent} is not a mapping")
         try:
-            node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+            new: Any = yaml.safe_load(text)
+            node: Any = result
+            for parent in parents:
+                node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+            node[int(last) if isinstance(node, list) else last] = new
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML", expected="KEY=VALUE") from error
-        except (ValueError, IndexError) as error:
-            raise ConfigError(f"--set {override!r}: {last!r} is no position in a list") from error
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"--set {override!r}: there is no such place in the settings",
+                expected="keys of the study file joined by dots, a number for a place in a list, e.g. tasks.0.data=DIR",
+            ) from error
     return result
 
 

@@ -169,7 +169,9 @@ def _texts(path: Path) -> list[str]:
             row = json.loads(line)
             text = row["text"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no JSON object with a text field", expected='{"text": "..."}') from error
+            raise DataError(
+                f"{path}, line {number}: no JSON object with a text field", expected='{"text": "..."}'
+            ) from error
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{path}, line {number}: the text is empty", expected="some text")
         texts.append(text)

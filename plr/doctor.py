@@ -35,7 +35,9 @@ def examine(home: Path) -> list[Check]:
     checks = [_package(name, "pip install plr") for name in _NEEDED]
     checks += [_package(name, advice) for name, advice in _EXTRAS.items()]
     if importlib.util.find_spec("auto_gptq") is not None:
-        checks.append(Check("auto-gptq", False, "installed", "end of life: remove it; plr and GPTQModel read its checkpoints"))
+        checks.append(
+            Check("auto-gptq", False, "installed", "end of life: remove it; plr and GPTQModel read its checkpoints")
+        )
     return [*checks, *_torch(), _memory(), _disk(home), _compiler()]
 
 
@@ -56,22 +58,31 @@ def _torch() -> list[Check]:
     if not torch.cuda.is_available():
         dtype = str(choose_dtype("cpu")).removeprefix("torch.")
         threads = torch.get_num_threads()
-        return [Check("GPU", False, "none", "models of about 1B and more want one"), Check("CPU", True, f"{threads} threads, {dtype}")]
+        return [
+            Check("GPU", False, "none", "models of about 1B and more want one"),
+            Check("CPU", True, f"{threads} threads, {dtype}"),
+        ]
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [Check("GPU", True, ", ".join(f"{d.name} {d.total_memory / 1e9:.0f} GB" for d in devices))]
 
 
 def _memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return Check("memory", total >= 4, f"{total:.0f} GB", "" if total >= 4 else "the embedded base alone needs about 2 GB")
+    return Check(
+        "memory", total >= 4, f"{total:.0f} GB", "" if total >= 4 else "the embedded base alone needs about 2 GB"
+    )
 
 
 def _disk(home: Path) -> Check:
     there = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(there).free / 1e9
-    return Check("disk", free >= 1, f"{free:.0f} GB free at {home}", "" if free >= 1 else "set PLR_HOME to a larger disk")
+    return Check(
+        "disk", free >= 1, f"{free:.0f} GB free at {home}", "" if free >= 1 else "set PLR_HOME to a larger disk"
+    )
 
 
 def _compiler() -> Check:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    return Check("C compiler", found is not None, found or "none", "" if found else "GPTQModel compiles its packer with one")
+    return Check(
+        "C compiler", found is not None, found or "none", "" if found else "GPTQModel compiles its packer with one"
+    )

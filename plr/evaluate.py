@@ -219,7 +219,12 @@ def _write(
         "n-shot": {task.name: 0},
         "higher_is_better": {task.name: {name.partition(",")[0]: name != ANSWER_LOSS for name in summary}},
         "n-samples": {task.name: {"original": total, "effective": len(samples)}},
-        "config": {"model": "plr", "model_args": step.target.label, "limit": step.limit, "step": step.model_dump(mode="json")},
+        "config": {
+            "model": "plr",
+            "model_args": step.target.label,
+            "limit": step.limit,
+            "step": step.model_dump(mode="json"),
+        },
         "git_hash": (made_by["git"] or {}).get("commit"),
         "date": now.timestamp(),
         "task_hashes": {task.name: _sha("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))},

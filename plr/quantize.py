@@ -40,9 +40,7 @@ def quantize(step: Quantize, folder: Path, runtime: Runtime, on_progress: Progre
     if method.needs_calibration and spec.calibration is None:
         raise ModelError(f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file")
     # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
-    loaded = load_source(
-        step.source.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline
-    )
+    loaded = load_source(step.source.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline)
     batches, record = calibrate(spec.calibration, loaded) if spec.calibration else ([], {})
     held_out = _held_out(spec.calibration)
     before = _loss(loaded, held_out)

@@ -61,7 +61,9 @@ class Resolver:
 
         return adapters.get(method).resolve(config)
 
-    def calibration(self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any) -> Calibration | None:
+    def calibration(
+        self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any
+    ) -> Calibration | None:
         """``task:NAME``, a file, or None for the given ``task``; None for a method that takes no calibration."""
         from plr.data import resolve_file
         from plr.quantizers import quantizers

@@ -164,6 +164,9 @@ def _build(
     def progress(done: int, total: int) -> None:
         on_event(Event("progress", step.fingerprint, done=done, total=total))
 
+    from plr.quiet import quiet_libraries
+
+    quiet_libraries()
     with _memory_errors(step):
         if isinstance(step, Quantize):
             from plr.quantize import quantize
@@ -186,7 +189,7 @@ def _build(
     raise TypeError(f"no worker for a step of kind {step.kind}")
 
 
-class _memory_errors:  # noqa: N801
+class _memory_errors:
     """Turns out-of-memory and a full disk, as the libraries report them, into ResourceError."""
 
     def __init__(self, step: Step) -> None:
@@ -199,7 +202,11 @@ class _memory_errors:  # noqa: N801
         if error is None or isinstance(error, PlrError):
             return
         text = str(error)
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        if (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in text
+        ):
             raise ResourceError(
                 f"out of memory in {self.step.label}",
                 hint="lower runtime.micro_batch or runtime.slots, or use kernel packed: results do not change",

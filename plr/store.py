@@ -211,7 +211,12 @@ class Store:
         if ref is None:
             fitting = [a for a in artifacts if a.kind in kinds]
             if not fitting:
-                made_by = {"base": "plr quantize", "adapter": "plr train", "restored": "plr restore", "result": "plr eval"}
+                made_by = {
+                    "base": "plr quantize",
+                    "adapter": "plr train",
+                    "restored": "plr restore",
+                    "result": "plr eval",
+                }
                 raise UsageError(
                     f"the store {self.home} holds no {' or '.join(kinds)} yet",
                     hint=f"run {made_by[kinds[0]]} first, or set PLR_HOME",

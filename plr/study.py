@@ -139,7 +139,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
+        return (
+            f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
+        )
 
 
 def load_study(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
@@ -230,9 +232,7 @@ class Study:
         quantize = parse(QuantizeConfig, {**config.quantize.model_dump(), **task.quantize}, f"{where}: quantize")
         training = parse(TrainSpec, {**config.train.model_dump(), **task.train}, f"{where}: train")
         evaluation = parse(EvaluateConfig, {**config.evaluate.model_dump(), **task.evaluate}, f"{where}: evaluate")
-        bases = {
-            bits: self._base(source, bits, quantize, spec) for bits in {*config.train_bits, *config.restore_bits}
-        }
+        bases = {bits: self._base(source, bits, quantize, spec) for bits in {*config.train_bits, *config.restore_bits}}
         settings = self._evaluation(task.name, evaluation)
         model = source.model.name
         if config.baselines:
@@ -248,9 +248,7 @@ class Study:
                     train = Train(
                         base=bases[k], task=spec, adapter=method, train=training.model_copy(update={"seed": seed})
                     )
-                    step = Evaluate(
-                        target=Restore(adapter=train, base=bases[ell], mode=mode), task=spec, **settings
-                    )
+                    step = Evaluate(target=Restore(adapter=train, base=bases[ell], mode=mode), task=spec, **settings)
                     yield Cell(model, task.name, adapter.name or adapter.method, k, ell, mode, seed, step)
 
     def _grid(self) -> Iterator[tuple[int, int, Any]]:

@@ -102,7 +102,9 @@ def train(
         trainer.evaluate()
     history = _curve(trainer.state.log_history)
     if not math.isfinite(result.training_loss):
-        raise TrainingError(f"training {step.label} diverged: loss {result.training_loss}", hint="lower the learning rate")
+        raise TrainingError(
+            f"training {step.label} diverged: loss {result.training_loss}", hint="lower the learning rate"
+        )
     best = read_best(work)
     if spec.select == "best_validation_loss" and best is not None:
         shutil.copytree(work / best["folder"], folder, dirs_exist_ok=True)
@@ -144,11 +146,15 @@ def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loa
     per_device = spec.batch_size // world
     if per_device * world != spec.batch_size:
         raise TrainingError(
-            f"batch_size {spec.batch_size} does not divide over {world} devices", hint="choose a multiple, or fewer devices"
+            f"batch_size {spec.batch_size} does not divide over {world} devices",
+            hint="choose a multiple, or fewer devices",
         )
     micro = max(n for n in range(1, min(runtime.micro_batch, per_device) + 1) if per_device % n == 0)
     steps = math.ceil(rows / spec.batch_size)
     evaluations = max(1, round(spec.epochs * spec.evaluations_per_epoch))
+    checkpointing: dict[str, Any] = {}
+    if runtime.gradient_checkpointing:
+        checkpointing = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=micro,
@@ -170,8 +176,7 @@ def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loa
         logging_steps=max(1, steps // 200),
         seed=spec.seed,
         bf16=loaded.model.dtype == torch.bfloat16,
-        gradient_checkpointing=runtime.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if runtime.gradient_checkpointing else None,
+        **checkpointing,
         use_cpu=runtime.torch_device() == "cpu",
         dataloader_pin_memory=runtime.torch_device() != "cpu",
         remove_unused_columns=False,

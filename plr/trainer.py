@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
@@ -136,7 +136,9 @@ class PlrTrainer(Trainer):
         more = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
         outputs = model(**inputs, **more, use_cache=False)
         logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
-        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE, reduction="sum")
+        loss = F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE, reduction="sum"
+        )
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices

@@ -15,6 +15,7 @@ from typing import Any
 
 from plr.adapters.base import AdapterMethod, adapters
 from plr.errors import ConfigError, ModelError
+from plr.quiet import import_gptqmodel
 from plr.registry import did_you_mean
 from plr.store import write_atomic
 
@@ -45,6 +46,7 @@ class PeftMethod(AdapterMethod):
         import torch
         from peft import get_peft_model
 
+        import_gptqmodel()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
@@ -63,6 +65,7 @@ class PeftMethod(AdapterMethod):
     def load(self, model: Any, folder: Path, name: str) -> Any:
         from peft import PeftModel
 
+        import_gptqmodel()
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
         else:
@@ -85,7 +88,15 @@ class PeftMethod(AdapterMethod):
         return getattr(peft, self.config_class)
 
 
-_SET_BY_PLR = {"task_type", "peft_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
+_SET_BY_PLR = {
+    "task_type",
+    "peft_type",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "peft_version",
+}
 
 
 def name_base(folder: Path, base: str, revision: str | None) -> None:

@@ -36,7 +36,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     return None
 
@@ -56,7 +58,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), 130)
     except MemoryError:
-        _report(PlrError("out of memory", hint="use a smaller model, or lower runtime.micro_batch and runtime.slots"), 4)
+        _report(
+            PlrError("out of memory", hint="use a smaller model, or lower runtime.micro_batch and runtime.slots"), 4
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

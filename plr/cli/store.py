@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from plr.cli.app import app
-from plr.cli.options import Json, store_here
+from plr.cli.options import Json, lab
 from plr.errors import IntegrityError
 
 __all__: list[str] = []
@@ -33,9 +33,11 @@ def list_(
     from plr.store import KINDS
 
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS))
+        raise UsageError(
+            f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS)
+        )
     rows = []
-    for artifact in store_here().all(kind):
+    for artifact in lab().store.all(kind):
         manifest = artifact.manifest
         total = sum(file["size"] for file in manifest["files"].values())
         rows.append(
@@ -53,7 +55,7 @@ def list_(
     table = Table("kind", "name", "size", "made in", "date", box=None, header_style="bold")
     for row in rows:
         table.add_row(row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"])
-    console().print(table if rows else f"the store {store_here().home} is empty: run plr quantize")
+    console().print(table if rows else f"the store {lab().store.home} is empty: run plr quantize")
 
 
 @app.command()
@@ -65,7 +67,7 @@ def show(ref: Ref = None, as_json: Json = False) -> None:
     from plr.cli.show import console, emit, size, span
     from plr.store import MANIFEST
 
-    artifact = store_here().find(ref)
+    artifact = lab().store.find(ref)
     if as_json:
         emit({"path": str(artifact.path), **artifact.manifest})
         return
@@ -90,22 +92,29 @@ def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
             facts.append((name, f"{len(value)} entries"))
         elif isinstance(value, dict):
             flat = {k: v for k, v in value.items() if not isinstance(v, list | dict)}
-            facts.append((name, ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in flat.items())))
-            facts += [(f"  {k}", ", ".join(f"{a} {b}" for a, b in v.items())) for k, v in value.items() if isinstance(v, dict)]
+            facts.append(
+                (name, ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in flat.items()))
+            )
+            facts += [
+                (f"  {k}", ", ".join(f"{a} {b}" for a, b in v.items())) for k, v in value.items() if isinstance(v, dict)
+            ]
         else:
             facts.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
     return facts
 
 
 @app.command()
-def verify(ref: Annotated[str | None, typer.Argument(help="One artifact; all of them if left out.")] = None, as_json: Json = False) -> None:
+def verify(
+    ref: Annotated[str | None, typer.Argument(help="One artifact; all of them if left out.")] = None,
+    as_json: Json = False,
+) -> None:
     """Compare every file of the store with the hash it was committed with.
 
     Example: [bold]plr verify[/bold]
     """
     from plr.cli.show import console, emit
 
-    store = store_here()
+    store = lab().store
     artifacts = [store.find(ref)] if ref else store.all()
     broken = []
     for artifact in artifacts:
@@ -118,7 +127,9 @@ def verify(ref: Annotated[str | None, typer.Argument(help="One artifact; all of 
     else:
         for entry in broken:
             console().print(f"[red]broken[/red] {entry['name']}: {entry['error']}", highlight=False)
-        console().print(f"{len(artifacts) - len(broken)} of {len(artifacts)} artifacts are as they were committed", highlight=False)
+        console().print(
+            f"{len(artifacts) - len(broken)} of {len(artifacts)} artifacts are as they were committed", highlight=False
+        )
     if broken:
         raise IntegrityError(
             f"{len(broken)} of {len(artifacts)} artifacts are broken: {broken[0]['error']}",
@@ -128,7 +139,8 @@ def verify(ref: Annotated[str | None, typer.Argument(help="One artifact; all of 
 
 @app.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False, as_json: Json = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove leftovers of killed runs: partial folders and checkpoints nothing is working on. Artifacts stay.
 
@@ -136,7 +148,7 @@ def gc(
     """
     from plr.cli.show import console, emit, size
 
-    paths = store_here().garbage()
+    paths = lab().store.garbage()
     total = sum(_bytes(path) for path in paths)
     if not dry_run:
         for path in paths:
@@ -157,13 +169,15 @@ def doctor(as_json: Json = False) -> None:
     from plr.cli.show import console, emit
     from plr.doctor import examine
 
-    checks = examine(store_here().home)
+    checks = examine(lab().store.home)
     if as_json:
         emit([{"name": c.name, "ok": c.ok, "found": c.found, "advice": c.advice} for c in checks])
         return
     for check in checks:
         mark = "[green]yes[/green]" if check.ok else "[yellow]no [/yellow]"
-        console().print(f" {mark} {check.name:16} {check.found}" + (f"  [dim]{check.advice}[/dim]" if check.advice else ""))
+        console().print(
+            f" {mark} {check.name:16} {check.found}" + (f"  [dim]{check.advice}[/dim]" if check.advice else "")
+        )
 
 
 def _bytes(path: Path) -> int:

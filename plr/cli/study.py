@@ -21,7 +21,9 @@ Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the
 def grid(
     study: File,
     set_: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps and which are there already; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the steps and which are there already; run nothing.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="Where jobs run.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
     output: Out = None,
@@ -121,10 +123,15 @@ def _show_plan(work: Any, plan: Any, store: Any, as_json: bool) -> None:
         return
     table = Table("step", "", "state", box=None, header_style="bold")
     for row in rows:
-        table.add_row(row["kind"], row["step"], f"[green]{row['state']}[/green]" if row["state"] == "cached" else row["state"])
+        table.add_row(
+            row["kind"], row["step"], f"[green]{row['state']}[/green]" if row["state"] == "cached" else row["state"]
+        )
     out = console()
     out.print(table)
-    count = {kind: sum(row["kind"] == kind and row["state"] == "to run" for row in rows) for kind in ("base", "adapter", "result")}
+    count = {
+        kind: sum(row["kind"] == kind and row["state"] == "to run" for row in rows)
+        for kind in ("base", "adapter", "result")
+    }
     out.print(
         f"{len(work.cells)} cells: {count['base']} quantizations, {count['adapter']} trainings and {count['result']} "
         f"evaluations to run, {len(plan.cached)} steps cached in {store.home}",

@@ -27,6 +27,8 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 
 from plr.gptq.blocks import find_prefix, named_modules, replace_module
@@ -161,9 +163,11 @@ def load_checkpoint(
     config = _read_config(folder)
     settings = _read_settings(folder, config)
     dtype = dtype or _config_dtype(config)
-    state = dict(_read_tensors(folder, device))
     with no_init_weights(), torch.device("cpu"):  # memory that is never written is never taken
         model = _model_class(config, folder)._from_config(config, dtype=dtype)
+    # Some families are stored under other names than transformers uses in memory (GPT-NeoX's embed_out).
+    renamings = [m for m in get_model_conversion_mapping(model) if isinstance(m, WeightRenaming)]
+    state = {rename_source_key(key, renamings, [])[0]: value for key, value in _read_tensors(folder, device)}
 
     for name in [key.removesuffix(".qweight") for key in state if key.endswith(".qweight")]:
         _replace_layer(model, name, state, settings, dtype, kernel)
@@ -171,8 +175,11 @@ def load_checkpoint(
         if value.is_floating_point() and not key.endswith(".scales"):
             state[key] = value.to(dtype)
     wanted = {key: value.shape for key, value in model.state_dict(keep_vars=True).items()}
-    misfits = [f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key])}" for key in state if key in wanted
-               and state[key].shape != wanted[key]]  # fmt: skip
+    misfits = [
+        f"{key} {tuple(value.shape)} instead of {tuple(wanted[key])}"
+        for key, value in state.items()
+        if key in wanted and value.shape != wanted[key]
+    ]
     if misfits:
         raise CheckpointError(
             f"Tensors in {folder} do not fit the model: {_some(misfits)}.",

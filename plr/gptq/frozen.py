@@ -51,10 +51,11 @@ class FrozenWeight(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        target = args[0] if args else next(iter(kwargs.values()), None)  # torch.nn.init passes keywords only
         writes = name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
         if name == "requires_grad_" or (name, _attribute(func)) == ("__set__", "requires_grad"):
             writes = bool(args[1] if len(args) > 1 else kwargs.get("requires_grad", True))  # False: as it is
-        if (writes and args and isinstance(args[0], cls)) or isinstance(kwargs.get("out"), cls):
+        if (writes and isinstance(target, cls)) or isinstance(kwargs.get("out"), cls):
             raise FrozenWeightError(
                 f"An attempt to write to the weight of a k-bit layer ({name}).",
                 "reads only: the layer stores k-bit codes, and what is added to its dense view would be lost.",

@@ -80,7 +80,7 @@ class PackedLinear(nn.Linear):
         self.bits = bits
         self.checkpoint_format = checkpoint_format
         self._kernel: Kernel = _kernel(kernel)
-        self._dense: Tensor | None = None  # [in, out], compute dtype; only under kernel="dequantized"
+        self._dense: Tensor | None = None  # [out, in], compute dtype; only under kernel="dequantized"
         self._in_order: bool | None = None  # whether g_idx is 0..0 1..1 2..2; None: not looked at yet
         words = packing.packed_size(in_features, bits, "in_features")
         zero_words = packing.packed_size(out_features, bits, "out_features")
@@ -157,14 +157,14 @@ class PackedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The dense weight `[out, in]` in the compute dtype: read-only (`FrozenWeight`), never trainable."""
-        return FrozenWeight.of(self.dense_transposed().t())
+        return FrozenWeight.of(self.dense())
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """A fresh dense weight `[out, in]`, contiguous: `scale * (code - zero)`, rounded once to `dtype`.
 
         `dtype=None` is the compute dtype.
         """
-        return self._dequantize(dtype or self.compute_dtype).t().contiguous()
+        return self._dequantize(dtype or self.compute_dtype)
 
     def zeros(self) -> Tensor:
         """Zero points int32 `[groups, out]`."""
@@ -196,7 +196,7 @@ class PackedLinear(nn.Linear):
             input = input.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         if self._kernel == "dequantized" or not torch.is_grad_enabled():
-            return F.linear(input, self.dense_transposed().to(dtype).t(), bias)
+            return F.linear(input, self.dense().to(dtype), bias)
         return cast(Tensor, _PackedLinearFunction.apply(input, bias, self, dtype))  # pyright: ignore[reportUnknownMemberType]
 
     def extra_repr(self) -> str:
@@ -206,7 +206,7 @@ class PackedLinear(nn.Linear):
         )
 
     def _dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The dense weight transposed, `[in, out]`, contiguous."""
+        """A fresh dense weight `[out, in]`, contiguous."""
         # Out of inference mode: a weight kept from an evaluation must serve the next training step.
         with torch.inference_mode(False), torch.no_grad():
             groups, group = self.scales.shape[0], self.group_size
@@ -217,12 +217,15 @@ class PackedLinear(nn.Linear):
             zero, scale = self.zeros(), self.scales.float()  # [groups, out]
             if self._in_order:
                 codes = codes.view(groups, group, self.out_features)
-                return affine.dequantize(codes, scale.unsqueeze(1), zero.unsqueeze(1)).to(dtype).flatten(0, 1)
-            g_idx = self.g_idx.long()
-            return affine.dequantize(codes, scale[g_idx], zero[g_idx]).to(dtype)
+                transposed = affine.dequantize(codes, scale.unsqueeze(1), zero.unsqueeze(1)).flatten(0, 1)
+            else:
+                g_idx = self.g_idx.long()
+                transposed = affine.dequantize(codes, scale[g_idx], zero[g_idx])
+            weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=codes.device)
+            return weight.copy_(transposed.t())
 
-    def dense_transposed(self) -> Tensor:
-        """The dense weight `[in, out]` in the compute dtype, from the cache under kernel="dequantized"."""
+    def dense(self) -> Tensor:
+        """The dense weight `[out, in]` in the compute dtype as a plain tensor; from the cache under "dequantized"."""
         if self._kernel == "packed":
             return self._dequantize(self.compute_dtype)
         if self._dense is None:
@@ -271,7 +274,7 @@ class _PackedLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: PackedLinear, dtype: torch.dtype) -> Tensor:
         ctx.layer, ctx.dtype = layer, dtype
-        return F.linear(x, layer.dense_transposed().to(dtype).t(), bias)
+        return F.linear(x, layer.dense().to(dtype), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -281,7 +284,7 @@ class _PackedLinearFunction(torch.autograd.Function):
         grad = grads[0]  # [.., out]
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ ctx.layer.dense_transposed().to(ctx.dtype).t()
+            grad_x = grad @ ctx.layer.dense().to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(tuple(range(grad.dim() - 1)))
         return grad_x, grad_bias, None, None

@@ -251,7 +251,9 @@ def gptq_solve(
     )
     # E = W - Q = e U and H_damped^-1 = U^T U, so tr(E H_damped E^T) = |e|^2; the damping's share is damp |E|^2.
     E = (weight - solution.dequantize()).masked_fill_(F.dead, 0)  # [out, in]
-    return _with_error(solution, float(loss) - F.damp * float(E.square().sum()), quadratic_form(weight, F.H.to(weight.dtype)))
+    return _with_error(
+        solution, float(loss) - F.damp * float(E.square().sum()), quadratic_form(weight, F.H.to(weight.dtype))
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Running a causal language model for evaluation: greedy answers, answer losses, perplexity.
 
-Works on any transformers causal language model, plain, with PEFT adapters left unmerged, or with quantized linear layers,
-on CPU and CUDA.
+Works on any transformers causal language model: plain, with PEFT adapters left unmerged, or with quantized linear
+layers, on CPU and CUDA.
 """
 
 from plr.lm.dtype import choose_dtype

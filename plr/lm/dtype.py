@@ -13,8 +13,8 @@ __all__ = ["choose_dtype"]
 def choose_dtype(device: torch.device | str) -> torch.dtype:
     """float32, or bfloat16 where a matrix product in it is at least 1.2 times as fast on `device`.
 
-    A probe of a few hundredths of a second, once a process and device. Many CPUs multiply bfloat16 without hardware for it, more
-    slowly than float32; there the wider type is both faster and more exact.
+    A probe of a few hundredths of a second, once a process and device. Many CPUs have no hardware for bfloat16 and
+    multiply it more slowly than float32; there the wider type is both faster and more exact.
     """
     return _measured(str(torch.device(device)))
 

@@ -1,7 +1,7 @@
 """Greedy generation with continuous refill over a slot cache.
 
-1. Prompts are sorted by length. What they all share at the start (few-shot examples, virtual tokens of a prompt-learning
-   adapter) is computed once and copied to every slot.
+1. Prompts are sorted by length. What they all share at the start (few-shot examples, virtual tokens of a
+   prompt-learning adapter) is computed once and copied to every slot.
 2. A prompt enters a free slot by a prefill of all its tokens but the last, in groups of similar length, padded on the
    right: causal attention needs no mask for that, and no logits are read.
 3. Its last token is fed by the next decode step, together with all other running rows. So there is one place
@@ -30,7 +30,6 @@ from plr.lm.support import accepts, decoder_config, input_device, prompt_learnin
 
 __all__ = ["Row", "SlotEngine"]
 
-PREFILL_TOKENS = 2048  # padded tokens of one prefill
 _SHARE_FROM = 32  # a shared prefix shorter than this is not worth a masked prefill
 
 
@@ -50,7 +49,14 @@ class SlotEngine:
     """
 
     def __init__(
-        self, model: Any, rows: Sequence[Row], *, ends: frozenset[int], stops: StopStrings, max_new_tokens: int, slots: int
+        self,
+        model: Any,
+        rows: Sequence[Row],
+        *,
+        ends: frozenset[int],
+        stops: StopStrings,
+        max_new_tokens: int,
+        slots: int,
     ) -> None:
         self.model, self.ends, self.stops, self.max_new_tokens = model, ends, stops, max_new_tokens
         self.virtual = prompt_learning(model)
@@ -62,6 +68,7 @@ class SlotEngine:
         self.columns: list[int] = []  # of each running row: where its next token is written
 
         self.device = input_device(model)
+        self.prefill_tokens = 1024 if self.device.type == "cpu" else 8192  # padded tokens of one prefill
         self.slots = min(slots, len(rows))
         longest = self.virtual + len(self.pending[-1].ids) + max_new_tokens
         width = -(-longest // 8) * 8  # aligned, as masked CUDA kernels want it
@@ -118,7 +125,7 @@ class SlotEngine:
         """Fill free slots with the longest pending prompts."""
         while free and self.pending:
             width = self.virtual + len(self.pending[-1].ids) - 1 - self.shared
-            count = min(free, len(self.pending), max(1, PREFILL_TOKENS // max(1, width)))
+            count = min(free, len(self.pending), max(1, self.prefill_tokens // max(1, width)))
             group = [self.pending.pop() for _ in range(count)]
             start, stop = len(self.running), len(self.running) + count
             known = self.shared - self.virtual
@@ -194,7 +201,8 @@ class SlotEngine:
                 )
             row.out.append(new)
             self.columns[i] += 1
-            if new in self.ends or len(row.out) >= self.max_new_tokens or (self.stops.strings and self.stops.cut(row.out)):
+            full = len(row.out) >= self.max_new_tokens
+            if full or new in self.ends or (self.stops.strings and self.stops.cut(row.out)):
                 finished.append(i)
         return finished[::-1]
 

@@ -54,7 +54,7 @@ def generate(
     At most `slots` prompts run at once; on CUDA, when memory runs out, half as many, and so on (logged as a warning).
     `on_progress(done, total)` is called as answers finish.
 
-    Models that a slot cache cannot express (windows shorter than the text, recurrent layers, ALiBi, flash attention ...)
+    Models that a slot cache cannot express (windows shorter than the text, recurrent layers, ALiBi, flash attention)
     run in left-padded batches of `slots` through transformers' own generation; `plr.lm.support.why_not_slots` says
     which and why, and the reason is logged.
 

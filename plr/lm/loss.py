@@ -61,7 +61,8 @@ def answer_loss(
                 hint="remove the row or give it a prompt",
             )
         rows.append((prompt_ids + target_ids, len(target_ids)))
-    return [AnswerLoss(nll, rows[i][1]) for i, nll in enumerate(_losses(model, rows, max_tokens_per_batch, on_progress))]
+    nlls = _losses(model, rows, max_tokens_per_batch, on_progress)
+    return [AnswerLoss(nll, tokens) for nll, (_, tokens) in zip(nlls, rows, strict=True)]
 
 
 def perplexity(
@@ -92,14 +93,15 @@ def perplexity(
 def logits_probe(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """The logits that follow each of a few texts, `[texts, vocabulary]`, float32 on the CPU.
 
-    Two probes that differ prove that an adapter is active; they are computed one by one, so equal weights give equal bits.
+    Two probes that differ prove that an adapter is active. Texts run one by one, so equal weights give equal bits.
     """
     last_only = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
     with evaluating(model):
         rows = []
         for text in texts:
             ids = torch.tensor([encode_prompt(tokenizer, text)], device=input_device(model))
-            rows.append(model(input_ids=ids, use_cache=False, return_dict=True, **last_only).logits[0, -1].float().cpu())
+            logits = model(input_ids=ids, use_cache=False, return_dict=True, **last_only).logits
+            rows.append(logits[0, -1].float().cpu())
     return torch.stack(rows)
 
 
@@ -167,5 +169,3 @@ def _batches(rows: Sequence[tuple[list[int], int]], budget: int, vocabulary: int
         batch.append(i)
     if batch:
         yield batch
-
-

@@ -5,7 +5,8 @@ How it works
    token at position p lies in column p, with no padding inside a row, so positions need no correction. (Head before
    column: attention on CPU over `[slots, columns, heads, head_dim]` took 1.1 to 4 times as long.)
 2. Running rows are always rows `0 .. active-1`. What attention reads is a view `[:active, :longest]`: no copy.
-3. A step writes one token a row, each in its own column (`point` writes). A prefill writes a block of rows and columns (`block` writes). Which of the two the next forward does is set beforehand.
+3. A step writes one token a row, each in its own column (`point` writes). A prefill writes a block of rows and columns
+   (`block` writes). Which of the two the next forward does is planned beforehand.
 4. A finished row is dropped by moving the last running row into its place, one copy a layer and only of its length.
 5. Attention over columns that a row has not written yet is cut off by the additive mask `[slots, columns]`, which
    changes by one element a row and step. Stale numbers behind it are finite (memory starts as zeros), and a finite
@@ -37,7 +38,8 @@ class _Plan:
     start: int = 0  # block write: first column
     stop: int = 0  # attention reads columns [0, stop)
     point: bool = False  # one token a row at `places`, else a block of columns [start, stop)
-    places: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)  # point write: row, column, [active]
+    # Point write: row and column of each new token, both [active], by device.
+    places: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def places_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         here = self.places.get(device)

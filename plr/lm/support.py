@@ -1,4 +1,4 @@
-"""What a model is, as far as running it goes: its wrapped base, its virtual tokens, and whether slots can express it."""
+"""What a model is, as far as running it goes: its base, its virtual tokens, and whether slots can express it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["accepts", "decoder_config", "evaluating", "input_device", "position_limit", "prompt_learning", "unwrap", "why_not_slots"]
+__all__ = [
+    "accepts",
+    "decoder_config",
+    "evaluating",
+    "input_device",
+    "position_limit",
+    "prompt_learning",
+    "unwrap",
+    "why_not_slots",
+]
 
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies that depend on the longest text in the batch
 
@@ -35,11 +44,14 @@ def accepts(model: Any, name: str) -> bool:
 
 
 def _adapter_config(model: Any) -> Any:
-    return model.active_peft_config if hasattr(model, "get_base_model") and hasattr(model, "peft_config") else None
+    """The PEFT config in force; None for a plain model and inside `disable_adapter()`."""
+    if not hasattr(model, "get_base_model") or getattr(model, "_adapters_disabled", False):
+        return None
+    return getattr(model, "active_peft_config", None)
 
 
 def prompt_learning(model: Any) -> int:
-    """Virtual tokens that a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt, else 0."""
+    """How many virtual tokens a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt."""
     config = _adapter_config(model)
     return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 

@@ -45,7 +45,7 @@ def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], li
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's EOS and all of `generation_config.eos_token_id` (an int or a list)."""
+    """The ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = declared if isinstance(declared, list | tuple) else [declared]
     return frozenset(int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None)

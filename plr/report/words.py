@@ -131,6 +131,7 @@ def gain_words(results: ResultSet, line: Line, found: Sequence[Contrast] | None 
 def stop_words(results: ResultSet) -> list[str]:
     """Where strict and first-answer match disagree, the answer is right and runs on: the difference is the stop."""
     said: list[str] = []
+    blamed = False
     for line in results.lines():
         if not {STRICT, FIRST_ANSWER} <= set(results.metrics(line)):
             continue
@@ -156,8 +157,14 @@ def stop_words(results: ResultSet) -> list[str]:
             f"{name}: strict match is below first-answer match in {len(apart)} of {scored} cells, most at k = {k}, "
             f"l = {ell}: {show(STRICT, strict)} % against {show(FIRST_ANSWER, first)} %"
             + (f" ({show(ENDED, ended)} % of the answers ended)" if ended is not None else "")
-            + ". The answer is right and generation runs on after it: the difference is the stop, not the skill."
+            + "."
             + _stop_of_restoring(results, line)
+        )
+        blamed = True
+    if blamed:
+        said.append(
+            "Where strict falls below first-answer match the answer is right and generation runs on after it: "
+            "that difference is the stop, not the skill."
         )
     return said
 

@@ -21,7 +21,9 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**DECODER)),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**DECODER)),
     "gemma2": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**DECODER)),
-    "gemma3": lambda: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**DECODER, sliding_window_pattern=2)),
+    "gemma3": lambda: transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(**DECODER, sliding_window_pattern=2)
+    ),
     "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**DECODER)),
     "opt": lambda: transformers.OPTForCausalLM(
         transformers.OPTConfig(**SIZES, **TOKENS, ffn_dim=128, word_embed_proj_dim=64)

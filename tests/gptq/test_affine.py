@@ -27,7 +27,7 @@ def test_rounding_error_is_at_most_half_a_step_inside_the_range(bits: int, sym: 
     W = torch.randn(16, 64, dtype=torch.float64)
     scale, zero = affine.find_params(W, bits=bits, sym=sym)
     E = (affine.dequantize(affine.quantize(W, scale, zero, 2**bits - 1), scale, zero) - W).abs() / scale
-    # Half a step; one at the ends of the range, where the rounded zero point (asym) or the missing top code (sym) clips.
+    # Half a step; one at the ends, where the rounded zero point (asym) or the missing top code (sym) clips.
     assert E.max() <= 1 + 1e-9
     assert E.quantile(0.5) <= 0.5
 
@@ -37,7 +37,8 @@ def test_a_row_of_zeros_is_represented_exactly(sym: bool) -> None:
     W = torch.zeros(2, 8)
     scale, zero = affine.find_params(W, bits=3, sym=sym)
     assert torch.equal(affine.dequantize(affine.quantize(W, scale, zero, 7), scale, zero), W)
-    assert torch.isfinite(scale).all() and (scale > 0).all()
+    assert torch.isfinite(scale).all()
+    assert (scale > 0).all()
 
 
 def test_the_axis_is_free() -> None:

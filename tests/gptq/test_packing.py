@@ -45,7 +45,8 @@ def test_three_bits_lie_ten_one_ten_one_ten() -> None:
 def test_zero_points_come_back(bits: int, checkpoint_format: str) -> None:
     zero = torch.randint(1, 2**bits, (5, 64), dtype=torch.int32)
     qzeros = pack_zeros(zero, bits, checkpoint_format)
-    assert qzeros.shape == (5, 2 * bits) and qzeros.is_contiguous()
+    assert qzeros.shape == (5, 2 * bits)
+    assert qzeros.is_contiguous()
     assert torch.equal(unpack_zeros(qzeros, bits, 64, checkpoint_format), zero)
 
 
@@ -59,7 +60,7 @@ def test_a_zero_point_of_zero_needs_v2_and_v1_refuses_it() -> None:
     zero = torch.tensor([[0, 3, 1, 2]], dtype=torch.int32)
     assert zero_format(zero) == "gptq_v2"
     assert zero_format(zero + 1) == "gptq"
-    with pytest.raises(PackingError, match="Codes from -1 to 2"):
+    with pytest.raises(PackingError, match=r"Codes from -1 to 2"):
         pack_zeros(zero, 8, "gptq")
 
 
@@ -81,7 +82,7 @@ def test_codes_out_of_range_are_an_error(code: int) -> None:
 
 
 def test_a_wrong_number_of_words_is_an_error() -> None:
-    with pytest.raises(PackingError, match="3 words for 32 codes of 4 bits.*4 words"):
+    with pytest.raises(PackingError, match=r"3 words for 32 codes of 4 bits.*4 words"):
         unpack(torch.zeros(3, 2, dtype=torch.int32), 4, 32)
 
 

@@ -92,7 +92,8 @@ def test_output_error_is_at_most_that_of_rounding(bits: int, sym: bool, desc_act
     options = {"bits": bits, "group_size": 32, "sym": sym}
     found = gptq_solve(W, H, desc_act=desc_act, static_groups=static_groups, **options)
     nearest = rtn_solve(W, H, **options)
-    assert found.error is not None and nearest.error is not None
+    assert found.error is not None
+    assert nearest.error is not None
     assert found.error < nearest.error
 
 
@@ -138,7 +139,8 @@ def test_desc_act_groups_are_runs_of_falling_diagonal() -> None:
     W, H = torch.randn(4, 32), make_hessian(32, dtype=torch.float32)
     found = gptq_solve(W, H, bits=4, group_size=8, desc_act=True)
     order = torch.argsort(H.diagonal(), descending=True)
-    assert found.perm is not None and torch.equal(found.perm, order)
+    assert found.perm is not None
+    assert torch.equal(found.perm, order)
     assert found.g_idx[order].tolist() == [i // 8 for i in range(32)]
 
 
@@ -194,7 +196,8 @@ def test_inputs_are_not_changed() -> None:
     H[2], H[:, 2] = 0, 0
     before = W.clone(), H.clone()
     gptq_solve(W, H, bits=4, group_size=8, desc_act=True)
-    assert torch.equal(W, before[0]) and torch.equal(H, before[1])
+    assert torch.equal(W, before[0])
+    assert torch.equal(H, before[1])
 
 
 def test_float32_agrees_with_float64_but_for_ties() -> None:
@@ -206,20 +209,24 @@ def test_float32_agrees_with_float64_but_for_ties() -> None:
 
 @pytest.mark.parametrize("solve", [gptq_solve, rtn_solve])
 def test_a_group_size_that_does_not_divide_names_the_layer_and_what_fits(solve: object) -> None:
-    with pytest.raises(GroupSizeError, match=r"blocks\.0\.q has in_features=96, which group_size=64 .*use group_size 16, 32, -1"):
+    with pytest.raises(
+        GroupSizeError, match=r"blocks\.0\.q has in_features=96, which group_size=64 .*use group_size 16, 32, -1"
+    ):
         solve(torch.randn(4, 96), torch.eye(96), bits=4, group_size=64, name="blocks.0.q")  # type: ignore[operator]
 
 
 def test_a_singular_hessian_is_an_error_that_names_layer_damping_and_rows() -> None:
     H = -torch.eye(8)
     H[0, 0] = 9
-    with pytest.raises(HessianError, match=r"blocks\.0\.q is not positive definite at damp_percent=0.01 over 7 rows \(0 of 8"):
+    with pytest.raises(
+        HessianError, match=r"blocks\.0\.q is not positive definite at damp_percent=0.01 over 7 rows \(0 of 8"
+    ):
         gptq_solve(torch.randn(4, 8), H, bits=4, group_size=-1, name="blocks.0.q", n_samples=7)
 
 
 def test_a_rank_deficient_hessian_without_damping_does_not_fall_back() -> None:
     X = torch.ones(3, 8)
-    with pytest.raises(HessianError, match="not positive definite at damp_percent=0.0.*larger damp_percent"):
+    with pytest.raises(HessianError, match=r"not positive definite at damp_percent=0.0.*larger damp_percent"):
         gptq_solve(torch.randn(4, 8), X.t() @ X, bits=4, group_size=-1, damp_percent=0.0)
 
 

@@ -34,7 +34,8 @@ def test_only_one_thread_runs_at_a_time() -> None:
     for _ in range(21):
         for computation in computations:
             computation.resume()
-    assert most == 1 and all(c.done for c in computations)
+    assert most == 1
+    assert all(c.done for c in computations)
 
 
 def test_an_exception_is_raised_by_resume_with_its_own_type() -> None:

@@ -36,7 +36,11 @@ def layer_by_layer(model: nn.Module, batches: list[dict[str, Tensor]], **options
     """The oracle: for each layer, run the whole model afresh, collect its inputs, solve it, go on."""
     for name, linear in find_targets(model, ("lm_head",)).items():
         rows: list[Tensor] = []
-        handle = linear.register_forward_pre_hook(lambda _, args: rows.append(args[0].reshape(-1, args[0].shape[-1])))
+
+        def collect(_: nn.Module, args: tuple[Tensor], rows: list[Tensor] = rows) -> None:
+            rows.append(args[0].reshape(-1, args[0].shape[-1]))
+
+        handle = linear.register_forward_pre_hook(collect)
         for batch in batches:
             logits(model, batch)
         handle.remove()
@@ -79,7 +83,9 @@ def test_every_architecture_is_quantized_in_place_with_less_error_than_rounding(
     assert all(isinstance(model.get_submodule(n), PackedLinear) for n in targets)
     assert not any(type(m) is nn.Linear for m in blocks.modules())
     for r in reports:
-        assert r.error is not None and r.rtn_error is not None and r.damp is not None
+        assert r.error is not None
+        assert r.rtn_error is not None
+        assert r.damp is not None
         assert 0 < r.error < r.rtn_error
         assert r.n_tokens == 3 * 4 * 24
     after = logits(model, batches[0])
@@ -230,7 +236,8 @@ def test_training_mode_cache_and_requires_grad_are_as_before() -> None:
     for p in model.parameters():
         p.requires_grad_(False)
     quantize_model(model, make_batches(), bits=4, group_size=32)
-    assert model.training and all(layer.training for layer in packed(model))
+    assert model.training
+    assert all(layer.training for layer in packed(model))
     assert model.config.use_cache is True
     assert not any(layer.bias.requires_grad for layer in packed(model) if layer.bias is not None)
     assert torch.is_grad_enabled()
@@ -392,7 +399,9 @@ def test_padding_that_cannot_be_told_is_an_error() -> None:
 )
 def test_a_mask_that_is_no_mask_is_an_error(mask: Tensor, message: str) -> None:
     with pytest.raises(WalkError, match=message):
-        quantize_model(make_model("llama"), [{"input_ids": torch.ones(2, 8), "attention_mask": mask}], bits=4, group_size=32)
+        quantize_model(
+            make_model("llama"), [{"input_ids": torch.ones(2, 8), "attention_mask": mask}], bits=4, group_size=32
+        )
 
 
 def test_an_exception_in_the_model_comes_through_and_leaves_no_thread() -> None:
@@ -415,7 +424,9 @@ def test_a_layer_that_cannot_be_solved_fails_with_its_name_and_rows_and_is_not_r
         model.model.layers[1].mlp.up_proj.weight.fill_(torch.inf)
         model.model.layers[1].input_layernorm.weight.fill_(0)
     before = threading.active_count()
-    with pytest.raises(HessianError, match=r"Hessian of model\.layers\.1\.self_attn\.q_proj is all zeros over 288 rows"):
+    with pytest.raises(
+        HessianError, match=r"Hessian of model\.layers\.1\.self_attn\.q_proj is all zeros over 288 rows"
+    ):
         quantize_model(model, make_batches(), bits=4, group_size=32)
     assert type(model.model.layers[1].self_attn.q_proj) is nn.Linear
     assert threading.active_count() == before

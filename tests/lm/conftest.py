@@ -115,3 +115,12 @@ def prompts() -> list[str]:
         return "".join(CHARACTERS[i] for i in torch.randint(len(CHARACTERS), (length,), generator=generator).tolist())
 
     return [one(n) for n in (9, 1, 40, 17, 17, 3, 28, 2, 33, 21)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Two threads on a shared machine can be many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -74,10 +74,13 @@ def test_shared_prefix_is_computed_once_and_changes_nothing(slots, llama, tokeni
     widths = []
     forward = SlotEngine._forward
     monkeypatch.setattr(
-        SlotEngine, "_forward", lambda self, start, stop, **k: (widths.append(stop - start), forward(self, start, stop, **k))
+        SlotEngine,
+        "_forward",
+        lambda self, start, stop, **k: (widths.append(stop - start), forward(self, start, stop, **k)),
     )
     assert generate(llama, tokenizer, few_shot, max_new_tokens=6, slots=slots) == oracle(llama, tokenizer, few_shot, 6)
-    assert widths[0] >= len(shots) and max(widths[1:]) <= 40
+    assert widths[0] >= len(shots)
+    assert max(widths[1:]) <= 40
 
 
 def test_shared_prefix_may_be_a_whole_prompt_but_its_last_token(llama, tokenizer):
@@ -104,7 +107,9 @@ def test_stop_string_cuts_text_before_it(family, tokenizer, prompts, make_model)
     free = generate(model, tokenizer, prompts, max_new_tokens=24)
     row = max(range(len(free)), key=lambda i: len(set(free[i].text)))
     stop = free[row].text[5:7]
-    for before, after in zip(free, generate(model, tokenizer, prompts, max_new_tokens=24, stop=["\x00", stop]), strict=True):
+    for before, after in zip(
+        free, generate(model, tokenizer, prompts, max_new_tokens=24, stop=["\x00", stop]), strict=True
+    ):
         at = before.text.find(stop)
         if at < 0:
             assert after == before
@@ -134,7 +139,9 @@ def test_model_is_left_as_it_was(llama, tokenizer):
     model = copy.deepcopy(llama).train()
     model.model.layers[0].eval()
     generate(model, tokenizer, ["abc"], max_new_tokens=2)
-    assert model.training and not model.model.layers[0].training and model.model.layers[1].training
+    assert model.training
+    assert not model.model.layers[0].training
+    assert model.model.layers[1].training
 
 
 def test_checkpoint_penalties_are_not_applied(tokenizer, prompts, make_model):
@@ -189,7 +196,8 @@ def test_out_of_memory_halves_the_slots_and_loses_no_answer(llama, tokenizer, pr
     monkeypatch.setattr(SlotEngine, "_step", scarce)
     assert generate(llama, tokenizer, prompts, max_new_tokens=8, slots=12) == expected
     assert sorted(set(steps)) == [2, 5, 10]
-    assert "out of memory" in caplog.text and "5 at once" in caplog.text
+    assert "out of memory" in caplog.text
+    assert "5 at once" in caplog.text
 
 
 def test_out_of_memory_with_one_slot_is_a_resource_error(llama, tokenizer, monkeypatch):

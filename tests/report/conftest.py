@@ -37,7 +37,8 @@ def cell() -> Callable[..., CellResult]:
             if scores is not None:
                 samples[name] = {f"d{i}": float(score) for i, score in enumerate(scores)}
         metrics = {
-            name: Metric(sum(float(v or 0) for v in by.values()) / len(by), 0.1, len(by)) for name, by in samples.items()
+            name: Metric(sum(float(v or 0) for v in by.values()) / len(by), 0.1, len(by))
+            for name, by in samples.items()
         }
         return CellResult(
             model=model,

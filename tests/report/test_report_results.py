@@ -18,16 +18,19 @@ FIRST, STRICT, LOSS = "exact_match,first-answer", "exact_match,strict", "answer_
 
 def test_csv_has_the_promised_columns_and_one_line_a_metric(small):
     rows = list(csv.DictReader(io.StringIO(csv_text(small))))
-    assert tuple(rows[0]) == COLUMNS == tuple(
-        "model task adapter train_bits restore_bits mode seed metric value stderr n fingerprint".split()
-    )
+    promised = "model, task, adapter, train_bits, restore_bits, mode, seed, metric, value, stderr, n, fingerprint"
+    assert ", ".join(rows[0]) == ", ".join(COLUMNS) == promised
     assert len(rows) == 5 * 4 + 1
     restored = next(r for r in rows if (r["train_bits"], r["restore_bits"], r["metric"]) == ("4", "16", FIRST))
     assert (restored["mode"], restored["value"], restored["n"]) == ("restore", "0.75", "4")
 
 
 def test_csv_failed_cell_is_a_line_without_value(small):
-    rows = [row for row in csv.DictReader(io.StringIO(csv_text(small))) if row["restore_bits"] == "4" and row["train_bits"] == "2"]
+    rows = [
+        row
+        for row in csv.DictReader(io.StringIO(csv_text(small)))
+        if row["restore_bits"] == "4" and row["train_bits"] == "2"
+    ]
     assert [(row["metric"], row["value"], row["stderr"], row["n"]) for row in rows] == [(FIRST, "", "", "0")]
 
 
@@ -154,4 +157,11 @@ def test_average_hides_no_gap(cell):
 
 def test_bits_fall_in_k_and_rise_in_l_then_go_below(cell):
     places = [(16, 4), (4, 16), (16, 16), (4, 4), (16, 8), (8, 8)]
-    assert ResultSet([cell(*place, "1") for place in places]).bits() == [(16, 16), (16, 8), (16, 4), (8, 8), (4, 4), (4, 16)]
+    assert ResultSet([cell(*place, "1") for place in places]).bits() == [
+        (16, 16),
+        (16, 8),
+        (16, 4),
+        (8, 8),
+        (4, 4),
+        (4, 16),
+    ]

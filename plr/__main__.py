@@ -1,0 +1,5 @@
+"""``python -m plr``."""
+
+from plr.cli import main
+
+main()

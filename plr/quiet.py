@@ -1,0 +1,51 @@
+"""Keep the libraries' own chatter out of plr's output.
+
+Warnings that concern the user are plr's to give; a banner, a progress bar for loading 20 tensors or a deprecation between two
+libraries is not. ``PLR_DEBUG=1`` leaves everything as it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+
+__all__ = ["import_gptqmodel", "quiet_libraries"]
+
+
+def quiet_libraries() -> None:
+    """Set the levels and filters; call it before the heavy imports."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("PLR_DEBUG"):
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*Couldn't import ops from torchao.*")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def import_gptqmodel() -> None:
+    """Import GPTQModel if it is installed: PEFT does so whenever it attaches an adapter, with a banner.
+
+    On machines with few cores its thread pool needs a number before the import.
+    """
+    if "gptqmodel" in sys.modules or importlib.util.find_spec("gptqmodel") is None:
+        return
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+    if os.environ.get("PLR_DEBUG"):
+        import gptqmodel
+
+        return
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        import gptqmodel  # noqa: F401

@@ -1,0 +1,115 @@
+"""Losses against the plain definition: one row at a time, float64, no padding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from plr.errors import DataError
+from plr.lm import AnswerLoss, answer_loss, encode_pair, perplexity
+from plr.lm.loss import _batches
+from plr.lm.tokens import encode_prompt
+
+PAIRS = [
+    ("ab", "c"),
+    ("a longer prompt here", "42."),
+    ("x", "a long answer to it all"),
+    ("", ""),
+    ("q", "yes"),
+    ("rst", "uv"),
+]
+
+
+@torch.no_grad()
+def naive(model, ids: list[int], count: int) -> float:
+    log_probabilities = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
+    return -sum(log_probabilities[at - 1, ids[at]].item() for at in range(len(ids) - count, len(ids)))
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "gemma2", "gpt-neox", "opt", "gpt2", "mistral-window", "bloom", "mamba"]
+)
+@pytest.mark.parametrize("budget", [1, 64, 4096])
+def test_answer_loss_is_the_naive_loss_of_each_row(family, budget, make_model, tokenizer):
+    model = make_model(family)
+    losses = answer_loss(model, tokenizer, PAIRS, max_tokens_per_batch=budget)
+    for (prompt, target), loss in zip(PAIRS, losses, strict=True):
+        prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
+        assert loss.tokens == len(target) + 1, "EOS counts"
+        assert loss.nll == pytest.approx(naive(model, prompt_ids + target_ids, len(target_ids)), rel=1e-5)
+
+
+def test_without_bos_the_first_token_is_context(make_tokenizer, llama):
+    tokenizer = make_tokenizer(bos=False)
+    (loss,) = answer_loss(llama, tokenizer, [("a", "b")])
+    assert loss.nll == pytest.approx(naive(llama, [*tokenizer("ab").input_ids, 2], 2), rel=1e-5)
+
+
+def test_mean_is_nats_a_token():
+    assert AnswerLoss(nll=6.0, tokens=4).mean == 1.5
+
+
+def test_output_layer_sees_the_targets_only(llama, tokenizer):
+    seen = []
+    hook = llama.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    answer_loss(llama, tokenizer, [("a" * 60, "bc"), ("d" * 60, "e")])
+    hook.remove()
+    assert seen == [3]
+
+
+def test_progress_and_training_flag(llama, tokenizer):
+    llama.train()
+    seen = []
+    answer_loss(llama, tokenizer, PAIRS, max_tokens_per_batch=16, on_progress=lambda *at: seen.append(at))
+    assert llama.training
+    llama.eval()
+    assert seen[-1] == (len(PAIRS), len(PAIRS))
+    assert len(seen) > 1
+
+
+def test_prompt_without_token_is_named(llama, make_tokenizer):
+    with pytest.raises(DataError, match="prompt 1 has no token"):
+        answer_loss(llama, make_tokenizer(bos=False), [("a", "b"), ("", "b")])
+
+
+def test_pair_beyond_the_positions_is_named(llama, tokenizer):
+    # 128 positions predict 129 tokens: BOS + 126 + 1 + EOS.
+    assert answer_loss(llama, tokenizer, [("a" * 126, "b")])[0].tokens == 2
+    with pytest.raises(DataError, match=r"row 1 has 130 tokens.*\n.*at most 129"):
+        answer_loss(llama, tokenizer, [("a", "b"), ("a" * 127, "b")])
+
+
+def test_perplexity_is_that_of_windows_without_overlap(llama, tokenizer):
+    texts = ["some running text of no meaning", "short", "a"]
+    nll, tokens = 0.0, 0
+    for text in texts:
+        ids = encode_prompt(tokenizer, text)
+        for at in range(0, len(ids), 8):
+            window = ids[at : at + 8]
+            if len(window) > 1:
+                nll += naive(llama, window, len(window) - 1)
+                tokens += len(window) - 1
+    value, scored = perplexity(llama, tokenizer, texts, max_length=8)
+    assert scored == tokens
+    assert value == pytest.approx(math.exp(nll / tokens), rel=1e-5)
+
+
+def test_perplexity_of_nothing_is_refused(llama, make_tokenizer):
+    with pytest.raises(DataError, match="no token to score in 2 texts"):
+        perplexity(llama, make_tokenizer(bos=False), ["a", ""])
+
+
+def test_batches_keep_to_the_budget_and_hold_every_row_once():
+    rows = [(list(range(n)), 1 + n % 3) for n in (5, 90, 7, 31, 30, 29, 64, 12, 2)]
+    batches = list(_batches(rows, 64, vocabulary=100))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * (max(len(rows[i][0]) for i in batch) - 1) <= 64
+
+
+def test_batches_bound_the_logits(monkeypatch):
+    monkeypatch.setattr("plr.lm.loss._MAX_LOGITS", 4000)
+    rows = [(list(range(11)), 10)] * 7
+    assert [len(batch) for batch in _batches(rows, 10_000, vocabulary=100)] == [4, 3]

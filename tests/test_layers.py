@@ -1,0 +1,130 @@
+"""The floors of docs/architecture.md: imports point down, and the light floors import no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "plr"
+
+FLOORS = {
+    "errors": 0,
+    "fingerprint": 0,
+    "provenance": 0,
+    "registry": 0,
+    "specs": 1,
+    "config": 1,
+    "runtime": 1,
+    "store": 1,
+    "presets": 1,
+    "gptq": 1,
+    "scoring": 2,
+    "embedded": 2,
+    "tasks": 2,
+    "lm": 2,
+    "bases": 2,
+    "data": 2,
+    "quantizers": 2,
+    "adapters": 2,
+    "trainer": 3,
+    "quantize": 3,
+    "train": 3,
+    "restore": 3,
+    "evaluate": 3,
+    "resolve": 4,
+    "steps": 4,
+    "engines": 4,
+    "quiet": 1,
+    "stats": 5,
+    "report": 5,
+    "study": 5,
+    "doctor": 5,
+    "lab": 5,
+    "cli": 6,
+    "__init__": 6,
+    "__main__": 6,
+}
+LIGHT = {"errors", "fingerprint", "provenance", "registry", "specs", "config", "runtime", "store", "presets", "resolve",
+         "steps", "engines", "stats", "report", "study", "lab", "doctor", "cli", "__init__", "quantizers", "adapters", "tasks",
+         "scoring", "data", "bases", "quiet"}  # fmt: skip
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "accelerate",
+    "gptqmodel",
+    "bitsandbytes",
+    "matplotlib",
+    "pandas",
+    "scipy",
+}
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, *, top_level_only: bool) -> list[tuple[int, str]]:
+    """(line, module) of every import; those under ``if TYPE_CHECKING`` do not run and do not count."""
+    found: list[tuple[int, str]] = []
+    queue = [tree]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [(node.lineno, node.module)]
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names if node.module == "plr"]
+        queue.extend(ast.iter_child_nodes(node))
+    return found
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {unit(path) for path in FILES} - FLOORS.keys() == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    here = FLOORS[unit(path)]
+    # Workers are imported inside functions by the floor above them, never the other way.
+    for line, module in imports(ast.parse(path.read_text()), top_level_only=False):
+        parts = module.split(".")
+        if parts[0] == "plr" and len(parts) > 1 and parts[1] in FLOORS and parts[1] != unit(path):
+            assert FLOORS[parts[1]] <= here, f"{path.name}:{line} imports {module} from a floor above"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if unit(p) in LIGHT], ids=lambda path: str(path.relative_to(ROOT)))
+def test_light_floors_import_nothing_heavy(path: Path) -> None:
+    for line, module in imports(ast.parse(path.read_text()), top_level_only=True):
+        assert module.split(".")[0] not in HEAVY, f"{path.name}:{line} imports {module} at module level"
+
+
+def test_gptq_knows_nothing_of_plr() -> None:
+    for path in (ROOT / "gptq").glob("*.py"):
+        for line, module in imports(ast.parse(path.read_text()), top_level_only=False):
+            assert not module.startswith("plr.") or module.startswith("plr.gptq"), (
+                f"{path.name}:{line} imports {module}"
+            )
+
+
+def test_planning_a_study_loads_no_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from plr.study import Study, load_study; from plr.store import Store;"
+        "study = Study(load_study(Path('configs/studies/quickstart.yaml')));"
+        "plan = study.plan(Store(Path('nowhere')));"
+        "assert len(study.cells) == 30 and len(plan.steps) == 48, (len(study.cells), len(plan.steps));"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

@@ -1,0 +1,189 @@
+"""Identity: what changes a fingerprint, what must not, and golden hashes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from plr.specs import (
+    AdapterSpec,
+    Calibration,
+    Evaluate,
+    ModelRef,
+    Quantization,
+    Quantize,
+    Restore,
+    Source,
+    Spec,
+    Step,
+    TaskSpec,
+    Train,
+    TrainSpec,
+    step_from_json,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "fingerprints.json"
+
+
+def full() -> dict[str, Step]:
+    """One step of each kind, every field away from its default."""
+    model = ModelRef(kind="hub", name="org/model", revision="a" * 40, path="somewhere")
+    task = TaskSpec(
+        name="t", version=3, path="p", data_sha256="b" * 64, revision="c", split_seed=5, max_prompt_chars=99
+    )
+    calibration = Calibration(task=task, samples=7, seed=3, max_length=33)
+    quantization = Quantization(
+        method="rtn",
+        bits=3,
+        group_size=64,
+        sym=False,
+        desc_act=True,
+        static_groups=True,
+        damp_percent=0.02,
+        block_size=32,
+        grid="mse",
+        calibration=calibration,
+    )
+    train_spec = TrainSpec(
+        learning_rate=1e-3,
+        batch_size=8,
+        epochs=2,
+        scheduler="cosine",
+        warmup_fraction=0.1,
+        weight_decay=0.01,
+        adam_beta1=0.8,
+        adam_beta2=0.95,
+        adam_epsilon=1e-6,
+        max_grad_norm=0.5,
+        max_length=128,
+        train_limit=100,
+        validation_limit=10,
+        evaluations_per_epoch=2,
+        select="last",
+        seed=4,
+    )
+    source = Source(model=model)
+    base = Quantize(source=source, quantization=quantization)
+    train = Train(base=base, task=task, adapter=AdapterSpec(method="x", config={"r": 4}), train=train_spec)
+    restore = Restore(adapter=train, base=source, mode="roundtrip", merge=True, allow_mismatch=True)
+    result = Evaluate(
+        target=restore, task=task, split="validation", limit=9, limit_seed=2, max_new_tokens=5, generate=False
+    )
+    return {"source": source, "base": base, "adapter": train, "restored": restore, "result": result}
+
+
+def test_golden_fingerprints() -> None:
+    """These hashes name artifacts on users' disks. A change here needs a new VERSION of the step and a changelog entry.
+
+    Written by ``python tests/test_specs.py``.
+    """
+    assert {kind: step.fingerprint for kind, step in full().items()} == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("kind", ["source", "base", "adapter", "restored", "result"])
+def test_json_round_trip_keeps_identity(kind: str) -> None:
+    step = full()[kind]
+    again = step_from_json(json.loads(json.dumps(step.model_dump(mode="json"))))
+    assert again == step
+    assert again.label == step.label
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in leaves(item, (*path, key))]
+    return [path]
+
+
+def changed(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if value >= 1 else value / 2
+    return {"rtn": "gptq", "mse": "minmax", "cosine": "linear", "last": "best_validation_loss", "validation": "test"}.get(
+        value, f"{value}x"
+    )
+
+
+def test_every_field_counts_but_locations() -> None:
+    """Change each leaf of the full result in turn: the fingerprint must change, except for paths and display names."""
+    dump = full()["result"].model_dump(mode="json")
+    before = step_from_json(dump).fingerprint
+    for path in leaves(dump):
+        if path[-1] == "kind" or path[-1] == "mode":
+            continue
+        copy = json.loads(json.dumps(dump))
+        node = copy
+        for key in path[:-1]:
+            node = node[key]
+        if node[path[-1]] is None:
+            continue
+        node[path[-1]] = 8 if path[-1] == "bits" else changed(node[path[-1]])
+        after = step_from_json(copy).fingerprint
+        assert (after == before) == (path[-1] == "path"), path
+
+
+def test_display_name_of_a_local_model_is_no_identity() -> None:
+    here = Source(model=ModelRef(kind="local", name="a", revision="1", path="/x"))
+    there = Source(model=ModelRef(kind="local", name="b", revision="1", path="/y"))
+    assert here == there
+    assert hash(here) == hash(there)
+
+
+def test_a_version_bump_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = full()["base"].fingerprint
+    monkeypatch.setattr(Quantize, "VERSION", 99)
+    assert full()["base"].fingerprint != before
+
+
+def test_inputs_are_the_stored_steps_alone() -> None:
+    steps = full()
+    adapter = steps["adapter"]
+    source = steps["source"]
+    assert isinstance(adapter, Train)
+    assert isinstance(source, Source)
+    restored = Restore(adapter=adapter, base=source)
+    task = adapter.task
+    assert [i.kind for i in adapter.inputs] == ["base"]
+    assert [i.kind for i in restored.inputs] == ["adapter"]
+    assert [i.kind for i in Evaluate(target=restored, task=task).inputs] == ["adapter"]
+    assert [i.kind for i in steps["result"].inputs] == ["restored"]
+    assert Evaluate(target=source, task=task).inputs == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Quantization(bits=5), "Input should be 8, 4, 3 or 2"),  # type: ignore[arg-type]
+        (lambda: Quantization(bits=4, group_size=0), "group_size is 0"),
+        (lambda: Quantization(bits=4, damp_percent=1.5), "less than 1"),
+        (lambda: Calibration(), "a task or a file"),
+        (lambda: TrainSpec(epochs=0), "greater than 0"),
+        (lambda: TrainSpec(epoch=3), "Extra inputs"),  # type: ignore[call-arg]
+    ],
+)
+def test_bad_values_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make()
+
+
+def test_specs_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Quantization(bits=4).bits = 3  # type: ignore[misc]
+
+
+def test_every_spec_forbids_extra_fields() -> None:
+    queue, seen = [Spec], []
+    while queue:
+        cls = queue.pop()
+        queue += cls.__subclasses__()
+        seen.append(cls)
+    assert len(seen) > 10
+    assert all(cls.model_config["extra"] == "forbid" and cls.model_config["frozen"] for cls in seen)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({kind: step.fingerprint for kind, step in full().items()}, indent=1) + "\n")
