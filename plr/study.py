@@ -155,9 +155,9 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
 
 def study_config(value: Mapping[str, Any], where: str = "study", overrides: tuple[str, ...] = ()) -> StudyConfig:
     """A checked study from a mapping, with its preset below it and ``overrides`` above it."""
-    given = apply_overrides(dict(value), overrides)
-    base = preset(str(given["preset"])) if given.get("preset") else {}
-    return parse(StudyConfig, _laid_over(base, given), where)
+    chosen = apply_overrides(dict(value), [text for text in overrides if text.startswith("preset=")]).get("preset")
+    base = preset(str(chosen)) if chosen else {}
+    return parse(StudyConfig, apply_overrides(_laid_over(base, value), overrides), where)
 
 
 class Study:
@@ -166,6 +166,8 @@ class Study:
     def __init__(self, config: StudyConfig, *, resolver: Resolver | None = None) -> None:
         self.config = config
         self.resolver = resolver or Resolver()
+        for text in (*config.models, *(task.data for task in config.tasks if task.data)):
+            _expand(text)  # a variable that is not set is said before the network is asked for anything
         self.cells = list(self._cells())
 
     @property
@@ -279,7 +281,8 @@ class Study:
             max_length=config.max_length,
         )
         knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length"})
-        return Quantize(source=source, quantization=Quantization(bits=bits, calibration=calibration, **knobs))  # type: ignore[arg-type]
+        value = {"bits": bits, "calibration": calibration, **knobs}
+        return Quantize(source=source, quantization=parse(Quantization, value, "quantize"))
 
     def _evaluation(self, task: str, config: EvaluateConfig) -> dict[str, Any]:
         settings = config.model_dump()

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from plr.cli.app import app, main
+from plr.cli.root import app, main
 
 __all__ = ["app", "main"]

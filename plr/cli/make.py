@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from plr.cli.app import app
+from plr.cli.root import app
 from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, lab
 
 __all__: list[str] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plr.cli.app import app
+from plr.cli.root import app
 from plr.cli.options import Json, lab
 from plr.errors import IntegrityError
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plr.cli.app import app
+from plr.cli.root import app
 from plr.cli.options import Json, Offline, Set
 from plr.errors import CellsFailedError, UsageError
 

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: help, bad input, exit codes. No test here loads a model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import plr
+from plr.cli.root import app, main
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ["quantize", "train", "restore", "eval", "grid", "report", "ls", "show", "verify", "gc", "doctor"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of ``plr WORDS``."""
+    monkeypatch.setattr(sys, "argv", ["plr", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out = capsys.readouterr()
+    code = caught.value.code
+    return (0 if code is None else int(code)), out.out, " ".join(out.err.split())
+
+
+def test_commands_are_these() -> None:
+    assert sorted(command.name or command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 0
+    assert f"plr {command}" in done.output.split("Example:")[1]
+    assert "--json" in done.output
+
+
+def test_help_takes_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['plr', '--help']\n"
+        "from plr.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'scipy', 'sqlglot'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_public_names_are_sorted_exact_and_importable() -> None:
+    assert plr.__all__ == sorted(plr.__all__)
+    assert 20 <= len(plr.__all__) <= 30
+    for name in plr.__all__:
+        assert getattr(plr, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = plr.nothing  # type: ignore[attr-defined]
+
+
+BAD: list[tuple[list[str], int, str]] = [
+    (["quantize", "--bits", "5"], 2, "bits is 5 expected: one of 8, 4, 3, 2"),
+    (["quantize", "--bits", "16"], 2, "nothing to quantize"),
+    (["quantize", "--model", "embedded:tny"], 2, "unknown embedded model 'embedded:tny' expected: embedded:tiny"),
+    (["quantize", "--model", "./nowhere"], 2, "neither a folder nor a .gguf file"),
+    (["quantize", "--model", "org/none"], 2, "org/none is not in the local hub cache"),
+    (["quantize", "--method", "gptk"], 2, "unknown quantization method 'gptk' expected: one of gptq, rtn next: did you mean gptq"),
+    (["quantize", "--calibration", "task:tiny_mth"], 2, "unknown task 'tiny_mth'"),
+    (["quantize", "--calibration", "none.jsonl"], 2, "there is no calibration file"),
+    (["quantize", "--samples", "0"], 2, "quantize.samples: Input should be greater than or equal to 1 (given: 0)"),
+    (["quantize", "--group-size", "0"], 2, "group_size is 0"),
+    (["quantize", "--preset", "tny"], 2, "unknown preset 'tny'"),
+    (["train", "--task", "gms8k"], 2, "unknown task 'gms8k'"),
+    (["train", "--adapter", "lroa"], 2, "unknown adapter method 'lroa' expected: one of lora next: did you mean lora?"),
+    (["train", "--set", "train.epoch=2"], 2, "unknown key train.epoch, did you mean epochs?"),
+    (["train", "--set", "adapters.0.config.rank=2"], 2, "LoraConfig has no key 'rank'"),
+    (["train", "-c", "none.yaml"], 2, "there is no file none.yaml"),
+    (["train", "--task", "gsm8k", "--data", "nowhere"], 2, "there is no data at"),
+    (["restore"], 2, "holds no adapter yet next: run plr train first"),
+    (["restore", "--bits", "7"], 2, "bits is 7"),
+    (["eval"], 2, "holds no restored or adapter or base yet"),
+    (["show", "abcd"], 2, "no artifact answers to 'abcd'"),
+    (["ls", "adapters"], 2, "unknown kind 'adapters' expected: one of base, adapter, restored, result next: did you mean adapter?"),
+    (["grid", "configs/studies/quikstart.yaml"], 2, "did you mean quickstart.yaml?"),
+    (["grid", "configs/studies/quickstart.yaml", "--set", "train_bits=[5]"], 2, "bits 5 is none of 16, 8, 4, 3, 2"),
+    (["grid", "configs/studies/quickstart.yaml", "--engine", "ry"], 2, "unknown engine 'ry'"),
+    (["grid", "configs/studies/smollm2.yaml"], 2, "holds a variable that is not set"),
+    (["report", "configs/studies/quickstart.yaml"], 2, "no cell of quickstart is in"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_is_one_clear_message(
+    words: list[str],
+    code: int,
+    message: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("PLR_DATA", raising=False)
+    found, out, err = run(monkeypatch, capsys, *words)
+    assert (found, out) == (code, ""), err
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(home.glob("*/*")), "bad input must leave nothing behind"
+
+
+def test_json_errors_are_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(monkeypatch, capsys, "quantize", "--bits", "5", "--json")
+    assert code == 2
+    assert err == ""
+    assert json.loads(out) == {
+        "error": "bits is 5",
+        "expected": "one of 8, 4, 3, 2",
+        "next": None,
+        "exit_code": 2,
+    }
+
+
+def test_empty_calibration_file(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    code, _, err = run(monkeypatch, capsys, "quantize", "--calibration", str(tmp_path / "empty.jsonl"))
+    assert code == 2
+    assert "holds no text" in err
+    assert list((home / "base").iterdir()) == []
+
+
+def test_output_that_exists_is_refused_before_any_work(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    code, _, err = run(monkeypatch, capsys, "quantize", "-o", str(tmp_path / "mine"))
+    assert code == 2
+    assert "nothing is overwritten" in err
+    assert (tmp_path / "mine" / "file").read_text() == "precious"
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 4, "out of memory"),
+        (OSError(28, "No space left on device"), 4, "No space left on device"),
+        (PermissionError(13, "Permission denied", "x"), 1, "Permission denied: x"),
+        (ZeroDivisionError("z"), 1, "this is a defect of plr"),
+    ],
+)
+def test_exit_codes(
+    raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise raised
+
+    monkeypatch.setattr("plr.cli.root.app", broken)
+    found, _, err = run(monkeypatch, capsys, "ls")
+    assert found == code
+    assert message in err
+
+
+def test_dry_run_lists_steps_and_runs_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, _ = run(monkeypatch, capsys, "grid", "configs/studies/quickstart.yaml", "--dry-run", "--json")
+    plan: dict[str, Any] = json.loads(out)
+    assert code == 0
+    assert plan["cells"] == 30
+    assert {row["state"] for row in plan["steps"]} == {"to run"}
+    assert not home.exists()
+
+
+def test_dry_run_of_a_hub_study_works_offline_and_says_what_is_not_resolved(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, _ = run(monkeypatch, capsys, "grid", "configs/studies/paper.yaml", "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["cells"] == 90
+    assert set(plan["unresolved"]) == {
+        "model meta-llama/Llama-3.2-1B",
+        "model meta-llama/Llama-3.2-3B",
+        "model meta-llama/Llama-3.1-8B",
+        "data of task gsm8k",
+        "data of task sql_create_context",
+    }
+
+
+def test_ls_gc_and_verify_on_an_empty_store(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is empty: run plr quantize" in run(monkeypatch, capsys, "ls")[1].replace("\n", " ")
+    assert json.loads(run(monkeypatch, capsys, "gc", "--json")[1])["bytes"] == 0
+    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {"checked": 0, "broken": []}
+
+
+def test_doctor_says_what_this_machine_can_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(monkeypatch, capsys, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert code == 0
+    assert checks["torch"]["ok"]
+    assert {"memory", "disk", "C compiler", "GPU"} <= checks.keys()

@@ -1,0 +1,198 @@
+"""Planning and the local engine, with steps whose work is replaced by a few bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plr import steps as steps_module
+from plr.engines import LocalEngine
+from plr.errors import PlrError, ResourceError, UnknownNameError
+from plr.runtime import Runtime
+from plr.specs import Evaluate, Quantize, Step
+from plr.steps import Event, Plan, closure, ready_jobs
+from plr.store import Store
+from plr.study import Study, failed_cells, raise_if_all_failed, study_config
+
+
+@pytest.fixture
+def study() -> Study:
+    return Study(study_config({"name": "s", "preset": "tiny", "train_bits": [16, 4, 2], "restore_bits": [16, 4, 2]}))
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """Replaces the work of every step; the list says in which order they ran."""
+    order: list[Step] = []
+
+    def build(step: Step, folder: Path, *rest: Any) -> dict[str, Any]:
+        order.append(step)
+        (folder / "file").write_text(step.label)
+        return {"metrics": {}, "primary": "x"}
+
+    monkeypatch.setattr(steps_module, "_build", build)
+    return order
+
+
+def test_grid_shape(study: Study) -> None:
+    cells = [(c.train_bits, c.restore_bits, c.mode) for c in study.cells]
+    assert cells == [(16, 16, "keep"), (4, 16, "restore"), (4, 4, "keep"), (2, 16, "restore"), (2, 4, "restore"), (2, 2, "keep")]
+
+
+def test_all_cells_and_every_mode() -> None:
+    config = {"name": "s", "preset": "tiny", "train_bits": [16, 4], "restore_bits": [16, 4], "cells": "all"}
+    modes = ["restore", "roundtrip", "requantize"]
+    cells = Study(study_config({**config, "modes": modes, "baselines": True})).cells
+    found = {(c.train_bits, c.restore_bits, c.mode, c.adapter) for c in cells}
+    assert found == {
+        (16, 16, "keep", "none"),
+        (4, 4, "keep", "none"),
+        (16, 16, "keep", "lora"),
+        (16, 4, "restore", "lora"),
+        (16, 4, "requantize", "lora"),
+        (4, 16, "restore", "lora"),
+        (4, 4, "keep", "lora"),
+        (4, 4, "roundtrip", "lora"),
+        (4, 4, "requantize", "lora"),
+    }
+
+
+def test_equal_sub_steps_are_shared(study: Study) -> None:
+    kinds = [step.kind for step in closure([cell.step for cell in study.cells])]
+    assert (kinds.count("base"), kinds.count("adapter"), kinds.count("result")) == (2, 3, 6)
+
+
+def test_inputs_come_before_what_needs_them(study: Study, built: list[Step], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    outcome = study.run(store, Runtime(home=tmp_path))
+    assert outcome.failed == {}
+    place = {step.fingerprint: i for i, step in enumerate(built)}
+    assert len(place) == len(built) == 11
+    assert all(place[need.fingerprint] < place[step.fingerprint] for step in built for need in step.inputs)
+
+
+def test_evaluations_run_grouped_by_the_base_they_load(study: Study, built: list[Step], tmp_path: Path) -> None:
+    study.run(Store(tmp_path), Runtime(home=tmp_path))
+    bases = [step.base.fingerprint for step in built if isinstance(step, Evaluate)]
+    changes = sum(a != b for a, b in zip(bases, bases[1:], strict=False))
+    assert changes == len(set(bases)) - 1
+
+
+def test_second_run_finds_everything(study: Study, built: list[Step], tmp_path: Path) -> None:
+    store, runtime = Store(tmp_path), Runtime(home=tmp_path)
+    study.run(store, runtime)
+    built.clear()
+    outcome = study.run(store, runtime)
+    assert built == []
+    assert study.plan(store).missing == []
+    assert {cell.step.fingerprint for cell in study.cells} <= outcome.done
+
+
+def test_single_commands_find_what_a_study_made(study: Study, built: list[Step], tmp_path: Path) -> None:
+    from plr.lab import Lab
+
+    study.run(Store(tmp_path), Runtime(home=tmp_path))
+    built.clear()
+    lab = Lab(tmp_path)
+    adapter = lab.train(bits=2)
+    assert adapter.step == next(c.step.target.adapter for c in study.cells if c.train_bits == 2)  # type: ignore[union-attr]
+    assert lab.quantize(bits=4).step in {c.step.base for c in study.cells}
+    assert lab.evaluate(lab.restored(adapter, bits=4)).step in {c.step for c in study.cells}
+    assert built == []
+
+
+def test_a_failed_step_fails_its_cells_and_nothing_else(
+    study: Study, built: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = steps_module._build
+
+    def build(step: Step, *rest: Any) -> dict[str, Any]:
+        if isinstance(step, Quantize) and step.bits == 2:
+            raise PlrError("layer 3 is singular")
+        return inner(step, *rest)
+
+    monkeypatch.setattr(steps_module, "_build", build)
+    store = Store(tmp_path)
+    outcome = study.run(store, Runtime(home=tmp_path))
+    failed = failed_cells(study.cells, outcome)
+    assert {(c.train_bits, c.restore_bits) for c, _ in failed} == {(2, 16), (2, 4), (2, 2)}
+    assert all("layer 3 is singular" in reason for _, reason in failed)
+    raise_if_all_failed(study.cells, outcome)
+    results = study.results(store, outcome.failed)
+    assert sum(result.failed for result in results) == 3
+
+
+def test_a_defect_is_reported_with_its_place(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*rest: Any) -> dict[str, Any]:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(steps_module, "_build", build)
+    outcome = study.run(Store(tmp_path), Runtime(home=tmp_path))
+    assert any("ZeroDivisionError: oops (test_engine.py:" in text for text in outcome.failed.values())
+    with pytest.raises(PlrError, match="every cell failed"):
+        raise_if_all_failed(study.cells, outcome)
+
+
+def test_a_full_disk_stops_the_study(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def build(*rest: Any) -> dict[str, Any]:
+        calls.append(1)
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    def guarded(step: Step, *rest: Any) -> dict[str, Any]:
+        with steps_module._memory_errors(step):
+            return build()
+        raise AssertionError
+
+    monkeypatch.setattr(steps_module, "_build", guarded)
+    with pytest.raises(ResourceError, match="the disk is full while writing"):
+        study.run(Store(tmp_path), Runtime(home=tmp_path))
+    assert calls == [1]
+
+
+def test_workers_get_shares_of_a_group(study: Study) -> None:
+    evaluations = [cell.step for cell in study.cells]
+    done = {need.fingerprint for step in evaluations for need in step.inputs}
+    one = ready_jobs(evaluations, done, 1)
+    two = ready_jobs(evaluations, done, 2)
+    assert sorted(map(len, one)) == [1, 2, 3]
+    assert max(map(len, two)) <= 3
+    assert sum(map(len, two)) == 6
+
+
+def test_dead_worker_fails_its_steps_only(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed (as for memory) fails the steps it held; the engine goes on and comes to an end."""
+    from plr.engines import local
+
+    monkeypatch.setattr(local, "_work", _die)
+    events: list[Event] = []
+    plan = study.plan(Store(tmp_path))
+    outcome = LocalEngine().run(plan, Store(tmp_path), Runtime(home=tmp_path, workers=2), events.append)
+    assert outcome.done == set()
+    assert set(outcome.failed) == {step.fingerprint for step in plan.steps}
+    assert any("killed, most likely for memory" in text for text in outcome.failed.values())
+
+
+def _die(*args: Any) -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_unknown_engine(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown engine 'locl'"):
+        study.run(Store(tmp_path), Runtime(home=tmp_path), engine="locl")
+
+
+def test_plan_leaves_out_inputs_of_what_is_there(study: Study, built: list[Step], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    study.run(store, Runtime(home=tmp_path))
+    import shutil
+
+    shutil.rmtree(tmp_path / "adapter")
+    shutil.rmtree(tmp_path / "base")
+    assert Plan.of([cell.step for cell in study.cells], store).missing == []
