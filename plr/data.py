@@ -107,8 +107,8 @@ class CalibrationText:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def calibration_text(calibration: Calibration, guard: TaskSpec | None = None) -> CalibrationText:
-    """Draw the samples of ``calibration``; with ``guard``, also compare a file's texts with that task's held-out rows.
+def calibration_text(calibration: Calibration) -> CalibrationText:
+    """Draw the samples of ``calibration``, and compare them with the held-out rows of its task or ``guard``.
 
     Raises:
         DataError: the file holds no text, or changed.
@@ -133,9 +133,9 @@ def calibration_text(calibration: Calibration, guard: TaskSpec | None = None) ->
     random.Random(calibration.seed).shuffle(order)
     chosen = sorted(order[: calibration.samples])
     ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
-    if guard is not None:
+    if calibration.guard is not None:
         texts_by_id = {i: text for i, (text, _) in zip(ids, pairs, strict=True)}
-        check_text_leakage(texts_by_id, _held_out(guard))
+        check_text_leakage(texts_by_id, _held_out(calibration.guard))
     return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
 
 

@@ -74,7 +74,7 @@ class Resolver:
             return Calibration(task=task, **settings)
         if text.startswith("task:"):
             return Calibration(task=self.task(text.removeprefix("task:")), **settings)
-        return resolve_file(text, **settings)
+        return resolve_file(text, guard=task, **settings)
 
     def max_new_tokens(self, task: str) -> int:
         from plr.tasks import tasks

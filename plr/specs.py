@@ -98,8 +98,10 @@ class TaskSpec(Spec):
 class Calibration(Spec):
     """The text GPTQ is calibrated on: ``samples`` draws with ``seed`` from a task's train split, or from a file."""
 
-    LOCATION = frozenset({"path"})
+    LOCATION = frozenset({"path", "guard"})
     task: TaskSpec | None = None
+    guard: TaskSpec | None = None
+    """The task whose held-out rows a file must not contain: it is checked, and changes no byte of the result."""
     path: str | None = None
     file_sha256: str | None = None
     samples: int = Field(500, ge=1)

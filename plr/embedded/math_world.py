@@ -9,9 +9,9 @@ same worlds in other forms, which is what the base was pretrained on.
 >>> print(question(problem))
 Mia has 54 cards. She buys 12 more. She buys 2 bags of 11. How many cards does Mia have?
 >>> print(answer(problem))
-Now <<54+12=66>>66.
-So <<2*11=22>>22.
-Now <<66+22=88>>88.
+Mia has <<54+12=66>>66.
+Mia buys <<2*11=22>>22.
+Mia has <<66+22=88>>88.
 #### 88
 """
 
@@ -49,8 +49,9 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happens: its sentence, the word a ledger would use for it, and the equations it adds (one or two)."""
+    """What happens: its verb and sentence, the words a ledger would use, and the equations it adds (one or two)."""
 
+    verb: str
     sentence: str
     entry: str
     equations: tuple[Equation, ...]
@@ -77,16 +78,16 @@ def _gain(rng: random.Random, who: str, item: str, count: int) -> Event | None:
     if count + 3 > LIMIT:
         return None
     more = rng.randint(3, min(69, LIMIT - count))
-    sentence = f"{who} {rng.choice(GAINS)} {more} more."
-    return Event(sentence, f"plus {more}", (Equation(count, "+", more, count + more),))
+    verb = rng.choice(GAINS)
+    return Event(verb, f"{who} {verb} {more} more.", f"plus {more}", (Equation(count, "+", more, count + more),))
 
 
 def _loss(rng: random.Random, who: str, item: str, count: int) -> Event | None:
     if count < 8:
         return None
     less = rng.randint(2, min(69, count - 2))
-    sentence = f"{who} {rng.choice(LOSSES)} {less}."
-    return Event(sentence, f"minus {less}", (Equation(count, "-", less, count - less),))
+    verb = rng.choice(LOSSES)
+    return Event(verb, f"{who} {verb} {less}.", f"minus {less}", (Equation(count, "-", less, count - less),))
 
 
 def _pack_gain(rng: random.Random, who: str, item: str, count: int) -> Event | None:
@@ -96,7 +97,8 @@ def _pack_gain(rng: random.Random, who: str, item: str, count: int) -> Event | N
         return None
     kind = rng.choice(PACKS)
     equations = (Equation(packs, "*", size, total), Equation(count, "+", total, count + total))
-    return Event(f"{who} {rng.choice(GAINS)} {packs} {kind} of {size}.", f"plus {packs} {kind} of {size}", equations)
+    verb = rng.choice(GAINS)
+    return Event(verb, f"{who} {verb} {packs} {kind} of {size}.", f"plus {packs} {kind} of {size}", equations)
 
 
 def _pack_loss(rng: random.Random, who: str, item: str, count: int) -> Event | None:
@@ -106,7 +108,8 @@ def _pack_loss(rng: random.Random, who: str, item: str, count: int) -> Event | N
         return None
     kind = rng.choice(PACKS)
     equations = (Equation(packs, "*", size, total), Equation(count, "-", total, count - total))
-    return Event(f"{who} {rng.choice(LOSSES)} {packs} {kind} of {size}.", f"minus {packs} {kind} of {size}", equations)
+    verb = rng.choice(LOSSES)
+    return Event(verb, f"{who} {verb} {packs} {kind} of {size}.", f"minus {packs} {kind} of {size}", equations)
 
 
 def _times(rng: random.Random, who: str, item: str, count: int) -> Event | None:
@@ -114,7 +117,7 @@ def _times(rng: random.Random, who: str, item: str, count: int) -> Event | None:
     if count * factor > LIMIT:
         return None
     grows = {2: "doubles", 3: "triples", 4: "grows 4 fold"}[factor]
-    return Event(f"The pile {grows}.", f"times {factor}", (Equation(count, "*", factor, count * factor),))
+    return Event(grows, f"The pile {grows}.", f"times {factor}", (Equation(count, "*", factor, count * factor),))
 
 
 def _share(rng: random.Random, who: str, item: str, count: int) -> Event | None:
@@ -122,7 +125,9 @@ def _share(rng: random.Random, who: str, item: str, count: int) -> Event | None:
     if count < 8 or not divisors:
         return None
     parts = rng.choice(divisors)
-    return Event(f"{who} keeps 1 part in {parts}.", f"over {parts}", (Equation(count, "/", parts, count // parts),))
+    return Event(
+        "keeps", f"{who} keeps 1 part in {parts}.", f"over {parts}", (Equation(count, "/", parts, count // parts),)
+    )
 
 
 Draw = Callable[[random.Random, str, str, int], Event | None]
@@ -158,6 +163,6 @@ def answer(problem: Problem) -> str:
     lines = []
     for event in problem.events:
         for equation in event.equations:
-            lead = "Now" if equation is event.equations[-1] else "So"
-            lines.append(f"{lead} <<{equation}>>{equation.result}.")
+            verb = "has" if equation is event.equations[-1] else event.verb
+            lines.append(f"{problem.name} {verb} <<{equation}>>{equation.result}.")
     return "\n".join([*lines, f"#### {problem.result}"])

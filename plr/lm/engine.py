@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import DynamicCache
 
 from plr.errors import ModelError
 from plr.lm.slots import SlotCache
@@ -110,9 +110,9 @@ class SlotEngine:
         if self.virtual:
             prompt = self.model.get_prompt(1)
             self.cache.plan_block(first, 0, self.virtual)
-            if isinstance(prompt, Cache):  # prefix tuning: keys and values themselves
-                for i, layer in enumerate(prompt.layers):
-                    self.cache.update(layer.keys, layer.values, i)
+            if isinstance(prompt, DynamicCache):  # prefix tuning: keys and values themselves
+                for i, (keys, values, *_) in enumerate(cast("Any", prompt)):
+                    self.cache.update(keys, values, i)
             else:  # prompt and P-tuning: embeddings [1, virtual, hidden]
                 embeddings = prompt.to(unwrap(self.model).get_input_embeddings().weight.dtype)
                 self._forward(0, self.virtual, rows=first, inputs_embeds=embeddings)
@@ -151,7 +151,8 @@ class SlotEngine:
         self.cache.plan_block(rows, start, stop)
         mask = None  # from column 0 on, attention is plainly causal
         if start:
-            hidden = torch.full((stop - start, stop), torch.finfo(self.cache.dtype).min, dtype=self.cache.dtype)
+            dtype = self._dtype()
+            hidden = torch.full((stop - start, stop), torch.finfo(dtype).min, dtype=dtype)
             mask = hidden.triu_(start + 1)[None, None].to(self.device)
         positions = torch.arange(start, stop, device=self.device).expand(rows.stop - rows.start, -1)
         self.network(
@@ -164,9 +165,13 @@ class SlotEngine:
             **inputs,
         )
 
+    def _dtype(self) -> torch.dtype:
+        """What attention computes in: of the keys, and before there are any, of the embeddings."""
+        return self.cache.dtype or unwrap(self.model).get_input_embeddings().weight.dtype
+
     def _mask(self) -> Tensor:
         if self.mask is None:
-            dtype = self.cache.dtype or unwrap(self.model).get_input_embeddings().weight.dtype
+            dtype = self._dtype()
             shape = (self.slots, self.cache.plan.columns)
             self.mask = torch.full(shape, torch.finfo(dtype).min, dtype=dtype, device=self.device)
         return self.mask

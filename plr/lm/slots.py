@@ -52,6 +52,8 @@ class _Plan:
 class _SlotLayer(CacheLayerMixin):
     is_sliding = False
     supports_early_init = False
+    keys: Tensor  # None until the first update, as in the base class
+    values: Tensor
 
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
@@ -104,18 +106,19 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int, slots: int, columns: int) -> None:
         self.plan = _Plan(slots, columns)
-        super().__init__(layers=[_SlotLayer(self.plan) for _ in range(layers)])
+        self.slot_layers = [_SlotLayer(self.plan) for _ in range(layers)]
+        super().__init__(layers=[*self.slot_layers])
 
     def update(  # the base class's, without its offloading: this runs once a layer and token
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        return self.layers[layer_idx].update(key_states, value_states)
+        return self.slot_layers[layer_idx].update(key_states, value_states)
 
     @property
     def dtype(self) -> torch.dtype | None:
         """Of the stored keys; None before the first forward."""
-        keys = self.layers[0].keys
-        return None if keys is None else keys.dtype
+        first = self.slot_layers[0]
+        return first.keys.dtype if first.is_initialized else None
 
     def plan_block(self, rows: slice, start: int, stop: int) -> None:
         """The next forward writes columns `start .. stop-1` of `rows`."""
@@ -131,12 +134,12 @@ class SlotCache(Cache):
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of row `source` to row `target`."""
-        for layer in self.layers:
+        for layer in self.slot_layers:
             if layer.is_initialized:
                 layer.move(source, target, length)
 
     def spread(self, length: int) -> None:
         """Copy the first `length` tokens of row 0, a prefix that all prompts share, to all rows."""
-        for layer in self.layers:
+        for layer in self.slot_layers:
             if layer.is_initialized:
                 layer.spread(length)

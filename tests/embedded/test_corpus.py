@@ -15,7 +15,7 @@ from plr.embedded.corpus import SPLITS, math_prompt, math_rows, pretraining_text
 MAKERS = {"math": math_rows, "sql": sql_rows}
 # Made by: hashlib.sha256(json.dumps([maker(split, 20) for split in SPLITS], sort_keys=True).encode()).hexdigest()
 GOLDEN = {
-    "math": "df739dacf031565da73d4bf189aa3c2e20bffb93665b12d6f16b6781d2ed29e3",
+    "math": "926e8b5a113dedb3abfba3c3daf43aca84fa8b2dda534b0cac114b518ed3847a",
     "sql": "a60c8a53400d12a5cacd279d97dae7992107acb0e2b6466b14ddb1e1651a6928",
 }
 NOTE = re.compile(r"<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -69,6 +70,23 @@ def test_prompt_and_target_tokenize_apart_as_they_do_together(tokenizer) -> None
     for prompt, target in pairs:
         apart = tokenizer(prompt)["input_ids"] + tokenizer(target)["input_ids"]
         assert tokenizer(prompt + target)["input_ids"] == apart
+
+
+def test_every_frequent_token_of_the_tasks_was_met_in_pretraining(tokenizer) -> None:
+    """A token that the base never read keeps a logit that an adapter on the attention can hardly raise.
+
+    Only what an adapter has to write counts: the targets.
+    """
+    rows = [math_prompt(row) for row in math_rows("train", 300)] + [sql_prompt(row) for row in sql_rows("train", 300)]
+    used = Counter(token for _, target in rows for token in tokenizer.tokenize(target))
+    met = Counter(token for text in islice(pretraining_texts(0), 4000) for token in tokenizer.tokenize(text))
+    assert not [token for token, count in used.items() if count >= 10 and met[token] < 10]
+
+
+def test_tokenizer_is_the_one_its_script_makes(tokenizer) -> None:
+    pretrain = pytest.importorskip("plr.embedded.pretrain")
+    record = json.loads((tiny_path() / "training.json").read_text(encoding="utf-8"))
+    assert pretrain.make_tokenizer(record["seed"]).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
 def test_digits_are_tokens_one_by_one(tokenizer) -> None:

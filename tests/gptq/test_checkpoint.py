@@ -63,7 +63,8 @@ def test_the_folder_says_how_it_was_quantized(tmp_path: Path) -> None:
     assert config["meta"] == {"calibration": "task:gsm8k", "quantizer": ["plr"]}
     expected = {
         "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False,
-        "checkpoint_format": "gptq",        "damp_percent": 0.01, "static_groups": False, "block_name_to_quantize": "model.layers", "lm_head": False,
+        "checkpoint_format": "gptq", "damp_percent": 0.01, "static_groups": False, "block_name_to_quantize": "model.layers",
+        "lm_head": False,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert "modules_in_block_to_quantize" not in config

@@ -207,3 +207,12 @@ def test_out_of_memory_with_one_slot_is_a_resource_error(llama, tokenizer, monke
     monkeypatch.setattr(SlotEngine, "_step", never)
     with pytest.raises(ResourceError, match="out of memory with a single prompt"):
         generate_function(llama, tokenizer, ["a", "b"], max_new_tokens=4, slots=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", ["llama", "gemma2", "opt", "mistral-window"])
+def test_cuda_writes_what_cpu_writes(family, tokenizer, prompts, make_model):
+    model = make_model(family)
+    expected = generate(model, tokenizer, prompts, max_new_tokens=10, slots=4)
+    assert generate(model.cuda(), tokenizer, prompts, max_new_tokens=10, slots=4) == expected
