@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plr.embedded import tiny_path
 from plr.errors import ModelError, UnknownNameError, UsageError
 from plr.fingerprint import file_sha256, folder_sha256
+from plr.hub import cached_sha, commit_sha, is_offline
 from plr.registry import did_you_mean
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Quantize, Source
@@ -97,41 +97,17 @@ def _local(folder: Path) -> ModelRef:
 
 
 def _hub(text: str, *, offline: bool) -> ModelRef:
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
     name, _, revision = text.partition("@")
-    if offline or os.environ.get("HF_HUB_OFFLINE") == "1":
-        cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
-        if not isinstance(cached, str):
+    if is_offline(offline):
+        sha = cached_sha("model", name, revision or None)
+        if sha is None:
             raise UsageError(
                 f"{text} is not in the local hub cache and plr is offline",
                 hint=f"fetch it once with: hf download {name}",
             )
-        return ModelRef(kind="hub", name=name, revision=Path(cached).parent.name)
-    try:
-        info = HfApi().model_info(name, revision=revision or None)
-    except GatedRepoError as error:
-        raise UsageError(
-            f"{name} asks for its licence to be accepted",
-            hint=f"accept it at its hub page, then: hf auth login ({error})",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UsageError(f"{name} has no revision {revision!r}", expected="a branch, tag or commit sha") from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(
-            f"the hub knows no model {name!r} (or it is private)",
-            expected="embedded:tiny, a folder, a .gguf file, or ORG/NAME of the hub",
-            hint="check the spelling; for a private model: hf auth login",
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise UsageError(
-            f"the hub cannot be reached for {name!r}: {type(error).__name__}",
-            hint="check the network, or use --offline with a cached model, a local folder, or embedded:tiny",
-        ) from error
-    if info.sha is None:
-        raise UsageError(f"the hub gave no commit sha for {text}")
-    return ModelRef(kind="hub", name=name, revision=info.sha)
+        return ModelRef(kind="hub", name=name, revision=sha)
+    advice = "use --offline with a cached model, a local folder, a .gguf file, or embedded:tiny"
+    return ModelRef(kind="hub", name=name, revision=commit_sha("model", name, revision or None, advice=advice))
 
 
 def model_path(ref: ModelRef, *, offline: bool = False) -> Path:

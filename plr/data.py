@@ -7,7 +7,6 @@ is used for calibration or training it is compared with the validation and test 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from plr.errors import DataError
 from plr.fingerprint import file_sha256, fingerprint
+from plr.hub import cached_sha, commit_sha, is_offline
 from plr.specs import Calibration, TaskSpec
 from plr.tasks import Example, Split, TaskData, check_leakage, check_text_leakage, tasks
 from plr.tasks.splits import choose
@@ -190,16 +190,10 @@ def _data_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=32)
 def _hub_revision(task: str, dataset: str, *, offline: bool) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    advice = f"give local files with --data FOLDER (task {task}), or fetch once with: hf download --repo-type dataset {dataset}"
-    if offline or os.environ.get("HF_HUB_OFFLINE") == "1":
+    fetch = f"hf download --repo-type dataset {dataset}"
+    advice = f"give local files with --data FOLDER (task {task}), or fetch the data once with: {fetch}"
+    if is_offline(offline):
+        if sha := cached_sha("dataset", dataset):
+            return sha
         raise DataError(f"plr is offline and task {task} reads {dataset} from the hub", hint=advice)
-    try:
-        sha = HfApi().dataset_info(dataset).sha
-    except (HfHubHTTPError, OSError) as error:
-        raise DataError(f"the hub cannot be reached for {dataset}: {type(error).__name__}", hint=advice) from error
-    if sha is None:
-        raise DataError(f"the hub gave no commit sha for {dataset}", hint=advice)
-    return sha
+    return commit_sha("dataset", dataset, advice=advice)

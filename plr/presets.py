@@ -19,13 +19,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"learning_rate": 2e-4, "batch_size": 32, "epochs": 10},
     },
     "tiny": {
-        "quantize": {"method": "gptq", "group_size": 64, "sym": True, "samples": 128, "max_length": 128},
+        "quantize": {"method": "gptq", "group_size": -1, "sym": True, "samples": 128, "max_length": 128},
         "adapters": [{"method": "lora", "config": {"r": 16, "lora_alpha": 16}}],
         "train": {
-            "learning_rate": 3e-3,
-            "batch_size": 32,
+            "learning_rate": 6e-3,
+            "batch_size": 16,
             "epochs": 1,
-            "train_limit": 4000,
+            "train_limit": 2400,
             "validation_limit": 100,
             "evaluations_per_epoch": 2,
             "scheduler": "linear",

@@ -67,7 +67,11 @@ BAD: list[tuple[list[str], int, str]] = [
     (["quantize", "--model", "embedded:tny"], 2, "unknown embedded model 'embedded:tny' expected: embedded:tiny"),
     (["quantize", "--model", "./nowhere"], 2, "neither a folder nor a .gguf file"),
     (["quantize", "--model", "org/none"], 2, "org/none is not in the local hub cache"),
-    (["quantize", "--method", "gptk"], 2, "unknown quantization method 'gptk' expected: one of gptq, rtn next: did you mean gptq"),
+    (
+        ["quantize", "--method", "gptk"],
+        2,
+        "unknown quantization method 'gptk' expected: one of gptq, rtn next: did you mean gptq",
+    ),
     (["quantize", "--calibration", "task:tiny_mth"], 2, "unknown task 'tiny_mth'"),
     (["quantize", "--calibration", "none.jsonl"], 2, "there is no calibration file"),
     (["quantize", "--samples", "0"], 2, "quantize.samples: Input should be greater than or equal to 1 (given: 0)"),
@@ -83,7 +87,11 @@ BAD: list[tuple[list[str], int, str]] = [
     (["restore", "--bits", "7"], 2, "bits is 7"),
     (["eval"], 2, "holds no restored or adapter or base yet"),
     (["show", "abcd"], 2, "no artifact answers to 'abcd'"),
-    (["ls", "adapters"], 2, "unknown kind 'adapters' expected: one of base, adapter, restored, result next: did you mean adapter?"),
+    (
+        ["ls", "adapters"],
+        2,
+        "unknown kind 'adapters' expected: one of base, adapter, restored, result next: did you mean adapter?",
+    ),
     (["grid", "configs/studies/quikstart.yaml"], 2, "did you mean quickstart.yaml?"),
     (["grid", "configs/studies/quickstart.yaml", "--set", "train_bits=[5]"], 2, "bits 5 is none of 16, 8, 4, 3, 2"),
     (["grid", "configs/studies/quickstart.yaml", "--engine", "ry"], 2, "unknown engine 'ry'"),
@@ -92,7 +100,9 @@ BAD: list[tuple[list[str], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("words", "code", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_input_is_one_clear_message(
     words: list[str],
     code: int,

@@ -72,7 +72,9 @@ def test_bad_overrides(text: str) -> None:
 
 def test_preset_lies_below_the_file_and_overrides_above() -> None:
     config = study_config(
-        {"name": "s", "preset": "paper", "train": {"epochs": 3}, "quantize": {"group_size": 64}}, "s", ("train.epochs=4",)
+        {"name": "s", "preset": "paper", "train": {"epochs": 3}, "quantize": {"group_size": 64}},
+        "s",
+        ("train.epochs=4",),
     )
     assert config.train.epochs == 4
     assert config.train.learning_rate == 2e-4

@@ -38,7 +38,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 def test_grid_shape(study: Study) -> None:
     cells = [(c.train_bits, c.restore_bits, c.mode) for c in study.cells]
-    assert cells == [(16, 16, "keep"), (4, 16, "restore"), (4, 4, "keep"), (2, 16, "restore"), (2, 4, "restore"), (2, 2, "keep")]
+    assert cells == [
+        (16, 16, "keep"),
+        (4, 16, "restore"),
+        (4, 4, "keep"),
+        (2, 16, "restore"),
+        (2, 4, "restore"),
+        (2, 2, "keep"),
+    ]
 
 
 def test_all_cells_and_every_mode() -> None:

@@ -17,7 +17,13 @@ from plr.specs import Step
 from plr.steps import Event
 from plr.store import Store
 
-SMALL = ("train.train_limit=64", "train.batch_size=16", "train.validation_limit=8", "quantize.samples=8", "evaluate.limit=4")
+SMALL = (
+    "train.train_limit=64",
+    "train.batch_size=16",
+    "train.validation_limit=8",
+    "quantize.samples=8",
+    "evaluate.limit=4",
+)
 KINDS = ("base", "adapter", "restored", "result")
 
 
@@ -101,7 +107,13 @@ def test_killed_study_goes_on_without_redoing_finished_steps(tmp_path: Path) -> 
     """A grid over two workers is killed as soon as its first base is there; the second run makes the rest."""
     home, runs = tmp_path / "home", tmp_path / "runs"
     words = [sys.executable, "-m", "plr", "grid", "configs/studies/quickstart.yaml", "--json", "-o", str(runs)]
-    for text in (*SMALL, "tasks=[tiny_math]", "train_bits=[16, 2]", "restore_bits=[16, 2]", "evaluate.max_new_tokens=6"):
+    for text in (
+        *SMALL,
+        "tasks=[tiny_math]",
+        "train_bits=[16, 2]",
+        "restore_bits=[16, 2]",
+        "evaluate.max_new_tokens=6",
+    ):
         words += ["--set", text]
     environment = {**os.environ, "PLR_HOME": str(home)}
     root = Path(__file__).parents[1]

@@ -27,6 +27,7 @@ FLOORS = {
     "tasks": 2,
     "lm": 2,
     "bases": 2,
+    "hub": 2,
     "data": 2,
     "quantizers": 2,
     "adapters": 2,
@@ -50,7 +51,7 @@ FLOORS = {
 }
 LIGHT = {"errors", "fingerprint", "provenance", "registry", "specs", "config", "runtime", "store", "presets", "resolve",
          "steps", "engines", "stats", "report", "study", "lab", "doctor", "cli", "__init__", "quantizers", "adapters", "tasks",
-         "scoring", "data", "bases", "quiet"}  # fmt: skip
+         "scoring", "data", "hub", "bases", "quiet"}  # fmt: skip
 HEAVY = {
     "torch",
     "transformers",

@@ -85,7 +85,11 @@ def test_adapter_opens_in_plain_peft(adapter: Artifact) -> None:
 def test_restore_records_that_the_adapter_acts(lab: Lab, adapter: Artifact) -> None:
     restored = lab.restore(adapter, bits=16)
     assert restored.metrics["largest_logit_change"] > 0
-    assert (restored.metrics["train_bits"], restored.metrics["restore_bits"], restored.metrics["mode"]) == (3, 16, "restore")
+    assert (restored.metrics["train_bits"], restored.metrics["restore_bits"], restored.metrics["mode"]) == (
+        3,
+        16,
+        "restore",
+    )
     assert load_file(restored.path / "adapter_model.safetensors").keys()
 
 
@@ -128,13 +132,34 @@ def test_keep_on_another_base_is_refused(lab: Lab, adapter: Artifact) -> None:
 def test_results_are_in_the_layout_of_lm_eval(lab: Lab, adapter: Artifact) -> None:
     result = lab.evaluate(lab.restored(adapter, bits=4), limit=6, max_new_tokens=8)
     document = json.loads(next(result.path.glob("results_*.json")).read_text())
-    assert {"results", "configs", "versions", "n-shot", "n-samples", "higher_is_better", "git_hash", "date"} <= document.keys()
+    assert {
+        "results",
+        "configs",
+        "versions",
+        "n-shot",
+        "n-samples",
+        "higher_is_better",
+        "git_hash",
+        "date",
+    } <= document.keys()
     assert document["n-samples"] == {"tiny_math": {"original": 400, "effective": 6}}
     assert "exact_match,strict-match" in document["results"]["tiny_math"]
     assert "exact_match_stderr,strict-match" in document["results"]["tiny_math"]
-    samples = [json.loads(line) for line in next(result.path.glob("samples_tiny_math_*.jsonl")).read_text().splitlines()]
+    samples = [
+        json.loads(line) for line in next(result.path.glob("samples_tiny_math_*.jsonl")).read_text().splitlines()
+    ]
     assert len(samples) == 6
-    wanted = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "prompt_hash", "target_hash"}
+    wanted = {
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+    }
     assert all(wanted <= sample.keys() for sample in samples)
     mean = sum(sample["answer_loss"] for sample in samples) / 6
     assert result.metrics["metrics"]["answer_loss"]["value"] == pytest.approx(mean)
@@ -192,7 +217,9 @@ def test_init_that_absorbed_the_quantization_error_is_refused(lab: Lab, adapter:
     from plr.restore import check_provenance
 
     step = adapter.step
-    absorbing = step.adapter.model_copy(update={"config": {**step.adapter.config, "init_lora_weights": "pissa_niter_4"}})
+    absorbing = step.adapter.model_copy(
+        update={"config": {**step.adapter.config, "init_lora_weights": "pissa_niter_4"}}
+    )
     trained = step.model_copy(update={"adapter": absorbing})
     check_provenance(trained, trained.base)
     with pytest.raises(ProvenanceError, match="pissa_niter_4: it holds a part of its own 3-bit base"):

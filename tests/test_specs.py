@@ -103,9 +103,13 @@ def changed(value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1 if value >= 1 else value / 2
-    return {"rtn": "gptq", "mse": "minmax", "cosine": "linear", "last": "best_validation_loss", "validation": "test"}.get(
-        value, f"{value}x"
-    )
+    return {
+        "rtn": "gptq",
+        "mse": "minmax",
+        "cosine": "linear",
+        "last": "best_validation_loss",
+        "validation": "test",
+    }.get(value, f"{value}x")
 
 
 def test_every_field_counts_but_locations() -> None:

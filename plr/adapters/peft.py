@@ -105,6 +105,8 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = base
     config["revision"] = revision
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()  # PEFT keeps a set: its order would differ from run to run
     write_atomic(file, json.dumps(config, indent=2, sort_keys=True))
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from plr.cli.root import app
 from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, lab
+from plr.cli.root import app
 
 __all__: list[str] = []
 

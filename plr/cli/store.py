@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from plr.cli.root import app
 from plr.cli.options import Json, lab
+from plr.cli.root import app
 from plr.errors import IntegrityError
 
 __all__: list[str] = []

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from plr.cli.root import app
 from plr.cli.options import Json, Offline, Set
+from plr.cli.root import app
 from plr.errors import CellsFailedError, UsageError
 
 __all__: list[str] = []

@@ -42,8 +42,7 @@ class PackedLinear(nn.Linear):
     """`y = x W^T + b` with `W [out, in]` stored at `bits` bits; see the module's docstring.
 
     Buffers: `qweight` int32 `[ceil(in*bits/32), out]`, `qzeros` int32 `[groups, ceil(out*bits/32)]`, `scales` fp16
-        `[groups, out]`,
-    `g_idx` int32 `[in]`. Made empty; filled by `from_solution` or `load_state_dict`.
+    `[groups, out]`, `g_idx` int32 `[in]`. Made empty; filled by `from_solution` or `load_state_dict`.
 
     Args:
         in_features, out_features, bias: as `nn.Linear`.

@@ -13,7 +13,8 @@ five times). A layer called with the very tensor of the layer before it (q, k, v
 neither accumulated nor factored again.
 
 Memory: the model, one Hessian, one factor, and for each batch what its forward keeps alive. The pass ends after the
-last block.
+last block. Each batch costs a thread, and OpenMP's workers for it: prefer tens of batches of several samples to
+thousands of one.
 
 What it gives up: layers must be reached in the same order by all batches, once each. Mixtures of experts with a
 data-dependent order and layers shared between blocks are an error, not a guess.

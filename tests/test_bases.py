@@ -1,0 +1,183 @@
+"""Where a base may come from: the package, a folder, a GGUF file, the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fake_hub import SHA, serve
+
+from plr.bases import load_base, load_source, resolve_model, runtime_dtype
+from plr.embedded import tiny_path
+from plr.errors import ModelError, UsageError
+from plr.runtime import Runtime
+from plr.specs import Source
+from plr.store import Store
+
+
+def test_a_folder_is_known_by_its_content(tmp_path: Path) -> None:
+    shutil.copytree(tiny_path(), tmp_path / "a")
+    shutil.copytree(tiny_path(), tmp_path / "b")
+    a, b = resolve_model(str(tmp_path / "a")), resolve_model(str(tmp_path / "b"))
+    assert a.identity() == b.identity()
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
+    assert resolve_model(str(tmp_path / "b")).identity() != a.identity()
+
+
+def test_folder_without_config_or_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no config.json"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"has no \*.safetensors"):
+        resolve_model(str(tmp_path))
+
+
+def test_folder_that_moved_away(tmp_path: Path) -> None:
+    shutil.copytree(tiny_path(), tmp_path / "a")
+    ref = resolve_model(str(tmp_path / "a"))
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(ModelError, match="is not there any more"):
+        load_source(ref, dtype=torch.float32, device="cpu")
+
+
+def test_broken_weights_are_one_message(tmp_path: Path) -> None:
+    shutil.copytree(tiny_path(), tmp_path / "a")
+    file = tmp_path / "a" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "lama"}))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_source(resolve_model(str(tmp_path / "a")), dtype=torch.float32, device="cpu")
+
+
+def test_load_base_of_16_bits_is_the_source() -> None:
+    runtime = Runtime(device="cpu", dtype="float32")
+    loaded = load_base(Source(model=resolve_model("embedded:tiny")), Store(Path("nowhere")), runtime)
+    assert loaded.model.dtype == runtime_dtype(runtime) == torch.float32
+    assert loaded.tokenizer.pad_token_id is not None
+
+
+def test_gguf_file_gives_the_logits_of_the_folder_it_was_made_from(tmp_path: Path) -> None:
+    """An F32 GGUF of the embedded base, written with the gguf package, loads and computes the same."""
+    gguf = pytest.importorskip("gguf")
+    folder = load_source(resolve_model("embedded:tiny"), dtype=torch.float32, device="cpu")
+    file = tmp_path / "tiny.gguf"
+    _write_gguf(gguf, folder.model, folder.tokenizer, file)
+    ref = resolve_model(str(file))
+    assert (ref.kind, ref.name) == ("gguf", "tiny")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, folder.model(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def _write_gguf(gguf: object, model: torch.nn.Module, tokenizer: object, file: Path) -> None:
+    config = model.config
+    writer = gguf.GGUFWriter(str(file), "llama")  # type: ignore[attr-defined]
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)  # type: ignore[attr-defined]
+    writer.add_token_list(vocabulary)
+    writer.add_token_merges([])
+    writer.add_eos_token_id(tokenizer.eos_token_id)  # type: ignore[attr-defined]
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    for name, tensor in model.state_dict().items():
+        array = tensor.float()
+        if name == "lm_head.weight":
+            continue
+        if name == "model.embed_tokens.weight":
+            target = "token_embd.weight"
+        elif name == "model.norm.weight":
+            target = "output_norm.weight"
+        else:
+            _, _, index, *rest, _ = name.split(".")
+            target = f"blk.{index}.{names['.'.join(rest)]}.weight"
+            if rest[-1] in ("q_proj", "k_proj"):
+                heads = config.num_attention_heads if rest[-1] == "q_proj" else config.num_key_value_heads
+                rows, columns = array.shape
+                array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+        writer.add_tensor(target, array.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def ask(endpoint: str, cache: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
+    environment["HF_HUB_DISABLE_XET"] = "1"
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_hub_id_is_resolved_to_a_commit_and_fetched_at_that_commit(tmp_path: Path) -> None:
+    code = (
+        "import torch\n"
+        "from plr.bases import resolve_model, load_source\n"
+        "ref = resolve_model('org/tiny')\n"
+        "print(ref.kind, ref.name, ref.revision)\n"
+        "print(load_source(ref, dtype=torch.float32, device='cpu').model.config.hidden_size)\n"
+    )
+    with serve("org/tiny", tiny_path()) as (endpoint, requests):
+        done = ask(endpoint, tmp_path, code)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.split()[:3] == ["hub", "org/tiny", SHA]
+        fetched = [line for line in requests if "/resolve/" in line]
+        assert fetched
+        assert all(f"/resolve/{SHA}/" in line for line in fetched), fetched
+        count = len(requests)
+        offline = "from plr.bases import resolve_model, model_path as p\nr = resolve_model('org/tiny', offline=True)\n"
+        again = ask(endpoint, tmp_path, offline + "print(r.revision, (p(r, offline=True) / 'config.json').is_file())")
+        assert again.stdout.split() == [SHA, "True"], again.stderr[-2000:]
+        assert len(requests) == count, "offline mode must make no network call"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("org/none", "the hub knows no model 'org/none'"),
+        ("org/gated", "asks for its licence to be accepted"),
+        ("org/tiny@v9", "has no revision 'v9'"),
+    ],
+)
+def test_hub_says_no(tmp_path: Path, model: str, message: str) -> None:
+    code = (
+        "from plr.bases import resolve_model\nfrom plr.errors import UsageError\n"
+        f"try:\n    resolve_model({model!r})\nexcept UsageError as error:\n    print(error)\n"
+    )
+    with serve("org/tiny", tiny_path()) as (endpoint, _):
+        done = ask(endpoint, tmp_path, code)
+    assert message in done.stdout, done.stderr[-2000:]
+
+
+def test_hub_out_of_reach(tmp_path: Path) -> None:
+    code = (
+        "from plr.bases import resolve_model\nfrom plr.errors import UsageError\n"
+        "try:\n    resolve_model('org/tiny')\nexcept UsageError as error:\n    print(error)\n"
+    )
+    done = ask("http://127.0.0.1:9", tmp_path, code)
+    assert "the hub cannot be reached for 'org/tiny'" in done.stdout, done.stderr[-2000:]
