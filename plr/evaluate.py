@@ -113,7 +113,8 @@ def _load_served(step: Evaluate, store: Store, runtime: Runtime) -> Loaded:
     if step.target.mode == "requantize":
         model = load_checkpoint(path, dtype=dtype, device=device, kernel=runtime.kernel_name())
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model.to(device)
     return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline))
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256"]
 
@@ -63,10 +63,11 @@ def _checked(value: Any, where: str) -> Any:
             raise ValueError(f"{where} is {value}: a fingerprint needs finite numbers")
         return value
     if isinstance(value, Mapping):
-        for key in value:
+        items = cast("Mapping[object, object]", value)
+        for key in items:
             if not isinstance(key, str):
                 raise ValueError(f"{where} has the key {key!r}: keys must be text")
-        return {key: _checked(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _checked(item, f"{where}.{key}") for key, item in items.items()}
     if isinstance(value, list | tuple):
-        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(cast("list[object]", value))]
     raise TypeError(f"{where} is a {type(value).__name__}: only JSON values have a fingerprint")

@@ -68,13 +68,14 @@ def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, 
         rows.append(ids[: calibration.max_length])
     tokens = sum(map(len, rows))
     rows.sort(key=len)
+    pad: Any = loaded.tokenizer.pad_token_id
     device = loaded.model.device
     batches: list[dict[str, Tensor]] = []
     while rows:
         width = len(rows[-1])
         count = max(1, BATCH_TOKENS // width)
         chunk, rows = rows[-count:], rows[:-count]
-        ids = torch.full((len(chunk), width), loaded.tokenizer.pad_token_id)
+        ids = torch.full((len(chunk), width), pad)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(chunk):
             ids[i, : len(row)] = torch.tensor(row)

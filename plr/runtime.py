@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 __all__ = ["Runtime", "default_home"]
 
@@ -20,25 +20,23 @@ def default_home() -> Path:
     return Path(os.environ.get("PLR_HOME") or "artifacts").absolute()
 
 
-class Runtime(BaseModel):
+class Runtime(BaseModel, frozen=True, extra="forbid"):
     """Where and how to run.
 
     ``micro_batch`` rows go through the model at once in training; ``slots`` rows decode side by side in evaluation;
     ``workers`` processes run independent steps side by side, each with ``threads`` threads.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     home: Path = Field(default_factory=default_home)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kernel: Literal["auto", "packed", "dequantized"] = "auto"
-    workers: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1)
-    micro_batch: int = Field(8, ge=1)
+    workers: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
     gradient_checkpointing: bool = False
-    slots: int = Field(64, ge=1)
-    checkpoint_seconds: float = Field(120, ge=0)
+    slots: int = Field(default=64, ge=1)
+    checkpoint_seconds: float = Field(default=120, ge=0)
     """A training that is killed loses at most this much work."""
     offline: bool = False
     report_to: tuple[str, ...] = ()

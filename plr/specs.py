@@ -17,7 +17,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from plr.fingerprint import fingerprint
 
@@ -45,10 +45,9 @@ BITS = (16, 8, 4, 3, 2)
 Mode = Literal["keep", "restore", "roundtrip", "requantize"]
 
 
-class Spec(BaseModel):
+class Spec(BaseModel, frozen=True, extra="forbid"):
     """A frozen value with an identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     LOCATION: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
@@ -59,16 +58,10 @@ class Spec(BaseModel):
 def _identity(value: Any) -> Any:
     if isinstance(value, Step):
         return value.fingerprint
-    if isinstance(value, Spec):
-        return value.identity()
-    if isinstance(value, tuple | list):
-        return [_identity(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _identity(item) for key, item in value.items()}
-    return value
+    return value.identity() if isinstance(value, Spec) else value
 
 
-class ModelRef(Spec):
+class ModelRef(Spec, frozen=True):
     """Which source model: a hub id at a commit, a local folder or ``.gguf`` file by content, or ``embedded:tiny``."""
 
     LOCATION = frozenset({"path", "name"})
@@ -82,7 +75,7 @@ class ModelRef(Spec):
         return super().identity() | ({"name": self.name} if self.kind == "hub" else {})
 
 
-class TaskSpec(Spec):
+class TaskSpec(Spec, frozen=True):
     """A task, the data it reads and how the data is split and filtered."""
 
     LOCATION = frozenset({"path"})
@@ -95,7 +88,7 @@ class TaskSpec(Spec):
     max_prompt_chars: int | None = None
 
 
-class Calibration(Spec):
+class Calibration(Spec, frozen=True):
     """The text GPTQ is calibrated on: ``samples`` draws with ``seed`` from a task's train split, or from a file."""
 
     LOCATION = frozenset({"path", "guard"})
@@ -104,9 +97,9 @@ class Calibration(Spec):
     """The task whose held-out rows a file must not contain: it is checked, and changes no byte of the result."""
     path: str | None = None
     file_sha256: str | None = None
-    samples: int = Field(500, ge=1)
+    samples: int = Field(default=500, ge=1)
     seed: int = 0
-    max_length: int = Field(512, ge=1)
+    max_length: int = Field(default=512, ge=1)
     """Tokens; longer samples are cut and counted in the manifest."""
 
     @model_validator(mode="after")
@@ -116,7 +109,7 @@ class Calibration(Spec):
         return self
 
 
-class Quantization(Spec):
+class Quantization(Spec, frozen=True):
     """How a base becomes k bits. Names as in GPTQ checkpoints."""
 
     method: str = "gptq"
@@ -125,8 +118,8 @@ class Quantization(Spec):
     sym: bool = True
     desc_act: bool = False
     static_groups: bool = False
-    damp_percent: float = Field(0.01, gt=0, lt=1)
-    block_size: int = Field(128, ge=1)
+    damp_percent: float = Field(default=0.01, gt=0, lt=1)
+    block_size: int = Field(default=128, ge=1)
     grid: Literal["minmax", "mse"] = "minmax"
     calibration: Calibration | None = None
 
@@ -137,39 +130,39 @@ class Quantization(Spec):
         return self
 
 
-class AdapterSpec(Spec):
+class AdapterSpec(Spec, frozen=True):
     """A parameter-efficient method and its whole configuration; no default of a library is inherited."""
 
     method: str = "lora"
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class TrainSpec(Spec):
+class TrainSpec(Spec, frozen=True):
     """The training recipe. Defaults are the settings of the Post-LoRA Restoration report.
 
     ``batch_size`` is rows per optimizer step over all devices; how it is cut into micro-batches is Runtime's.
     """
 
-    learning_rate: float = Field(2e-4, gt=0)
-    batch_size: int = Field(32, ge=1)
-    epochs: float = Field(10, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    epochs: float = Field(default=10, gt=0)
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_fraction: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    max_length: int = Field(512, ge=8)
+    max_length: int = Field(default=512, ge=8)
     """Tokens of prompt and answer; a longer row is an error, not a cut."""
-    train_limit: int | None = Field(None, ge=1)
-    validation_limit: int | None = Field(500, ge=1)
-    evaluations_per_epoch: int = Field(1, ge=1)
+    train_limit: int | None = Field(default=None, ge=1)
+    validation_limit: int | None = Field(default=500, ge=1)
+    evaluations_per_epoch: int = Field(default=1, ge=1)
     select: Literal["best_validation_loss", "last"] = "best_validation_loss"
     seed: int = 0
 
 
-class Step(Spec):
+class Step(Spec, frozen=True):
     """A frozen step; equal steps have equal fingerprints, so nothing is computed twice."""
 
     VERSION: ClassVar[int]
@@ -197,7 +190,7 @@ class Step(Spec):
         raise NotImplementedError
 
 
-class Source(Step):
+class Source(Step, frozen=True):
     """The unquantized model: 16 bits, never stored by plr."""
 
     VERSION = 1
@@ -221,7 +214,7 @@ class Source(Step):
         return f"{self.model.name}-16bit"
 
 
-class Quantize(Step):
+class Quantize(Step, frozen=True):
     """A base at k < 16 bits."""
 
     VERSION = 1
@@ -249,7 +242,7 @@ class Quantize(Step):
 Base = Annotated[Source | Quantize, Field(discriminator="kind")]
 
 
-class Train(Step):
+class Train(Step, frozen=True):
     """An adapter trained on a base."""
 
     VERSION = 1
@@ -268,7 +261,7 @@ class Train(Step):
         return f"{self.base.model.name}-{self.base.bits}bit-{self.task.name}-{self.adapter.method}-s{self.train.seed}"
 
 
-class Restore(Step):
+class Restore(Step, frozen=True):
     """A trained adapter on another base, without retraining.
 
     ``restore`` and ``keep`` serve W_l + dW with the adapter beside the base; ``roundtrip`` serves a dense 16-bit W_k + dW;
@@ -297,7 +290,7 @@ class Restore(Step):
         return f"{self.adapter.label}-to-{self.base.bits}bit-{'merged' if self.merge else self.mode}"
 
 
-class Evaluate(Step):
+class Evaluate(Step, frozen=True):
     """The score of a base, alone or with an adapter, on one split of a task."""
 
     VERSION = 1
@@ -305,9 +298,9 @@ class Evaluate(Step):
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec
     split: Literal["train", "validation", "test"] = "test"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
     generate: bool = True
     """False measures the answer loss alone, where accuracy is at the floor or too dear."""
 

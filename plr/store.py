@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -187,7 +187,7 @@ class Store:
         _fsync(final.parent)
 
     @contextmanager
-    def lock(self, step: Step) -> Iterator[None]:
+    def lock(self, step: Step) -> Generator[None]:
         folder = self.home / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{step.fingerprint[:_SHORT]}.lock"):
@@ -275,7 +275,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _disk_errors(home: Path) -> Iterator[None]:
+def _disk_errors(home: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

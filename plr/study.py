@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from plr.config import apply_overrides, load_yaml, parse
 from plr.engines import Outcome, engines
@@ -30,11 +30,11 @@ from plr.store import Artifact, Store
 __all__ = ["Cell", "Study", "StudyConfig", "failed_cells", "load_study", "raise_if_all_failed", "study_config"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Part(BaseModel, frozen=True, extra="forbid"):
+    """A part of the study file."""
 
 
-class QuantizeConfig(_Part):
+class QuantizeConfig(_Part, frozen=True):
     """How every base below 16 bits is made; ``calibration`` is ``task`` (the task of the cell) or a file."""
 
     method: str = "gptq"
@@ -46,20 +46,20 @@ class QuantizeConfig(_Part):
     block_size: int = 128
     grid: Literal["minmax", "mse"] = "minmax"
     calibration: str = "task"
-    samples: int = Field(500, ge=1)
+    samples: int = Field(default=500, ge=1)
     seed: int = 0
-    max_length: int = Field(512, ge=1)
+    max_length: int = Field(default=512, ge=1)
 
 
-class EvaluateConfig(_Part):
+class EvaluateConfig(_Part, frozen=True):
     split: Literal["train", "validation", "test"] = "test"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
     generate: bool = True
 
 
-class TaskConfig(_Part):
+class TaskConfig(_Part, frozen=True):
     """One task; ``quantize``, ``train`` and ``evaluate`` hold what differs from the study's."""
 
     name: str
@@ -71,14 +71,14 @@ class TaskConfig(_Part):
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
 
-class AdapterConfig(_Part):
+class AdapterConfig(_Part, frozen=True):
     method: str = "lora"
     name: str | None = None
     """What tables call it; the method's name if left out."""
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class StudyConfig(_Part):
+class StudyConfig(_Part, frozen=True):
     """The file. Everything but ``name`` has a default; unknown keys are errors."""
 
     name: str = Field(pattern=r"^[\w.-]+$")

@@ -32,7 +32,7 @@ def test_a_folder_is_known_by_its_content(tmp_path: Path) -> None:
 
 
 def test_folder_without_config_or_weights(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no config.json"):
+    with pytest.raises(UsageError, match=r"has no config\.json"):
         resolve_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"has no \*.safetensors"):

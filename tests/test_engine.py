@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_inputs_come_before_what_needs_them(study: Study, built: list[Step], tmp
 def test_evaluations_run_grouped_by_the_base_they_load(study: Study, built: list[Step], tmp_path: Path) -> None:
     study.run(Store(tmp_path), Runtime(home=tmp_path))
     bases = [step.base.fingerprint for step in built if isinstance(step, Evaluate)]
-    changes = sum(a != b for a, b in zip(bases, bases[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(bases))
     assert changes == len(set(bases)) - 1
 
 

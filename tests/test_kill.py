@@ -83,8 +83,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "where"),
-    [("base", "middle"), ("base", "commit"), ("adapter", "middle"), ("adapter", "commit"), ("restored", "commit")]
-    + [("result", "middle"), ("result", "commit")],
+    [(kind, where) for kind in KINDS for where in ("middle", "commit") if (kind, where) != ("restored", "middle")],
 )
 def test_killed_step_ends_with_the_same_bytes(kind: str, where: str, undisturbed: Path, tmp_path: Path) -> None:
     home = _with_inputs(undisturbed, tmp_path, kind)

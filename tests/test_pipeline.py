@@ -246,7 +246,7 @@ def test_corrupted_adapter_is_an_integrity_error(lab: Lab, adapter: Artifact) ->
     whole = file.read_bytes()
     try:
         file.write_bytes(whole[:-10])
-        with pytest.raises(IntegrityError, match="bytes, .* were written"):
+        with pytest.raises(IntegrityError, match=r"bytes, .* were written"):
             lab.evaluate(lab.restored(adapter, bits=8), limit=2)
     finally:
         file.write_bytes(whole)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -80,6 +81,10 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
 def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The shape of the base; every inner width divides by 128, so that group sizes up to 128 fit."""
     return LlamaConfig(
@@ -92,9 +97,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         max_position_embeddings=512,
         initializer_range=0.05,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_ids(tokenizer),
     )
 
 
@@ -135,13 +138,11 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, s
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict[str, object]) -> None:
     """Write the checkpoint and its record; the model in memory keeps its precision."""
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy = cast(Any, LlamaForCausalLM(model.config)).to(torch.bfloat16)
     copy.load_state_dict(weights)
     copy.generation_config = GenerationConfig(
         do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_ids(tokenizer),
     )
     copy.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from plr.engines.base import Engine, Outcome, engines
@@ -157,7 +158,7 @@ def _work(pipe: Connection, home: str, settings: dict[str, Any], parent: int) ->
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return
-    runtime, store = Runtime.model_validate(settings), Store(settings["home"] or home)
+    runtime, store = Runtime.model_validate(settings), Store(Path(home))
     while True:
         try:
             job = [step_from_json(value) for value in pipe.recv()]

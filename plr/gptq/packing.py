@@ -8,8 +8,8 @@ words.
   words only.
 
     qweight int32 [ceil(in*bits/32), out]      codes along `in`
-    qzeros  int32 [groups, ceil(out*bits/32)]  zero points along `out`, less 1 in `checkpoint_format: gptq` (v1), as
-    they are in gptq_v2 scales  fp16  [groups, out]
+    qzeros  int32 [groups, ceil(out*bits/32)]  zero points along `out`: less 1 in format gptq (v1), as is in gptq_v2
+    scales  fp16  [groups, out]
     g_idx   int32 [in]                         the group of each column
 
 v1 cannot hold a zero point of 0 (an asymmetric group without negative weights): 0 - 1 wraps to maxq, which readers turn
