@@ -17,6 +17,7 @@ from typing import Any
 
 from plr.config import load_yaml
 from plr.errors import ProvenanceError, UsageError
+from plr.modes import check_mode
 from plr.presets import preset, preset_for
 from plr.resolve import Resolver
 from plr.runtime import Runtime
@@ -83,7 +84,7 @@ class Lab:
         ``model`` gives the source model another place; it must be the same model.
 
         Raises:
-            UsageError: bits that plr does not know, or no adapter in the store.
+            UsageError: bits that plr does not know, a mode that does not fit them, or no adapter in the store.
             ProvenanceError: ``model`` is not what the adapter was trained on.
         """
         check_bits(bits)
@@ -93,7 +94,9 @@ class Lab:
         _check_source(trained.base.model, source.model, allow_mismatch)
         base = self._base_like(trained, source, bits)
         chosen: Any = mode or ("keep" if base == trained.base else "restore")
-        return Restore(adapter=trained, base=base, mode=chosen, merge=merge, allow_mismatch=allow_mismatch)
+        step = Restore(adapter=trained, base=base, mode=chosen, merge=merge, allow_mismatch=allow_mismatch)
+        check_mode(step)
+        return step
 
     def result(
         self,
@@ -143,9 +146,17 @@ class Lab:
         ``preset`` is the recipe below (``tiny`` for the embedded base, else ``paper``), ``config`` a YAML file with keys of a
         study file over it, ``overrides`` ``KEY=VALUE`` texts over that.
         """
-        value: dict[str, Any] = {"name": "command", "preset": preset or preset_for(model), "models": [model]}
+        value: dict[str, Any] = {"name": "command", "preset": preset or preset_for(model)}
         if config is not None:
             value |= load_yaml(config)
+        value["models"] = [model]
+        if task is None and "tasks" not in value and not model.startswith("embedded:"):
+            self.resolver.model(model)  # a model that is not there is the first thing to say
+            raise UsageError(
+                f"no task was given for {model}",
+                expected="a task whose training rows calibrate and train, e.g. --task gsm8k or --calibration task:gsm8k",
+                hint="plr train --help; the embedded base alone has a task by default",
+            )
         if task is not None or "tasks" not in value:
             value["tasks"] = [{"name": task or "tiny_math", **({"data": data} if data else {})}]
         where = str(config) if config else "options"

@@ -68,6 +68,12 @@ class Resolver:
         from plr.data import resolve_file
         from plr.quantizers import quantizers
 
+        if method.replace("_", "-").lower() in ("auto-gptq", "autogptq"):
+            raise UsageError(
+                f"{method} has reached its end of life and does not import with this version of transformers",
+                expected="gptq: plr's own solver, which writes the same checkpoint format",
+                hint="use --method gptq; the checkpoint opens in GPTQModel, the successor of auto-gptq",
+            )
         if not quantizers.get(method).needs_calibration:
             return None
         if text is None:

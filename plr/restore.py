@@ -26,8 +26,9 @@ from plr.adapters import adapters
 from plr.adapters.peft import name_base
 from plr.bases import Loaded, load_base, load_source, model_path
 from plr.data import load_split
-from plr.errors import IntegrityError, ProvenanceError, UsageError
+from plr.errors import IntegrityError, ProvenanceError
 from plr.lm import logits_probe
+from plr.modes import check_mode
 from plr.quantize import calibrate
 from plr.quantizers import quantizers
 from plr.runtime import Runtime
@@ -112,7 +113,7 @@ def restore(
         UsageError: a merge into fewer than 16 bits, or a mode that does not fit the bits.
         ProvenanceError, IntegrityError: see :func:`attach`.
     """
-    _check_mode(step)
+    check_mode(step)
     source = store.require(step.adapter)
     if step.mode == "requantize":
         assert isinstance(step.base, Quantize)
@@ -128,23 +129,6 @@ def restore(
     if isinstance(step.base, Quantize):
         name_base(folder, str(store.require(step.base).path), None)
     return {**_bits(step), "largest_logit_change": change}
-
-
-def _check_mode(step: Restore) -> None:
-    if step.merge and step.base.bits != 16:
-        raise UsageError(
-            f"--merge into a {step.base.bits}-bit base would round the adapter away",
-            expected="--bits 16 with --merge",
-            hint="leave --merge out, or use --mode requantize (merged at 16 bits, then quantized)",
-        )
-    if step.mode in ("keep", "roundtrip") and step.base != step.adapter.base:
-        raise UsageError(
-            f"mode {step.mode} serves the base the adapter was trained on ({step.adapter.base.bits} bits), not "
-            f"{step.base.label}",
-            hint=f"use --bits {step.adapter.base.bits}, or --mode restore",
-        )
-    if step.mode == "requantize" and step.base.bits == 16:
-        raise UsageError("mode requantize to 16 bits quantizes nothing", hint="use --merge")
 
 
 def _bits(step: Restore) -> dict[str, Any]:

@@ -83,6 +83,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["train", "--set", "adapters.0.config.rank=2"], 2, "LoraConfig has no key 'rank'"),
     (["train", "-c", "none.yaml"], 2, "there is no file none.yaml"),
     (["train", "--task", "gsm8k", "--data", "nowhere"], 2, "there is no data at"),
+    (["quantize", "--method", "auto-gptq"], 2, "auto-gptq has reached its end of life"),
+    (["quantize", "--model", "plr/embedded/tiny"], 2, "no task was given for plr/embedded/tiny"),
     (["restore"], 2, "holds no adapter yet next: run plr train first"),
     (["restore", "--bits", "7"], 2, "bits is 7"),
     (["eval"], 2, "holds no restored or adapter or base yet"),

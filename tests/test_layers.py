@@ -21,6 +21,7 @@ FLOORS = {
     "runtime": 1,
     "store": 1,
     "presets": 1,
+    "modes": 1,
     "gptq": 1,
     "scoring": 2,
     "embedded": 2,
@@ -49,7 +50,7 @@ FLOORS = {
     "__init__": 6,
     "__main__": 6,
 }
-LIGHT = {"errors", "fingerprint", "provenance", "registry", "specs", "config", "runtime", "store", "presets", "resolve",
+LIGHT = {"errors", "fingerprint", "provenance", "registry", "specs", "config", "runtime", "store", "presets", "modes", "resolve",
          "steps", "engines", "stats", "report", "study", "lab", "doctor", "cli", "__init__", "quantizers", "adapters", "tasks",
          "scoring", "data", "hub", "bases", "quiet"}  # fmt: skip
 HEAVY = {

@@ -120,7 +120,7 @@ def test_requantize_writes_one_low_bit_checkpoint(lab: Lab, adapter: Artifact) -
 
 
 def test_merge_below_16_bits_is_refused(lab: Lab, adapter: Artifact) -> None:
-    with pytest.raises(UsageError, match="--merge into a 4-bit base would round the adapter away"):
+    with pytest.raises(UsageError, match="--merge with --bits 4 would round the adapter away"):
         lab.restore(adapter, bits=4, merge=True)
 
 

@@ -54,7 +54,7 @@ class PeftMethod(AdapterMethod):
             except (ValueError, TypeError) as error:
                 raise ModelError(
                     f"{self.config_class} cannot be attached to {type(model).__name__}: {error}",
-                    hint="give target_modules that this model has (plr doctor --model lists its linear layers)",
+                    hint="give target_modules that this model has: --set adapters.0.config.target_modules='[...]'",
                 ) from error
 
     def save(self, model: Any, folder: Path) -> None:

@@ -53,6 +53,7 @@ def list_(
         emit(rows)
         return
     table = Table("kind", "name", "size", "made in", "date", box=None, header_style="bold")
+    table.columns[1].overflow = "fold"  # a name cut short could not be copied
     for row in rows:
         table.add_row(row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"])
     console().print(table if rows else f"the store {lab().store.home} is empty: run plr quantize")
@@ -166,6 +167,8 @@ def doctor(as_json: Json = False) -> None:
 
     Example: [bold]plr doctor[/bold]
     """
+    from rich.markup import escape
+
     from plr.cli.show import console, emit
     from plr.doctor import examine
 
@@ -176,7 +179,7 @@ def doctor(as_json: Json = False) -> None:
     for check in checks:
         mark = "[green]yes[/green]" if check.ok else "[yellow]no [/yellow]"
         console().print(
-            f" {mark} {check.name:16} {check.found}" + (f"  [dim]{check.advice}[/dim]" if check.advice else "")
+            f" {mark} {check.name:16} {check.found}" + (f"  [dim]{escape(check.advice)}[/dim]" if check.advice else "")
         )
 
 
