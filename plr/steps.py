@@ -147,13 +147,14 @@ def make(step: Step, store: Store, runtime: Runtime, on_event: OnEvent | None = 
         if follower and isinstance(need, Train):
             with tempfile.TemporaryDirectory() as scratch:
                 _build(need, Path(scratch), store, runtime, report, holder)
+            while store.get(need) is None:  # the first process is writing it; if it dies, its launcher ends this one
+                time.sleep(0.1)
             continue
         report(Event("started", need.fingerprint))
         started = time.perf_counter()
         _, made = store.make(need, lambda folder, need=need: _build(need, folder, store, runtime, report, holder))
         report(Event("made" if made else "found", need.fingerprint, seconds=time.perf_counter() - started))
-    found = store.get(step)
-    return found if found is not None else Artifact(store.path(step))
+    return store.require(step)
 
 
 def _build(

@@ -180,6 +180,7 @@ def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loa
         use_cpu=runtime.torch_device() == "cpu",
         dataloader_pin_memory=runtime.torch_device() != "cpu",
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False if world > 1 else None,
         disable_tqdm=True,
         report_to=list(runtime.report_to) or "none",
         log_level="error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +52,8 @@ def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artif
         )
     with watch(Plan.of([step], here.store).missing, quiet=as_json) as watcher:
         artifact = here.make(step, on_event=watcher)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return artifact  # of several processes under a launcher the first one speaks
     if output is not None:
         shutil.copytree(artifact.path, output, dirs_exist_ok=True)
     if as_json:

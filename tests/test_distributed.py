@@ -1,0 +1,38 @@
+"""Two processes, joined by accelerate, train the adapter one process trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from plr.store import Store
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["train", "--bits", "16", "--device", "cpu", "--json"]
+SMALL = ["train.train_limit=48", "train.batch_size=16", "train.validation_limit=8"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    """The batch is cut over the processes; losses are equal up to the rounding of the split sum."""
+    sets = [word for text in SMALL for word in ("--set", text)]
+    # On GPUs `accelerate launch` starts the processes; on CPUs torchrun does, and accelerate joins them with gloo.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = {}
+    for name, words in {"one": [sys.executable], "two": launch}.items():
+        environment = {**os.environ, "PLR_HOME": str(tmp_path / name)}
+        done = subprocess.run([*words, "-m", "plr", *WORDS, *sets], cwd=ROOT, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        found[name] = Store(tmp_path / name).find(None, ("adapter",))
+    assert (found["one"].metrics["devices"], found["two"].metrics["devices"]) == (1, 2)
+    losses = [[p["loss"] for p in found[name].metrics["curve"] if "loss" in p] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    one, two = (load_file(found[name].path / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        assert (tensor - two[key]).norm() < 0.1 * tensor.norm() + 1e-3, key
