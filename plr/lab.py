@@ -197,7 +197,7 @@ class Lab:
     def recipe_for(self, step: Any) -> dict[str, Any]:
         """The preset that fits the source model of ``step``."""
         ref = _source_of(step).model
-        return preset(preset_for(f"embedded:{ref.name}" if ref.kind == "embedded" else ref.name))
+        return preset(preset_for(ref.title))
 
     def _step(self, what: Any, kinds: tuple[str, ...]) -> Any:
         if what is None or isinstance(what, str):
@@ -213,7 +213,7 @@ class Lab:
             return Quantize(source=source, quantization=quantization)
         # Trained at 16 bits there is no quantization to follow: the model's recipe, calibrated on the adapter's task.
         ref = source.model
-        name = f"embedded:{ref.name}" if ref.kind == "embedded" else ref.path or f"{ref.name}@{ref.revision}"
+        name = f"{ref.name}@{ref.revision}" if ref.kind == "hub" else ref.path or ref.title
         quantized = self.base(name, bits, task=trained.task.name, data=trained.task.path)
         assert isinstance(quantized, Quantize)
         calibration = quantized.quantization.calibration

@@ -71,6 +71,11 @@ class ModelRef(Spec, frozen=True):
     """Commit sha (hub) or sha256 of the content."""
     path: str | None = None
 
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"embedded:{self.name}" if self.kind == "embedded" else self.name
+
     def identity(self) -> dict[str, Any]:
         return super().identity() | ({"name": self.name} if self.kind == "hub" else {})
 

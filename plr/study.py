@@ -236,7 +236,7 @@ class Study:
         evaluation = parse(EvaluateConfig, {**config.evaluate.model_dump(), **task.evaluate}, f"{where}: evaluate")
         bases = {bits: self._base(source, bits, quantize, spec) for bits in {*config.train_bits, *config.restore_bits}}
         settings = self._evaluation(task.name, evaluation)
-        model = source.model.name
+        model = source.model.title
         if config.baselines:
             for bits in sorted({*config.restore_bits}, reverse=True):
                 step = Evaluate(target=bases[bits], task=spec, **settings)

@@ -26,7 +26,9 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     found = {}
     for name, words in {"one": [sys.executable], "two": launch}.items():
         environment = {**os.environ, "PLR_HOME": str(tmp_path / name)}
-        done = subprocess.run([*words, "-m", "plr", *WORDS, *sets], cwd=ROOT, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [*words, "-m", "plr", *WORDS, *sets], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         found[name] = Store(tmp_path / name).find(None, ("adapter",))
     assert (found["one"].metrics["devices"], found["two"].metrics["devices"]) == (1, 2)

@@ -27,6 +27,7 @@ from plr.store import Store
 __all__ = ["LocalEngine"]
 
 _PR_SET_PDEATHSIG = 1
+_GOODBYE_SECONDS = 10
 
 
 class LocalEngine(Engine):
@@ -102,8 +103,10 @@ def _run_in_workers(board: _Board, store: Store, runtime: Runtime) -> None:
                 assert isinstance(pipe, Connection)
                 _receive(pipe, workers, board)
     finally:
-        for pipe, (process, _) in workers.items():
-            pipe.close()
+        for pipe in workers:
+            pipe.close()  # an idle worker reads the end of its pipe and goes home by itself
+        for process, job in workers.values():
+            process.join(timeout=0 if job else _GOODBYE_SECONDS)
             process.terminate()
             process.join()
 
