@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plr.config import load_yaml
+from plr.config import load_yaml, parse
 from plr.errors import ProvenanceError, UsageError
 from plr.modes import check_mode
 from plr.presets import preset, preset_for
@@ -39,12 +39,12 @@ class Lab:
     def __init__(self, home: Path | str | None = None, *, offline: bool = False, **runtime: Any) -> None:
         settings = {**runtime, "offline": offline, **({"home": home} if home is not None else {})}
         self.settings = settings
-        self.store = Store(Runtime(**settings).home)
+        self.store = Store(parse(Runtime, settings, "options").home)
         self.resolver = Resolver(offline=offline)
 
     def runtime(self, recipe: Mapping[str, Any] | None = None) -> Runtime:
         """The lab's own settings over those of a recipe."""
-        return Runtime(**{**(recipe or {}), **self.settings})
+        return parse(Runtime, {**(recipe or {}), **self.settings}, "options")
 
     # The steps, not made yet.
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from plr.errors import UsageError
+
 __all__ = ["Runtime", "default_home"]
 
 
@@ -28,7 +30,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """
 
     home: Path = Field(default_factory=default_home)
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kernel: Literal["auto", "packed", "dequantized"] = "auto"
     workers: int = Field(default=1, ge=1)
@@ -42,13 +44,18 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     report_to: tuple[str, ...] = ()
 
     def torch_device(self) -> str:
+        """The device as torch names it.
+
+        Raises:
+            UsageError: a GPU was asked for and there is none.
+        """
         import torch
 
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(f"device {self.device} was asked for, and torch sees no CUDA GPU", hint="use --device cpu")
         if self.device != "auto":
             return self.device
-        if torch.cuda.is_available():
-            return "cuda"
-        return "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def apply_threads(self) -> None:
         """Set torch's thread count for this process, if one was asked for."""

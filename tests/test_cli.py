@@ -83,6 +83,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["train", "--set", "adapters.0.config.rank=2"], 2, "LoraConfig has no key 'rank'"),
     (["train", "-c", "none.yaml"], 2, "there is no file none.yaml"),
     (["train", "--task", "gsm8k", "--data", "nowhere"], 2, "there is no data at"),
+    (["quantize", "--device", "tpu"], 2, "options: device: String should match pattern"),
+    (["quantize", "--device", "cuda"], 2, "torch sees no CUDA GPU"),
     (["quantize", "--method", "auto-gptq"], 2, "auto-gptq has reached its end of life"),
     (["quantize", "--model", "plr/embedded/tiny"], 2, "no task was given for plr/embedded/tiny"),
     (["restore"], 2, "holds no adapter yet next: run plr train first"),
@@ -115,12 +117,15 @@ def test_bad_input_is_one_clear_message(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PLR_DATA", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found, out, err = run(monkeypatch, capsys, *words)
     assert (found, out) == (code, ""), err
     assert err.startswith("error: ")
     assert message in err
     assert "Traceback" not in err
-    assert not list(home.glob("*/*")), "bad input must leave nothing behind"
+    assert not [path for path in home.glob("*/*") if path.parent.name != ".locks"], (
+        "bad input must leave nothing behind"
+    )
 
 
 def test_json_errors_are_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,3 +229,44 @@ def test_doctor_says_what_this_machine_can_run(
     assert code == 0
     assert checks["torch"]["ok"]
     assert {"memory", "disk", "C compiler", "GPU"} <= checks.keys()
+
+
+def test_overall_progress_adds_up_however_steps_report() -> None:
+    """Two steps, one with progress and one without: the bar ends at its total and never goes back."""
+    from plr.cli.show import Watcher
+    from plr.specs import ModelRef, Quantization, Quantize, Source
+    from plr.steps import Event
+
+    class Bar:
+        def __init__(self) -> None:
+            self.totals: list[float] = []
+            self.moves: list[float] = []
+            self.console = self
+
+        def add_task(self, text: str, total: float | None) -> int:
+            self.totals.append(total or 0.0)
+            return len(self.totals) - 1
+
+        def advance(self, task: int, by: float) -> None:
+            self.moves.append(by)
+
+        def update(self, *args: Any, **kwargs: Any) -> None: ...
+        def remove_task(self, *args: Any) -> None: ...
+        def print(self, *args: Any) -> None: ...
+
+    source = Source(model=ModelRef(kind="local", name="m", revision="0"))
+    steps = {s.fingerprint: s for s in (Quantize(source=source, quantization=Quantization(bits=b)) for b in (4, 2))}
+    bar = Bar()
+    watcher = Watcher(bar, steps, quiet=True)
+    first, second = steps
+    for event in (
+        Event("started", first),
+        Event("progress", first, done=1, total=4),
+        Event("progress", first, done=3, total=4),
+        Event("made", first),
+        Event("started", second),
+        Event("made", second),
+    ):
+        watcher(event)
+    assert sum(bar.moves) == pytest.approx(bar.totals[0])
+    assert min(bar.moves) > 0

@@ -73,6 +73,7 @@ class Watcher:
         self.steps = steps
         self.quiet = quiet
         self.bars: dict[str, Any] = {}
+        self.shares: dict[str, float] = {}
         total = sum(_WEIGHTS[step.kind] for step in steps.values())
         self.overall = progress.add_task("all steps", total=total) if len(steps) > 1 else None
 
@@ -83,23 +84,22 @@ class Watcher:
         if event.what == "started":
             self.bars[event.fingerprint] = self.progress.add_task(_line(step), total=None)
         elif event.what == "progress" and event.fingerprint in self.bars:
-            bar = self.bars[event.fingerprint]
-            before = self.progress._tasks[bar]
-            share = (before.completed / before.total) if before.total else 0.0
-            self.progress.update(bar, completed=event.done, total=event.total)
-            if self.overall is not None and event.total:
-                self.progress.advance(self.overall, _WEIGHTS[step.kind] * max(0.0, event.done / event.total - share))
+            self.progress.update(self.bars[event.fingerprint], completed=event.done, total=event.total)
+            self._advance(event.fingerprint, step, event.done / event.total if event.total else 0.0)
         elif event.what in ("made", "found", "failed"):
             self._finish(event, step)
 
+    def _advance(self, fingerprint: str, step: Step, share: float) -> None:
+        """Move the overall bar to where ``step`` has done ``share`` of its work."""
+        gained = share - self.shares.get(fingerprint, 0.0)
+        if self.overall is not None and gained > 0:
+            self.shares[fingerprint] = share
+            self.progress.advance(self.overall, _WEIGHTS[step.kind] * gained)
+
     def _finish(self, event: Event, step: Step) -> None:
-        share = 0.0
         if event.fingerprint in self.bars:
-            task = self.progress._tasks[self.bars[event.fingerprint]]
-            share = task.completed / task.total if task.total else 0.0
             self.progress.remove_task(self.bars.pop(event.fingerprint))
-        if self.overall is not None:
-            self.progress.advance(self.overall, _WEIGHTS[step.kind] * (1 - share))
+        self._advance(event.fingerprint, step, 1.0)
         if event.what == "failed":
             self.progress.console.print(f"[red]failed[/red]  {_line(step)}: {event.error.splitlines()[0]}")
         elif event.what == "made" and not self.quiet:

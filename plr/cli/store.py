@@ -55,7 +55,9 @@ def list_(
     table = Table("kind", "name", "size", "made in", "date", box=None, header_style="bold")
     table.columns[1].overflow = "fold"  # a name cut short could not be copied
     for row in rows:
-        table.add_row(row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"])
+        table.add_row(
+            row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"][:16].replace("T", " ")
+        )
     console().print(table if rows else f"the store {lab().store.home} is empty: run plr quantize")
 
 
