@@ -270,3 +270,87 @@ def test_overall_progress_adds_up_however_steps_report() -> None:
         watcher(event)
     assert sum(bar.moves) == pytest.approx(bar.totals[0])
     assert min(bar.moves) > 0
+
+
+def made(home: Path) -> Any:
+    """A small committed base in the store at ``home``."""
+    from plr.specs import ModelRef, Quantization, Quantize, Source
+    from plr.store import Store
+
+    def build(folder: Path) -> dict[str, Any]:
+        (folder / "weights").write_bytes(b"123")
+        return {"gate": {"verdict": "ok", "loss": 1.5}}
+
+    source = Source(model=ModelRef(kind="local", name="m", revision="0"))
+    return Store(home).make(Quantize(source=source, quantization=Quantization(bits=4)), build)[0]
+
+
+def test_show_verify_and_ls_tell_of_an_artifact(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = made(home)
+    shown = run(monkeypatch, capsys, "show", artifact.fingerprint[:8])[1]
+    assert artifact.fingerprint in shown
+    assert "verdict ok, loss 1.5" in shown
+    monkeypatch.setenv("COLUMNS", "60")
+    listed = run(monkeypatch, capsys, "ls")[1]
+    assert artifact.fingerprint[:12] in listed, (
+        "the hash names an artifact: it must be there whole on a narrow terminal"
+    )
+    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {"checked": 1, "broken": []}
+
+
+def test_verify_of_a_corrupted_artifact_exits_with_5(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = made(home)
+    (artifact.path / "weights").write_bytes(b"124")
+    code, _, err = run(monkeypatch, capsys, "verify")
+    assert code == 5
+    assert "was altered: its sha256 differs" in err
+    assert "delete the folder and run the command that made it again" in err
+
+
+def test_gc_removes_leftovers_and_no_artifact(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = made(home)
+    for folder in (home / "base" / ".partial-0123456789ab", home / ".work" / "0123456789ab"):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"x" * 1000)
+    assert json.loads(run(monkeypatch, capsys, "gc", "--dry-run", "--json")[1])["bytes"] == 2000
+    assert "removed 2 leftovers, 2.0 kB" in run(monkeypatch, capsys, "gc")[1]
+    assert not list(home.glob("*/.partial-*"))
+    artifact.check()
+
+
+def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from plr import steps
+    from plr.errors import ModelError
+    from plr.specs import Evaluate, Quantize, Step
+
+    def build(step: Step, folder: Path, *rest: Any) -> dict[str, Any]:
+        if isinstance(step, Quantize):
+            raise ModelError("model.layers.0.mlp: the Hessian is not positive definite")
+        (folder / "file").write_text("x")
+        metric = {"value": 0.5, "stderr": 0.1, "n": 4, "unscored": 0}
+        return (
+            {"primary": "exact_match,first-answer", "metrics": {"exact_match,first-answer": metric}}
+            if isinstance(step, Evaluate)
+            else {}
+        )
+
+    monkeypatch.setattr(steps, "_build", build)
+    monkeypatch.chdir(ROOT)
+    words = ["grid", "configs/studies/quickstart.yaml", "-o", str(tmp_path / "out"), "--workers", "1"]
+    for text in ("tasks=[tiny_math]", "train_bits=[16, 4]", "restore_bits=[16, 4]"):
+        words += ["--set", text]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 3
+    assert "2 of 3 cells failed" in err
+    assert "the Hessian is not positive definite" in err
+    assert "50.00" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "results.csv", "table.md"]
+    assert "Hessian is not positive definite" in (tmp_path / "out" / "report.html").read_text()

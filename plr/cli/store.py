@@ -52,8 +52,9 @@ def list_(
     if as_json:
         emit(rows)
         return
-    table = Table("kind", "name", "size", "made in", "date", box=None, header_style="bold")
-    table.columns[1].overflow = "fold"  # a name cut short could not be copied
+    table = Table("kind", "hash", "what", "size", "made in", "date", box=None, header_style="bold")
+    for column in table.columns:
+        column.no_wrap = column.header != "what"
     for row in rows:
         table.add_row(
             row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"][:16].replace("T", " ")
