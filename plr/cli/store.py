@@ -56,9 +56,9 @@ def list_(
     for column in table.columns:
         column.no_wrap = column.header != "what"
     for row in rows:
-        table.add_row(
-            row["kind"], row["name"], size(row["bytes"]), span(row["seconds"]), row["date"][:16].replace("T", " ")
-        )
+        what, _, short = row["name"].rpartition("-")
+        date = row["date"][:16].replace("T", " ")
+        table.add_row(row["kind"], short, what, size(row["bytes"]), span(row["seconds"]), date)
     console().print(table if rows else f"the store {lab().store.home} is empty: run plr quantize")
 
 
