@@ -54,7 +54,7 @@ def list_(
         return
     table = Table("kind", "hash", "what", "size", "made in", "date", box=None, header_style="bold")
     for column in table.columns:
-        column.no_wrap = column.header != "what"
+        column.no_wrap, column.overflow = column.header != "what", "fold"
     for row in rows:
         what, _, short = row["name"].rpartition("-")
         date = row["date"][:16].replace("T", " ")
