@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from plr.config import apply_overrides, load_yaml, parse
 from plr.engines import Outcome, engines
@@ -59,13 +59,25 @@ class EvaluateConfig(_Part, frozen=True):
     generate: bool = True
 
 
+def _known_bits(value: tuple[int, ...]) -> tuple[int, ...]:
+    for bits in value:
+        if bits not in BITS:
+            raise ValueError(f"bits {bits} is none of {', '.join(map(str, BITS))}")
+    return value
+
+
+BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
+
+
 class TaskConfig(_Part, frozen=True):
-    """One task; ``quantize``, ``train`` and ``evaluate`` hold what differs from the study's."""
+    """One task; ``quantize``, ``train``, ``evaluate`` and the bit widths hold what differs from the study's."""
 
     name: str
     data: str | None = None
     split_seed: int = 0
     max_prompt_chars: int | None = None
+    train_bits: BitWidths | None = None
+    restore_bits: BitWidths | None = None
     quantize: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
@@ -88,8 +100,8 @@ class StudyConfig(_Part, frozen=True):
     tasks: tuple[TaskConfig, ...] = (TaskConfig(name="tiny_math"),)
     adapters: tuple[AdapterConfig, ...] = (AdapterConfig(),)
     seeds: tuple[int, ...] = (0,)
-    train_bits: tuple[int, ...] = BITS
-    restore_bits: tuple[int, ...] = BITS
+    train_bits: BitWidths = BITS
+    restore_bits: BitWidths = BITS
     cells: Literal["upper", "all"] = "upper"
     modes: tuple[Literal["restore", "roundtrip", "requantize"], ...] = ("restore",)
     baselines: bool = False
@@ -113,14 +125,6 @@ class StudyConfig(_Part, frozen=True):
             raise ValueError("the list is empty: give at least one")
         if len(set(map(str, value))) != len(value):
             raise ValueError("the list names something twice")
-        return value
-
-    @field_validator("train_bits", "restore_bits")
-    @classmethod
-    def _bits(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        for bits in value:
-            if bits not in BITS:
-                raise ValueError(f"bits {bits} is none of {', '.join(map(str, BITS))}")
         return value
 
 
@@ -234,11 +238,12 @@ class Study:
         quantize = parse(QuantizeConfig, {**config.quantize.model_dump(), **task.quantize}, f"{where}: quantize")
         training = parse(TrainSpec, {**config.train.model_dump(), **task.train}, f"{where}: train")
         evaluation = parse(EvaluateConfig, {**config.evaluate.model_dump(), **task.evaluate}, f"{where}: evaluate")
-        bases = {bits: self._base(source, bits, quantize, spec) for bits in {*config.train_bits, *config.restore_bits}}
+        train_bits, restore_bits = task.train_bits or config.train_bits, task.restore_bits or config.restore_bits
+        bases = {bits: self._base(source, bits, quantize, spec) for bits in {*train_bits, *restore_bits}}
         settings = self._evaluation(task.name, evaluation)
         model = source.model.title
         if config.baselines:
-            for bits in sorted({*config.restore_bits}, reverse=True):
+            for bits in sorted(restore_bits, reverse=True):
                 step = Evaluate(target=bases[bits], task=spec, **settings)
                 yield Cell(model, task.name, "none", bits, bits, "keep", config.seeds[0], step)
         for adapter in config.adapters:
@@ -246,18 +251,18 @@ class Study:
                 method=adapter.method, config=self.resolver.adapter_config(adapter.method, adapter.config)
             )
             for seed in config.seeds:
-                for k, ell, mode in self._grid():
+                for k, ell, mode in self._grid(train_bits, restore_bits):
                     train = Train(
                         base=bases[k], task=spec, adapter=method, train=training.model_copy(update={"seed": seed})
                     )
                     step = Evaluate(target=Restore(adapter=train, base=bases[ell], mode=mode), task=spec, **settings)
                     yield Cell(model, task.name, adapter.name or adapter.method, k, ell, mode, seed, step)
 
-    def _grid(self) -> Iterator[tuple[int, int, Any]]:
+    def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, Any]]:
         """(train_bits, restore_bits, mode) of every cell, falling in k and l."""
         config = self.config
-        for k in sorted(config.train_bits, reverse=True):
-            for ell in sorted({*config.restore_bits, k}, reverse=True):
+        for k in sorted(train_bits, reverse=True):
+            for ell in sorted({*restore_bits, k}, reverse=True):
                 if config.cells == "upper" and ell < k:
                     continue
                 if ell == k:

@@ -38,6 +38,7 @@ def test_a_list_is_no_study(tmp_path: Path) -> None:
         ({"train": {"epoch": 3}}, "unknown key train.epoch, did you mean epochs?"),
         ({"tasks": [{"nam": "x", "name": "y"}]}, r"unknown key tasks.0.nam, did you mean name\?"),
         ({"train_bits": [5]}, r"bits 5 is none of 16, 8, 4, 3, 2"),
+        ({"tasks": [{"name": "a", "train_bits": [7]}]}, r"tasks.0.train_bits: bits 7 is none of"),
         ({"train_bits": []}, "the list is empty"),
         ({"seeds": [1, 1]}, "names something twice"),
         ({"train": {"learning_rate": "fast"}}, r"train.learning_rate: .*\(given: 'fast'\)"),

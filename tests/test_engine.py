@@ -67,6 +67,13 @@ def test_all_cells_and_every_mode() -> None:
     }
 
 
+def test_a_task_may_have_bit_widths_of_its_own() -> None:
+    tasks = [{"name": "tiny_math"}, {"name": "tiny_sql", "train_bits": [16, 2], "restore_bits": [16]}]
+    config = study_config({"name": "s", "preset": "tiny", "tasks": tasks, "train_bits": [16], "restore_bits": [16]})
+    cells = [(c.task, c.train_bits, c.restore_bits) for c in Study(config).cells]
+    assert cells == [("tiny_math", 16, 16), ("tiny_sql", 16, 16), ("tiny_sql", 2, 16), ("tiny_sql", 2, 2)]
+
+
 def test_equal_sub_steps_are_shared(study: Study) -> None:
     kinds = [step.kind for step in closure([cell.step for cell in study.cells])]
     assert (kinds.count("base"), kinds.count("adapter"), kinds.count("result")) == (2, 3, 6)
