@@ -7,6 +7,7 @@ libraries is not. ``PLR_DEBUG=1`` leaves everything as it comes.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -38,14 +39,18 @@ def quiet_libraries() -> None:
 def import_gptqmodel() -> None:
     """Import GPTQModel if it is installed: PEFT does so whenever it attaches an adapter, with a banner.
 
-    On machines with few cores its thread pool needs a number before the import.
+    On machines with few cores its thread pool needs a number before the import. A library of its own points the hub cache
+    elsewhere while it is imported; what the user set is put back.
     """
     if "gptqmodel" in sys.modules or importlib.util.find_spec("gptqmodel") is None:
         return
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
-    if os.environ.get("PLR_DEBUG"):
-        import gptqmodel
-
-        return
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        import gptqmodel  # noqa: F401
+    before = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+    with contextlib.ExitStack() as stack:
+        if not os.environ.get("PLR_DEBUG"):
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        importlib.import_module("gptqmodel")
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        del os.environ[name]
+    os.environ.update(before)

@@ -129,8 +129,10 @@ def _write_gguf(gguf: object, model: torch.nn.Module, tokenizer: object, file: P
 
 
 def ask(endpoint: str, cache: Path, code: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
-    environment["HF_HUB_DISABLE_XET"] = "1"
+    """Run ``code`` in a process whose hub is ``endpoint`` and whose cache is ``cache``, whatever this process was told."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub")}
+    environment |= {"HF_HUB_DISABLE_XET": "1"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
