@@ -17,7 +17,8 @@ from plr.embedded.corpus import math_prompt, math_rows, pretraining_texts, sql_p
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     return transformers.AutoTokenizer.from_pretrained(tiny_path())
 
 
@@ -34,7 +35,8 @@ def test_all_files_of_the_checkpoint_are_there() -> None:
 
 
 def test_weights_are_at_most_eight_megabytes_of_bfloat16() -> None:
-    safetensors = pytest.importorskip("safetensors")
+    import safetensors
+
     path = tiny_path() / "model.safetensors"
     assert path.stat().st_size <= 8_000_000
     with safetensors.safe_open(path, framework="pt") as weights:
@@ -84,7 +86,8 @@ def test_every_frequent_token_of_the_tasks_was_met_in_pretraining(tokenizer) -> 
 
 
 def test_tokenizer_is_the_one_its_script_makes(tokenizer) -> None:
-    pretrain = pytest.importorskip("plr.embedded.pretrain")
+    from plr.embedded import pretrain
+
     record = json.loads((tiny_path() / "training.json").read_text(encoding="utf-8"))
     assert pretrain.make_tokenizer(record["seed"]).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
@@ -112,8 +115,9 @@ def test_finding_the_folder_imports_no_torch() -> None:
 
 
 def test_base_gives_true_sums_most_weight_in_its_own_format(tokenizer) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32)
     sums = [(a, b) for a in (7, 12, 28, 45) for b in (5, 16, 33, 51)]
     right = 0
