@@ -40,6 +40,8 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     slots: int = Field(default=64, ge=1)
     checkpoint_seconds: float = Field(default=120, ge=0)
     """A training that is killed loses at most this much work."""
+    low_memory: bool = False
+    """Quantize with one block and the activations of one block's input in memory; they go to disk where they do not fit."""
     offline: bool = False
     report_to: tuple[str, ...] = ()
 

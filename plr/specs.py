@@ -28,6 +28,7 @@ __all__ = [
     "Base",
     "Calibration",
     "Evaluate",
+    "GridSearch",
     "ModelRef",
     "Quantization",
     "Quantize",
@@ -43,6 +44,7 @@ __all__ = [
 
 BITS = (16, 8, 4, 3, 2)
 Mode = Literal["keep", "restore", "roundtrip", "requantize"]
+GridSearch = Literal["minmax", "mse", "hessian"]
 
 
 class Spec(BaseModel, frozen=True, extra="forbid"):
@@ -123,9 +125,17 @@ class Quantization(Spec, frozen=True):
     sym: bool = True
     desc_act: bool = False
     static_groups: bool = False
+    act_group_aware: bool = False
+    """Order by activation within groups and of groups: what act order gains, without its cost at inference."""
     damp_percent: float = Field(default=0.01, gt=0, lt=1)
     block_size: int = Field(default=128, ge=1)
-    grid: Literal["minmax", "mse"] = "minmax"
+    grid: GridSearch = "minmax"
+    refine_passes: int = Field(default=0, ge=0)
+    """Rounds of coordinate descent on the solved codes."""
+    input_correction: float = Field(default=0.0, ge=0, le=1)
+    """How far a layer makes good what the layers before it lost: 0 not at all, 1 fully."""
+    double_quant: bool = False
+    """Quantize the scales too (nf4 alone)."""
     calibration: Calibration | None = None
 
     @model_validator(mode="after")

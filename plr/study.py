@@ -23,7 +23,19 @@ from plr.provenance import provenance
 from plr.report.cells import CellResult, Metric
 from plr.resolve import Resolver
 from plr.runtime import Runtime
-from plr.specs import BITS, AdapterSpec, Evaluate, Quantization, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.specs import (
+    BITS,
+    AdapterSpec,
+    Evaluate,
+    GridSearch,
+    Quantization,
+    Quantize,
+    Restore,
+    Source,
+    TaskSpec,
+    Train,
+    TrainSpec,
+)
 from plr.steps import Event, Plan, closure
 from plr.store import Artifact, Store
 
@@ -42,13 +54,19 @@ class QuantizeConfig(_Part, frozen=True):
     sym: bool = True
     desc_act: bool = False
     static_groups: bool = False
+    act_group_aware: bool = False
     damp_percent: float = 0.01
     block_size: int = 128
-    grid: Literal["minmax", "mse"] = "minmax"
+    grid: GridSearch = "minmax"
+    refine_passes: int = 0
+    input_correction: float = 0.0
+    double_quant: bool = False
     calibration: str = "task"
     samples: int = Field(default=500, ge=1)
     seed: int = 0
     max_length: int = Field(default=512, ge=1)
+    by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
+    """What differs at one width: ``{4: {method: nf4, group_size: 64}}``."""
 
 
 class EvaluateConfig(_Part, frozen=True):
@@ -277,6 +295,8 @@ class Study:
     def _base(self, source: Source, bits: int, config: QuantizeConfig, task: TaskSpec) -> Source | Quantize:
         if bits == 16:
             return source
+        value = {**config.model_dump(exclude={"by_bits"}), **config.by_bits.get(bits, {})}
+        config = parse(QuantizeConfig, value, f"quantize: by_bits: {bits}")
         calibration = self.resolver.calibration(
             config.method,
             None if config.calibration == "task" else _expand(config.calibration),
@@ -285,7 +305,7 @@ class Study:
             seed=config.seed,
             max_length=config.max_length,
         )
-        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length"})
+        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length", "by_bits"})
         value = {"bits": bits, "calibration": calibration, **knobs}
         return Quantize(source=source, quantization=parse(Quantization, value, "quantize"))
 

@@ -43,9 +43,13 @@ def full() -> dict[str, Step]:
         sym=False,
         desc_act=True,
         static_groups=True,
+        act_group_aware=True,
         damp_percent=0.02,
         block_size=32,
         grid="mse",
+        refine_passes=2,
+        input_correction=0.5,
+        double_quant=True,
         calibration=calibration,
     )
     train_spec = TrainSpec(

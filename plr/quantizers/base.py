@@ -22,6 +22,9 @@ class Quantizer(ABC):
 
     needs_calibration: bool
 
+    def check(self, spec: Quantization) -> None:
+        """Raise ``UsageError`` for settings this method cannot carry out. Called before any work; imports nothing heavy."""
+
     @abstractmethod
     def quantize(
         self,
@@ -30,11 +33,16 @@ class Quantizer(ABC):
         spec: Quantization,
         folder: Path,
         *,
+        work: Path | None = None,
+        low_memory: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         """Quantize ``model`` in place and write a checkpoint that opens without plr to ``folder``.
 
-        ``batches`` are dicts of input_ids and attention_mask, int64 [b, t]. Returns what is to be recorded per module.
+        In place means: layers are replaced, their tensors are not written to, so that the caller can put them back.
+        ``batches`` are dicts of input_ids and attention_mask, int64 [b, t]. ``work`` is a folder that survives a kill, for what
+        lets the same call go on where it was; ``low_memory`` asks for less memory at the price of time, with the same result.
+        Returns what is to be recorded per module.
         """
 
 

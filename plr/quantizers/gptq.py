@@ -32,6 +32,8 @@ class GPTQQuantizer(Quantizer):
         spec: Quantization,
         folder: Path,
         *,
+        work: Path | None = None,
+        low_memory: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
