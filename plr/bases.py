@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Loaded", "load_base", "load_source", "load_tokenizer", "model_path", "resolve_model", "runtime_dtype"]
+__all__ = [
+    "Loaded",
+    "load_base",
+    "load_quantized",
+    "load_source",
+    "load_tokenizer",
+    "model_path",
+    "resolve_model",
+    "runtime_dtype",
+]
 
 EMBEDDED = {"tiny": tiny_path}
 _WEIGHTS = (
@@ -167,11 +177,39 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime) -> Loaded
     dtype, device = runtime_dtype(runtime), runtime.torch_device()
     if isinstance(base, Source):
         return load_source(base.model, dtype=dtype, device=device, offline=runtime.offline)
+    model = load_quantized(store.require(base).path, dtype=dtype, device=device, kernel=runtime.kernel_name())
+    return Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
+
+
+def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str = "dequantized") -> PreTrainedModel:
+    """The k-bit model in ``folder``, whatever its method: ``quant_method`` in its config.json says who reads it. In eval mode.
+
+    ``kernel`` is that of GPTQ layers; those of bitsandbytes have their own.
+
+    Raises:
+        ModelError: no k-bit checkpoint, a method that plr does not read, or tensors that do not fit.
+        MissingDependencyError: bitsandbytes is needed and not installed.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no config.json that can be read: {error}") from error
+    method = settings.get("quant_method", "gptq" if (folder / "quantize_config.json").is_file() else None)
+    if method == "bitsandbytes":
+        from plr.quantizers import load_bitsandbytes
+
+        return load_bitsandbytes(folder, dtype=dtype, device=device)
+    if method != "gptq":
+        raise ModelError(
+            f"{folder} is quantized by {method}" if method else f"{folder} is not quantized",
+            expected="quant_method gptq or bitsandbytes in config.json",
+        )
     from plr.gptq import load_checkpoint
 
-    artifact = store.require(base)
-    model = load_checkpoint(artifact.path, dtype=dtype, device=device, kernel=runtime.kernel_name())
-    return Loaded(model.eval(), load_tokenizer(base.model, offline=runtime.offline))
+    try:
+        return load_checkpoint(folder, dtype=dtype, device=device, kernel=kernel).eval()
+    except (ValueError, OSError) as error:  # a GPTQError is a ValueError; transformers raises both
+        raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
 
 
 def runtime_dtype(runtime: Runtime) -> torch.dtype:

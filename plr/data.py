@@ -19,9 +19,20 @@ from plr.fingerprint import file_sha256, fingerprint
 from plr.hub import cached_sha, commit_sha, is_offline
 from plr.specs import Calibration, TaskSpec
 from plr.tasks import Example, Split, TaskData, check_leakage, check_text_leakage, tasks
-from plr.tasks.splits import choose
+from plr.tasks.splits import choose, normalized
 
-__all__ = ["CalibrationText", "calibration_text", "draw", "guarded_train", "load_split", "resolve_file", "resolve_task"]
+__all__ = [
+    "CalibrationText",
+    "calibration_text",
+    "draw",
+    "guarded_train",
+    "has_split",
+    "load_split",
+    "read_texts",
+    "resolve_file",
+    "resolve_task",
+    "undrawn_texts",
+]
 
 
 def resolve_task(
@@ -120,17 +131,7 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
             raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
         ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
         return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
-    path = Path(calibration.path or "")
-    if not path.is_file() or file_sha256(path) != calibration.file_sha256:
-        raise DataError(f"{path} is gone or changed since the command was planned", hint="run the command again")
-    texts = _texts(path)
-    if not texts:
-        raise DataError(
-            f"the calibration file {path} holds no text",
-            expected='JSON lines with a "text" field, or a text file with blank lines between documents',
-        )
-    order = list(range(len(texts)))
-    random.Random(calibration.seed).shuffle(order)
+    texts, order = _shuffled(calibration)
     chosen = sorted(order[: calibration.samples])
     ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
     if calibration.guard is not None:
@@ -139,11 +140,36 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
     return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
 
 
+def undrawn_texts(calibration: Calibration) -> list[str]:
+    """The documents of a calibration file that were not drawn, in shuffled order; copies of drawn ones are left out.
+
+    Raises:
+        DataError: as :func:`calibration_text`.
+    """
+    texts, order = _shuffled(calibration)
+    drawn = {normalized(texts[i]) for i in order[: calibration.samples]}
+    return [texts[i] for i in order[calibration.samples :] if normalized(texts[i]) not in drawn]
+
+
+def _shuffled(calibration: Calibration) -> tuple[list[str], list[int]]:
+    """The documents of a calibration file, and the order in which they are drawn."""
+    path = Path(calibration.path or "")
+    if not path.is_file() or file_sha256(path) != calibration.file_sha256:
+        raise DataError(f"{path} is gone or changed since the command was planned", hint="run the command again")
+    texts = read_texts(path)
+    order = list(range(len(texts)))
+    random.Random(calibration.seed).shuffle(order)
+    return texts, order
+
+
+def has_split(spec: TaskSpec, split: str) -> bool:
+    """Whether the data of the task has this split."""
+    return split in tasks.get(spec.name).splits(_task_data(spec))
+
+
 def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:
     """The validation and test rows, as far as the data has these splits."""
-    data = _task_data(spec)
-    there = tasks.get(spec.name).splits(data)
-    return {split: load_split(spec, split).examples for split in ("validation", "test") if split in there}
+    return {split: load_split(spec, split).examples for split in ("validation", "test") if has_split(spec, split)}
 
 
 def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -155,6 +181,21 @@ def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str
         "ids": ids,
         "sha256": fingerprint([list(pair) for pair in pairs]),
     }
+
+
+def read_texts(path: Path) -> list[str]:
+    """The documents of a file: JSON lines with a ``text`` field, or plain text with blank lines between documents.
+
+    Raises:
+        DataError: a line that is no such object, or a file without text.
+    """
+    texts = _texts(path)
+    if not texts:
+        raise DataError(
+            f"{path} holds no text",
+            expected='JSON lines with a "text" field, or a text file with blank lines between documents',
+        )
+    return texts
 
 
 def _texts(path: Path) -> list[str]:

@@ -104,14 +104,13 @@ def evaluate(
 def _load_served(step: Evaluate, store: Store, runtime: Runtime) -> Loaded:
     from transformers import AutoModelForCausalLM
 
-    from plr.bases import load_tokenizer, runtime_dtype
-    from plr.gptq import load_checkpoint
+    from plr.bases import load_quantized, load_tokenizer, runtime_dtype
 
     path, dtype, device = served(step, store), runtime_dtype(runtime), runtime.torch_device()
     assert isinstance(step.target, Restore)
     model: Any
     if step.target.mode == "requantize":
-        model = load_checkpoint(path, dtype=dtype, device=device, kernel=runtime.kernel_name())
+        model = load_quantized(path, dtype=dtype, device=device, kernel=runtime.kernel_name())
     else:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         model.to(device)

@@ -1,59 +1,119 @@
-"""Carry out a Quantize step: source -> calibrated -> k-bit checkpoint, gated."""
+"""Carry out Quantize steps: source -> calibrated -> k-bit checkpoint, gated.
+
+The widths of one source and one calibration are made one after another from a source that is loaded, calibrated and
+measured once (`SourceHolder`): after each, the dense layers are put back.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plr.bases import Loaded, load_source, runtime_dtype
-from plr.data import calibration_text, load_split
+from plr.data import calibration_text
 from plr.errors import ModelError
-from plr.lm import answer_loss, encode_pair
-from plr.quantizers import quantizers
+from plr.gate import Gate
+from plr.gptq.blocks import is_linear, replace_module
+from plr.lm import encode_pair
+from plr.quantizers import Execution, quantizers
 from plr.runtime import Runtime
 from plr.specs import Calibration, Quantize
 
-__all__ = ["calibrate", "quantize"]
+__all__ = ["SourceHolder", "calibrate", "quantize"]
 
 Progress = Callable[[int, int], None]
 BATCH_TOKENS = 4096
-GATE_ROWS = 32
+AUTOCAST_FROM = 512
+"""Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
 
 
-def quantize(step: Quantize, folder: Path, runtime: Runtime, on_progress: Progress | None = None) -> dict[str, Any]:
-    """Quantize the source of ``step`` and write the checkpoint to ``folder``.
+def quantize(
+    step: Quantize, folder: Path, runtime: Runtime, on_progress: Progress | None = None, *, work: Path | None = None
+) -> dict[str, Any]:
+    """Make one base; see `SourceHolder.quantize`."""
+    return SourceHolder(runtime).quantize(step, folder, on_progress, work=work)
 
-    Returns the metrics of the manifest: the calibration record (ids, sha256, token counts, truncations), one entry a module
-    (relative output error, damping, tokens, seconds), and the gate: the loss on held-out text before and after.
 
-    Raises:
-        ModelError: a module that cannot be quantized, by name; nothing is rounded instead.
-        DataError, LeakageError: unusable calibration data.
-    """
-    spec = step.quantization
-    method = quantizers.get(spec.method)
-    if method.needs_calibration and spec.calibration is None:
-        raise ModelError(f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file")
-    # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
-    loaded = load_source(step.source.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline)
-    batches, record = calibrate(spec.calibration, loaded) if spec.calibration else ([], {})
-    held_out = _held_out(spec.calibration)
-    before = _loss(loaded, held_out)
-    metrics = method.quantize(loaded.model, batches, spec, folder, on_progress=on_progress)
-    loaded.tokenizer.save_pretrained(folder)
-    return {
-        "bits": spec.bits,
-        "calibration": record,
-        "gate": _gate(before, _loss(loaded, held_out), len(held_out), loaded.model.config.get_text_config().vocab_size),
-        "dtype": str(runtime_dtype(runtime)).removeprefix("torch."),
-        "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-        **metrics,
-    }
+class SourceHolder:
+    """One source in memory with its calibration and its gate, for all the widths made of it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._key: tuple[Any, ...] | None = None
+        self._held: tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate] | None = None
+
+    def quantize(
+        self, step: Quantize, folder: Path, on_progress: Progress | None = None, *, work: Path | None = None
+    ) -> dict[str, Any]:
+        """Quantize the source of ``step`` and write the checkpoint to ``folder``.
+
+        ``work`` survives a kill: finished blocks are kept there, and the next call with the same step goes on after them.
+
+        Returns the metrics of the manifest: the calibration record (ids, sha256, token counts, truncations), one entry a
+        module (relative output error, damping, tokens, seconds), and the gate (:mod:`plr.gate`).
+
+        Raises:
+            ModelError: a module that cannot be quantized, by name; nothing is rounded instead.
+            DataError, LeakageError: unusable calibration data.
+        """
+        spec = step.quantization
+        method = quantizers.get(spec.method)
+        method.check(spec)
+        if method.needs_calibration and spec.calibration is None:
+            raise ModelError(
+                f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file"
+            )
+        loaded, batches, record, gate = self._load(step)
+        runtime = self.runtime
+        execution = Execution(
+            work=work,
+            low_memory=runtime.low_memory,
+            device=runtime.torch_device(),
+            forward_dtype=self._forward_dtype(loaded.model),
+        )
+        dense = {name: module for name, module in loaded.model.named_modules() if is_linear(module)}
+        try:
+            metrics = method.quantize(loaded.model, batches, spec, folder, execution=execution, on_progress=on_progress)
+            measured = gate.measure()
+        finally:
+            if runtime.low_memory:
+                self._key = self._held = None  # one block at a time was all there was room for
+            else:
+                _put_back(loaded.model, dense)
+        loaded.tokenizer.save_pretrained(folder)
+        return {
+            "bits": spec.bits,
+            "calibration": record,
+            "gate": measured,
+            "dtype": str(execution.forward_dtype or torch.float32).removeprefix("torch."),
+            "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            **metrics,
+        }
+
+    def _load(self, step: Quantize) -> tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate]:
+        spec, runtime = step.quantization, self.runtime
+        key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
+        if self._held is None or key != self._key:
+            self._held = None  # before the next is loaded
+            # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
+            # Where memory is short it stays as stored, which is as exact, and each block is cast when its turn comes.
+            dtype, device = (torch.float32, runtime.torch_device()) if not runtime.low_memory else ("auto", "cpu")
+            loaded = load_source(step.source.model, dtype=dtype, device=device, offline=runtime.offline)
+            batches, record = calibrate(spec.calibration, loaded) if spec.calibration else ([], {})
+            gate = Gate(loaded, spec.calibration, task=spec.gate_task, text=spec.gate_text)
+            self._key, self._held = key, (loaded, batches, record, gate)
+        return self._held
+
+    def _forward_dtype(self, model: Any) -> torch.dtype | None:
+        """The dtype that the forward of the calibration is cast to; None: as it is."""
+        if self.runtime.dtype == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
+            return None
+        dtype = runtime_dtype(self.runtime)
+        return None if dtype == torch.float32 else dtype
 
 
 def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
@@ -84,27 +144,8 @@ def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, 
     return batches, {**text.report, "tokens": tokens, "truncated": truncated, "max_length": calibration.max_length}
 
 
-def _held_out(calibration: Calibration | None) -> list[tuple[str, str]]:
-    """Rows for the gate: the task's validation split where the calibration has a task, else none."""
-    if calibration is None or calibration.task is None:
-        return []
-    rows = load_split(calibration.task, "validation").examples[:GATE_ROWS]
-    return [(row.prompt, row.target) for row in rows]
-
-
-def _loss(loaded: Loaded, pairs: list[tuple[str, str]]) -> float | None:
-    """Mean negative log-likelihood in nats a target token."""
-    if not pairs:
-        return None
-    losses = answer_loss(loaded.model, loaded.tokenizer, pairs)
-    return sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)
-
-
-def _gate(before: float | None, after: float | None, rows: int, vocabulary: int) -> dict[str, Any]:
-    if before is None or after is None:
-        return {"rows": 0, "verdict": "not measured: no task to measure on"}
-    if not math.isfinite(after):
-        raise ModelError(f"the quantized base gives a loss of {after}", hint="raise damp_percent or the bits")
-    chance = math.log(vocabulary)
-    verdict = "broken: at or above chance" if after >= chance else "ok"
-    return {"rows": rows, "loss_16bit": before, "loss": after, "chance": chance, "verdict": verdict}
+def _put_back(model: nn.Module, dense: dict[str, nn.Module]) -> None:
+    """Put the dense layers of these names back where a quantizer has replaced them."""
+    for name, module in dense.items():
+        if model.get_submodule(name) is not module:
+            replace_module(model, name, module)

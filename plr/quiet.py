@@ -14,8 +14,9 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
-__all__ = ["import_gptqmodel", "quiet_libraries"]
+__all__ = ["import_gptqmodel", "quiet_libraries", "silenced"]
 
 
 def quiet_libraries() -> None:
@@ -36,6 +37,16 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing that Python code prints inside reaches the terminal, unless ``PLR_DEBUG`` is set. Errors pass as ever."""
+    with contextlib.ExitStack() as stack:
+        if not os.environ.get("PLR_DEBUG"):
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
 def import_gptqmodel() -> None:
     """Import GPTQModel if it is installed: PEFT does so whenever it attaches an adapter, with a banner.
 
@@ -46,10 +57,7 @@ def import_gptqmodel() -> None:
         return
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
     before = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
-    with contextlib.ExitStack() as stack:
-        if not os.environ.get("PLR_DEBUG"):
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    with silenced():
         importlib.import_module("gptqmodel")
     for name in [name for name in os.environ if name.startswith("HF_")]:
         del os.environ[name]

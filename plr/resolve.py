@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from plr.errors import PlrError, UsageError
+from plr.errors import DataError, PlrError, UsageError
 from plr.specs import Calibration, ModelRef, TaskSpec
 
 __all__ = ["Resolver"]
@@ -81,6 +82,17 @@ class Resolver:
         if text.startswith("task:"):
             return Calibration(task=self.task(text.removeprefix("task:")), **settings)
         return resolve_file(text, guard=task, **settings)
+
+    def gate_text(self, text: str) -> str:
+        """The absolute path of a text to measure bases on.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            raise DataError(f"there is no text file {path} to measure on", expected="a .jsonl or text file")
+        return str(path)
 
     def max_new_tokens(self, task: str) -> int:
         from plr.tasks import tasks

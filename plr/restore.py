@@ -7,7 +7,7 @@ mode            weights served          what is written
 ``keep``        W_k + dW                the same, l = k: plain QLoRA
 ``restore`` +   W_16 + dW               a dense checkpoint (``merge``)
 ``roundtrip``   dense W_k + dW          a dense checkpoint: the maths of ``keep`` in any engine
-``requantize``  Q_l(W_16 + dW)          an l-bit GPTQ checkpoint without a side path
+``requantize``  Q_l(W_16 + dW)          an l-bit checkpoint without a side path
 =============== ======================= ==============================================================
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
@@ -30,7 +30,7 @@ from plr.errors import IntegrityError, ProvenanceError
 from plr.lm import logits_probe
 from plr.modes import check_mode
 from plr.quantize import calibrate
-from plr.quantizers import quantizers
+from plr.quantizers import densify, quantizers
 from plr.runtime import Runtime
 from plr.specs import Evaluate, Quantize, Restore, Source, Train
 from plr.store import Store
@@ -120,7 +120,7 @@ def restore(
         return _requantize(step, step.base, source.path, folder, runtime, on_progress)
     if step.mode == "roundtrip" or step.merge:
         loaded = load_base(step.base, store, runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"}))
-        _densify(loaded.model)
+        densify(loaded.model)
         return _write_merged(step, loaded, source.path, folder)
     loaded = load_base(step.base, store, runtime)
     _, change = attach(loaded, step, source.path, "restored")
@@ -177,24 +177,6 @@ def _requantize(
     metrics = quantizers.get(spec.method).quantize(merged, batches, spec, folder, on_progress=on_progress)
     loaded.tokenizer.save_pretrained(folder)
     return {**_bits(step), "largest_logit_change": change, "calibration": record, **metrics}
-
-
-def _densify(model: nn.Module) -> None:
-    """Replace every k-bit linear by a dense one with the same (dequantized) weight."""
-    from plr.gptq import PackedLinear
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PackedLinear):
-            dense = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-            with torch.no_grad():
-                dense.weight.copy_(module.weight)
-                if module.bias is not None:
-                    dense.bias.copy_(module.bias)
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, dense.to(module.weight.device))
-    config: Any = model.config
-    if getattr(config, "quantization_config", None) is not None:
-        del config.quantization_config
 
 
 def _source_dtype(step: Restore) -> torch.dtype:

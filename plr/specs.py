@@ -119,6 +119,7 @@ class Calibration(Spec, frozen=True):
 class Quantization(Spec, frozen=True):
     """How a base becomes k bits. Names as in GPTQ checkpoints."""
 
+    LOCATION = frozenset({"gate_task", "gate_text"})
     method: str = "gptq"
     bits: Literal[8, 4, 3, 2]
     group_size: int = 128
@@ -137,6 +138,10 @@ class Quantization(Spec, frozen=True):
     double_quant: bool = False
     """Quantize the scales too (nf4 alone)."""
     calibration: Calibration | None = None
+    gate_task: TaskSpec | None = None
+    """The task on whose validation rows the base is measured once it is made; this changes no byte of it."""
+    gate_text: str | None = None
+    """A JSONL or text file on which it is measured too."""
 
     @model_validator(mode="after")
     def _group(self) -> Quantization:

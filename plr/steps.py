@@ -1,7 +1,7 @@
 """From a set of steps to what must be done, and the doing of one job in this process.
 
-A *job* is what one worker does at a time: a quantization, a training, a restoration, or the evaluations of several adapters on
-one base. Everything heavy is imported inside the functions that run, so that planning takes no torch.
+A *job* is what one worker does at a time: the quantizations of one source, a training, a restoration, or the evaluations of several
+adapters on one base. Everything heavy is imported inside the functions that run, so that planning takes no torch.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from plr.errors import PlrError, ResourceError
+from plr.fingerprint import fingerprint
 from plr.runtime import Runtime
-from plr.specs import Evaluate, Quantize, Restore, Step, Train
+from plr.specs import Evaluate, Quantize, Restore, Spec, Step, Train
 from plr.store import Artifact, Store
 
 __all__ = ["Event", "Plan", "closure", "make", "ready_jobs", "run_job"]
 
 _ORDER = {"base": 0, "adapter": 1, "restored": 2, "result": 3}
 OnEvent = Callable[["Event"], None]
+T = TypeVar("T", bound=Step)
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,34 @@ def closure(wanted: Iterable[Step]) -> list[Step]:
 
 
 def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list[list[Step]]:
-    """Jobs whose inputs are all there: bases first, then trainings, then evaluations grouped by the base they load.
+    """Jobs whose inputs are all there: bases grouped by their source and calibration, then trainings, then evaluations
+    grouped by the base they load.
 
     With several workers a group is cut so that each gets a share.
     """
     ready = [s for s in open_steps if all(need.fingerprint in done for need in s.inputs)]
     ready.sort(key=lambda s: _ORDER[s.kind])
-    jobs: list[list[Step]] = [[s] for s in ready if not isinstance(s, Evaluate)]
-    groups: dict[str, list[Step]] = {}
+    bases = [s for s in ready if isinstance(s, Quantize)]
+    rest: list[list[Step]] = [[s] for s in ready if not isinstance(s, Evaluate | Quantize)]
     evaluations = [s for s in ready if isinstance(s, Evaluate)]
-    for step in evaluations:
-        groups.setdefault(step.base.fingerprint, []).append(step)
-    share = max(1, -(-len(evaluations) // workers))
-    for group in groups.values():
-        jobs += [group[i : i + share] for i in range(0, len(group), share)]
-    return jobs
+    return [
+        *_shared(bases, lambda s: fingerprint([s.source.fingerprint, _identity(s.quantization.calibration)]), workers),
+        *rest,
+        *_shared(evaluations, lambda s: s.base.fingerprint, workers),
+    ]
+
+
+def _shared(steps: Sequence[T], key: Callable[[T], str], workers: int) -> list[list[T]]:
+    """``steps`` in groups of one key, none larger than a worker's share of all."""
+    groups: dict[str, list[T]] = {}
+    for step in steps:
+        groups.setdefault(key(step), []).append(step)
+    share = max(1, -(-len(steps) // workers))
+    return [group[i : i + share] for group in groups.values() for i in range(0, len(group), share)]
+
+
+def _identity(spec: Spec | None) -> Any:
+    return None if spec is None else spec.identity()
 
 
 def run_job(job: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEvent) -> None:
@@ -160,7 +175,7 @@ def make(step: Step, store: Store, runtime: Runtime, on_event: OnEvent | None = 
 def _build(
     step: Step, folder: Path, store: Store, runtime: Runtime, on_event: OnEvent, holder: list[Any]
 ) -> dict[str, Any]:
-    """Carry out one step; ``holder`` keeps the base of an earlier evaluation of the same job."""
+    """Carry out one step; ``holder`` keeps what the next step of the same job may share: a source, or a base."""
 
     def progress(done: int, total: int) -> None:
         on_event(Event("progress", step.fingerprint, done=done, total=total))
@@ -170,9 +185,13 @@ def _build(
     quiet_libraries()
     with _memory_errors(step):
         if isinstance(step, Quantize):
-            from plr.quantize import quantize
+            from plr.quantize import SourceHolder
 
-            return quantize(step, folder, runtime, progress)
+            if not isinstance(holder[0] if holder else None, SourceHolder):
+                holder[:] = [SourceHolder(runtime)]
+            return holder[0].quantize(step, folder, progress, work=store.work(step))
+        if not isinstance(step, Evaluate):
+            holder.clear()
         if isinstance(step, Train):
             from plr.train import train
 
@@ -184,8 +203,8 @@ def _build(
         if isinstance(step, Evaluate):
             from plr.evaluate import BaseHolder, evaluate
 
-            if not holder:
-                holder.append(BaseHolder(store, runtime))
+            if not isinstance(holder[0] if holder else None, BaseHolder):
+                holder[:] = [BaseHolder(store, runtime)]
             return evaluate(step, folder, holder[0], progress)
     raise TypeError(f"no worker for a step of kind {step.kind}")
 

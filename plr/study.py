@@ -20,6 +20,8 @@ from plr.engines import Outcome, engines
 from plr.errors import ConfigError, PlrError
 from plr.presets import preset
 from plr.provenance import provenance
+from plr.quantizers import quantizers
+from plr.registry import did_you_mean
 from plr.report.cells import CellResult, Metric
 from plr.resolve import Resolver
 from plr.runtime import Runtime
@@ -65,8 +67,36 @@ class QuantizeConfig(_Part, frozen=True):
     samples: int = Field(default=500, ge=1)
     seed: int = 0
     max_length: int = Field(default=512, ge=1)
+    gate_text: str | None = None
+    """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
     """What differs at one width: ``{4: {method: nf4, group_size: 64}}``."""
+
+    @field_validator("by_bits", mode="before")
+    @classmethod
+    def _one_entry_a_width(cls, value: Any) -> Any:
+        """``--set quantize.by_bits.4.KEY`` writes to "4", a file to 4: both are the same entry."""
+        if not isinstance(value, Mapping):
+            return value
+        merged: dict[str, Any] = {}
+        for bits, settings in value.items():
+            merged = _laid_over(merged, {str(bits): settings})
+        return merged
+
+    @field_validator("by_bits")
+    @classmethod
+    def _known_settings(cls, value: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        known = sorted(cls.model_fields.keys() - {"by_bits"})
+        for bits, settings in value.items():
+            if bits not in BITS or bits == 16:
+                raise ValueError(
+                    f"{bits} is no width of a quantized base: {', '.join(map(str, sorted({*BITS} - {16})))}"
+                )
+            for key in sorted(settings.keys() - known):
+                raise ValueError(
+                    f"{bits}: unknown key {key}, {did_you_mean(key, known) or 'known: ' + ', '.join(known)}"
+                )
+        return value
 
 
 class EvaluateConfig(_Part, frozen=True):
@@ -230,7 +260,15 @@ class Study:
             settings=self.config.model_dump(mode="json", exclude={"runtime"}),
             provenance=provenance(),
             timings=list(self._timings(store)),
+            bases=list(self._bases(store)),
         )
+
+    def _bases(self, store: Store) -> Iterator[dict[str, Any]]:
+        """The gate of every quantized base of the study; a base with none (an older plr, another maker) is left out."""
+        for step in closure([cell.step for cell in self.cells]):
+            artifact = store.get(step) if isinstance(step, Quantize) else None
+            if artifact is not None and "gate" in artifact.metrics:
+                yield {"name": step.label, "gate": artifact.metrics["gate"]}
 
     def _timings(self, store: Store) -> Iterator[dict[str, Any]]:
         for step in closure([cell.step for cell in self.cells]):
@@ -305,9 +343,12 @@ class Study:
             seed=config.seed,
             max_length=config.max_length,
         )
-        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length", "by_bits"})
-        value = {"bits": bits, "calibration": calibration, **knobs}
-        return Quantize(source=source, quantization=parse(Quantization, value, "quantize"))
+        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length", "by_bits", "gate_text"})
+        gate_text = self.resolver.gate_text(_expand(config.gate_text)) if config.gate_text else None
+        value = {"bits": bits, "calibration": calibration, "gate_task": task, "gate_text": gate_text, **knobs}
+        spec = parse(Quantization, value, "quantize")
+        quantizers.get(spec.method).check(spec)
+        return Quantize(source=source, quantization=spec)
 
     def _evaluation(self, task: str, config: EvaluateConfig) -> dict[str, Any]:
         settings = config.model_dump()

@@ -291,7 +291,8 @@ def test_show_verify_and_ls_tell_of_an_artifact(
     artifact = made(home)
     shown = run(monkeypatch, capsys, "show", artifact.fingerprint[:8])[1]
     assert artifact.fingerprint in shown
-    assert "verdict ok, loss 1.5" in shown
+    assert "gate         ok" in shown
+    assert "loss 1.500 nats a token" in shown, "a manifest of an older plr, without the keys of this one"
     monkeypatch.setenv("COLUMNS", "60")
     listed = run(monkeypatch, capsys, "ls")[1]
     assert artifact.fingerprint[:12] in listed, (

@@ -1,7 +1,8 @@
-"""Two processes, joined by accelerate, train the adapter one process trains."""
+"""Two processes train the adapter one process trains: joined by accelerate at every width, and sharded by FSDP."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,21 +14,26 @@ from safetensors.torch import load_file
 from plr.store import Store
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["train", "--bits", "16", "--device", "cpu", "--json"]
+WORDS = ["train", "--device", "cpu", "--json"]
+# On GPUs `accelerate launch` starts the processes; on CPUs torchrun does, and accelerate joins them with gloo.
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SMALL = ["train.train_limit=48", "train.batch_size=16", "train.validation_limit=8"]
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", ["16", "8", "4", "3", "2"])
+def test_two_processes_train_what_one_trains(bits: str, tmp_path: Path) -> None:
     """The batch is cut over the processes; losses are equal up to the rounding of the split sum."""
     sets = [word for text in SMALL for word in ("--set", text)]
-    # On GPUs `accelerate launch` starts the processes; on CPUs torchrun does, and accelerate joins them with gloo.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     found = {}
-    for name, words in {"one": [sys.executable], "two": launch}.items():
+    for name, words in {"one": [sys.executable], "two": LAUNCH}.items():
         environment = {**os.environ, "PLR_HOME": str(tmp_path / name)}
         done = subprocess.run(
-            [*words, "-m", "plr", *WORDS, *sets], cwd=ROOT, env=environment, capture_output=True, check=False
+            [*words, "-m", "plr", *WORDS, "--bits", bits, *sets],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         found[name] = Store(tmp_path / name).find(None, ("adapter",))
@@ -38,3 +44,16 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for key, tensor in one.items():
         assert (tensor - two[key]).norm() < 0.1 * tensor.norm() + 1e-3, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["8", "4", "3", "2"])
+def test_fsdp_trains_an_adapter_on_packed_layers_as_one_process_does(bits: str) -> None:
+    """Parameters are sharded (the adapter, embeddings, norms); the codes are buffers: each process holds them all."""
+    script = str(ROOT / "tests" / "gptq" / "sharded_training.py")
+    done = subprocess.run([*LAUNCH, script, bits], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["sharded"] == pytest.approx(found["alone"], rel=1e-4)
+    assert found["alone"][-1] < found["alone"][0]
+    assert (found["layers"], found["adapter"], found["codes"]) == (14, "DTensor", "Tensor")

@@ -34,6 +34,7 @@ FLOORS = {
     "adapters": 2,
     "trainer": 3,
     "quantize": 3,
+    "gate": 3,
     "train": 3,
     "restore": 3,
     "evaluate": 3,

@@ -51,6 +51,8 @@ def full() -> dict[str, Step]:
         input_correction=0.5,
         double_quant=True,
         calibration=calibration,
+        gate_task=task,
+        gate_text="texts.txt",
     )
     train_spec = TrainSpec(
         learning_rate=1e-3,
@@ -131,7 +133,7 @@ def test_every_field_counts_but_locations() -> None:
             continue
         node[path[-1]] = 8 if path[-1] == "bits" else changed(node[path[-1]])
         after = step_from_json(copy).fingerprint
-        assert (after == before) == (path[-1] == "path" or "guard" in path), path
+        assert (after == before) == (path[-1] in ("path", "gate_text") or "guard" in path or "gate_task" in path), path
 
 
 def test_display_name_of_a_local_model_is_no_identity() -> None:

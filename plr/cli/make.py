@@ -17,7 +17,7 @@ __all__: list[str] = []
 def quantize(
     model: Model = "embedded:tiny",
     bits: Bits = 4,
-    method: Annotated[str | None, typer.Option(help="gptq or rtn.")] = None,
+    method: Annotated[str | None, typer.Option(help="gptq, rtn, gptqmodel, nf4 (4 bits) or int8 (8 bits).")] = None,
     calibration: Annotated[str | None, typer.Option(help="task:NAME, or a JSONL or text file.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many calibration samples are drawn.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw.")] = None,
@@ -30,7 +30,7 @@ def quantize(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model to k bits with GPTQ, calibrated on a task's training data.
+    """Quantize a model to k bits: with GPTQ, calibrated on a task's training data, or with another method.
 
     Example: [bold]plr quantize --model embedded:tiny --bits 3 --calibration task:tiny_sql --samples 64[/bold]
     """

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plr.cli.options import Json, lab
 from plr.cli.root import app
 from plr.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from plr.store import Artifact
 
 __all__: list[str] = []
 
@@ -63,17 +66,27 @@ def list_(
 
 
 @app.command()
-def show(ref: Ref = None, as_json: Json = False) -> None:
-    """Show one artifact: its step, inputs, metrics and where it was made.
+def show(
+    ref: Ref = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw a base's output error over depth to this .svg file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one artifact: its step, inputs, metrics and where it was made; of a base how much of the 16-bit model it still is.
 
-    Example: [bold]plr show 3fa9c1[/bold]
+    Example: [bold]plr show 3fa9c1 --plot error.svg[/bold]
     """
+    from plr.cli.base import HANDLED, print_base
     from plr.cli.show import console, emit, size, span
     from plr.store import MANIFEST
 
     artifact = lab().store.find(ref)
+    if plot is not None:
+        _draw(artifact, plot)
     if as_json:
-        emit({"path": str(artifact.path), **artifact.manifest})
+        drawn = {} if plot is None else {"plot": str(plot)}
+        emit({"path": str(artifact.path), **drawn, **artifact.manifest})
         return
     manifest, out = artifact.manifest, console()
     out.print(f"[bold]{manifest['kind']}[/bold] {artifact.path}", highlight=False)
@@ -81,11 +94,40 @@ def show(ref: Ref = None, as_json: Json = False) -> None:
     out.print(f"  made         {manifest['provenance']['date']} in {span(manifest['seconds'])}", highlight=False)
     for need in manifest["inputs"]:
         out.print(f"  from         {need['kind']} {need['label']}  {need['fingerprint'][:12]}", highlight=False)
-    for name, value in _facts(manifest["metrics"]):
+    metrics = manifest["metrics"]
+    if manifest["kind"] == "base":
+        print_base(out, artifact)
+        metrics = {name: value for name, value in metrics.items() if name not in HANDLED}
+    for name, value in _facts(metrics):
         out.print(f"  {name:12} {value}", highlight=False)
     for name, file in manifest["files"].items():
         out.print(f"  file         {name}  {size(file['size'])}", highlight=False)
     out.print(f"  everything   {artifact.path / MANIFEST}", highlight=False)
+    if plot is not None:
+        out.print(f"  plot         {plot}", highlight=False)
+
+
+def _draw(artifact: Artifact, file: Path) -> None:
+    """Write the figure of a base's output errors.
+
+    Raises:
+        UsageError: no base, a base without measured errors, or no .svg file in a folder that is there.
+    """
+    from plr.errors import UsageError
+    from plr.report.base_figure import error_figure
+    from plr.report.bases import modules_of
+
+    if artifact.kind != "base":
+        raise UsageError(f"{artifact.path.name} is no base: there is no output error to draw", hint="plr ls base")
+    if file.suffix != ".svg" or not file.absolute().parent.is_dir():
+        raise UsageError(f"--plot is {file}", expected="a .svg file in a folder that is there")
+    figure = error_figure(modules_of(artifact.metrics), artifact.path.name.rpartition("-")[0])
+    if figure is None:
+        raise UsageError(
+            f"{artifact.path.name} has no measured output error to draw",
+            hint="errors are measured on calibration data: quantize with a method that takes some",
+        )
+    file.write_text(figure, encoding="utf-8")
 
 
 def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:

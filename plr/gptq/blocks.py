@@ -1,17 +1,21 @@
 """Which layers of a model get quantized: found by structure, not by a list of model names.
 
-The transformer blocks are the outermost `nn.ModuleList` whose `nn.Linear` layers hold the most parameters; every
-`nn.Linear` within it is a target, unless skipped. Embeddings, heads and poolers lie outside of it.
+The transformer blocks are the outermost `nn.ModuleList` whose linear layers hold the most parameters; every linear layer
+within it is a target, unless skipped. Embeddings, heads and poolers lie outside of it.
+
+A linear layer is an `nn.Linear`, weight `[out, in]`, or transformers' `Conv1D` (GPT-2), weight `[in, out]`, which computes
+the same. `features` and `dense_weight` read both alike; nobody else needs to know which of them stands there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from plr.gptq.affine import check_bits
 from plr.gptq.errors import WalkError
@@ -20,21 +24,44 @@ from plr.gptq.packing import packed_size
 from plr.gptq.solver import check_group_size
 
 __all__ = [
+    "LinearLike",
     "check_targets",
+    "dense_weight",
+    "features",
     "find_blocks",
     "find_prefix",
     "find_targets",
+    "is_linear",
     "is_skipped",
     "named_modules",
     "replace_module",
 ]
+
+LinearLike = nn.Linear | Conv1D
+
+
+def is_linear(module: nn.Module | None) -> TypeGuard[LinearLike]:
+    """Whether `module` is a dense layer that can be quantized: `nn.Linear` or `Conv1D` itself."""
+    # Exactly these: subclasses (PackedLinear, routers, quantized layers of other libraries) have a forward of their own.
+    return type(module) is nn.Linear or type(module) is Conv1D
+
+
+def features(module: LinearLike) -> tuple[int, int]:
+    """`(in_features, out_features)`."""
+    out_features, in_features = dense_weight(module).shape
+    return in_features, out_features
+
+
+def dense_weight(module: LinearLike) -> Tensor:
+    """The weight `[out, in]`: a view, no copy; of a `Conv1D` the transposed one."""
+    return module.weight.t() if isinstance(module, Conv1D) else module.weight
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The dotted name and the list of the transformer blocks of `model`.
 
     Raises:
-        WalkError: no list of blocks, or its layers are no `nn.Linear` (GPT-2's Conv1D), or they are quantized already.
+        WalkError: no list of blocks with linear layers, or they are quantized already.
     """
     best: tuple[str, nn.ModuleList] | None = None
     size = 0
@@ -44,23 +71,17 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             continue
         inside = [m for _, m in named_modules(module)]
         kinds |= {type(m).__name__ for m in inside}
-        here = sum(m.in_features * m.out_features for m in inside if _is_target(m))
+        here = sum(dense_weight(m).numel() for m in inside if is_linear(m))
         if here > size:  # an outer list comes first and holds at least as much as the lists within it
             best, size = (name, module), here
     if best is not None:
         return best
-    given = f"{type(model).__name__} has no nn.ModuleList of blocks with nn.Linear layers."
+    given = f"{type(model).__name__} has no nn.ModuleList of blocks with linear layers."
     if "PackedLinear" in kinds:
         raise WalkError(
             f"{type(model).__name__} is quantized already.",
             "a model with dense layers.",
             "quantize the 16-bit source model.",
-        )
-    if "Conv1D" in kinds:
-        raise WalkError(
-            f"{given} Its layers are transformers' Conv1D (GPT-2).",
-            "nn.Linear layers.",
-            "choose another base; Conv1D layers are not supported.",
         )
     raise WalkError(
         given, "a transformer of repeated blocks.", "pass the transformer itself, not a wrapper without blocks."
@@ -79,13 +100,13 @@ def find_prefix(names: Iterable[str]) -> str:
     return prefixes.pop()
 
 
-def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Linear]:
-    """The `nn.Linear` layers to quantize, by dotted name, in the order of the blocks."""
+def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, LinearLike]:
+    """The linear layers to quantize, by dotted name, in the order of the blocks."""
     skip = tuple(skip)
     prefix, blocks = find_blocks(model)
-    targets: dict[str, nn.Linear] = {}
+    targets: dict[str, LinearLike] = {}
     for name, module in named_modules(blocks, prefix):
-        if _is_target(module) and not is_skipped(name, skip):
+        if is_linear(module) and not is_skipped(name, skip):
             targets[name] = module
     if not targets:
         raise WalkError(
@@ -99,7 +120,7 @@ def is_skipped(name: str, skip: Iterable[str]) -> bool:
     return any(name == s or name.endswith("." + s) or fnmatchcase(name, s) for s in skip)
 
 
-def check_targets(targets: dict[str, nn.Linear], *, bits: int, group_size: int) -> None:
+def check_targets(targets: Mapping[str, LinearLike], *, bits: int, group_size: int) -> None:
     """Raise, before any work, for the first layer that the grid or the packed layout does not fit.
 
     Raises:
@@ -107,13 +128,17 @@ def check_targets(targets: dict[str, nn.Linear], *, bits: int, group_size: int) 
     """
     check_bits(bits)
     for name, linear in targets.items():
-        check_group_size(linear.in_features, group_size, name)
-        packed_size(linear.in_features, bits, f"{name}: in_features")
-        packed_size(linear.out_features, bits, f"{name}: out_features")
+        in_features, out_features = features(linear)
+        check_group_size(in_features, group_size, name)
+        packed_size(in_features, bits, f"{name}: in_features")
+        packed_size(out_features, bits, f"{name}: out_features")
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where `model` has the module of this dotted name."""
+    """Put `new` where `model` has the module of this dotted name. A packed layer notes which kind it stands for."""
+    if isinstance(new, PackedLinear):
+        old = model.get_submodule(name)
+        new.conv1d = old.conv1d if isinstance(old, PackedLinear) else isinstance(old, Conv1D)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
 
@@ -121,8 +146,3 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 def named_modules(root: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """`root.named_modules(prefix=prefix)`, typed."""
     yield from root.named_modules(prefix=prefix)
-
-
-def _is_target(module: nn.Module) -> TypeGuard[nn.Linear]:
-    # Exactly nn.Linear: subclasses (routers, quantized layers of other libraries) have a forward of their own.
-    return type(module) is nn.Linear and not isinstance(module, PackedLinear)

@@ -31,7 +31,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 
-from plr.gptq.blocks import find_prefix, named_modules, replace_module
+from plr.gptq.blocks import features, find_prefix, is_linear, named_modules, replace_module
 from plr.gptq.errors import CheckpointError
 from plr.gptq.linear import PackedLinear
 from plr.gptq.packing import V1, V2, zero_format
@@ -213,9 +213,7 @@ def _modules_in_block(model: nn.Module, prefix: str, packed: Mapping[str, Packed
     def inner(name: str) -> str:
         return ".".join(name.split(".")[depth:])
 
-    dense = {
-        name for name, m in model.named_modules() if type(m) is nn.Linear and name.startswith(prefix + ".")
-    }  # as transformers looks for layers: exactly nn.Linear
+    dense = {name for name, m in named_modules(model) if is_linear(m) and name.startswith(prefix + ".")}
     if not dense:
         return None
     wanted = sorted({inner(name) for name in packed})
@@ -312,11 +310,11 @@ def _replace_layer(
         linear = model.get_submodule(name)
     except AttributeError:
         linear = None
-    if not isinstance(linear, nn.Linear):
+    if not is_linear(linear):
         found = "missing" if linear is None else type(linear).__name__
         raise CheckpointError(
             f"The checkpoint quantizes {name}, which is {found} in the model.",
-            "an nn.Linear layer.",
+            "an nn.Linear or Conv1D layer.",
             "check `architectures` in config.json.",
         )
     lacking = [key for key in PACKED if f"{name}.{key}" not in state]
@@ -324,10 +322,11 @@ def _replace_layer(
         raise CheckpointError(
             f"{name} lacks {_some(lacking)}.", f"all of {_some(PACKED)}.", "fetch the checkpoint again."
         )
+    in_features, out_features = features(linear)
     with torch.device("meta"):
         layer = PackedLinear(
-            linear.in_features,
-            linear.out_features,
+            in_features,
+            out_features,
             linear.bias is not None,
             bits=settings["bits"],
             groups=state[f"{name}.scales"].shape[0],

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from plr.gptq.errors import HessianError
 
-__all__ = ["accumulate", "empty", "finish", "quadratic_form"]
-
-PANEL = 256  # columns a panel: small enough to skip half the work at 512 columns, large enough for a fast GEMM
+__all__ = ["accumulate", "empty", "finish", "panel", "quadratic_form"]
 
 
 def empty(in_features: int, device: torch.device | str | None = None) -> Tensor:
@@ -42,34 +40,40 @@ def accumulate(H: Tensor, X: Tensor, n: int) -> int:
     m = rows.shape[0]
     if m == 0:
         return n
-    columns = H.shape[0]
-    for start in range(0, columns, PANEL):
-        stop = min(start + PANEL, columns)
-        panel = H[start:stop, start:]  # [<= PANEL, in - start]
-        torch.addmm(panel, rows[:, start:stop].t(), rows[:, start:], beta=n / (n + m), alpha=2 / (n + m), out=panel)
+    columns, size = H.shape[0], panel(H.shape[0])
+    for start in range(0, columns, size):
+        stop = min(start + size, columns)
+        part = H[start:stop, start:]  # [<= size, in - start]
+        torch.addmm(part, rows[:, start:stop].t(), rows[:, start:], beta=n / (n + m), alpha=2 / (n + m), out=part)
     return n + m
 
 
 def finish(H: Tensor) -> Tensor:
     """Mirror the upper half of `H [in, in]` into the lower one, in place; returns `H`."""
-    columns = H.shape[0]
-    for start in range(0, columns, PANEL):
-        stop = min(start + PANEL, columns)
+    columns, size = H.shape[0], panel(H.shape[0])
+    for start in range(0, columns, size):
+        stop = min(start + size, columns)
         corner = H[start:stop, start:stop]
         corner.copy_(corner.triu() + corner.triu(1).t())
         H[stop:, start:stop] = H[start:stop, stop:].t()
     return H
 
 
-def quadratic_form(E: Tensor, H: Tensor) -> float:
-    """`tr(E H E^T)` for `E [out, in]` and a symmetric `H [in, in]`: the mean squared output (times 2) that `E` makes.
+def quadratic_form(E: Tensor, H: Tensor) -> Tensor:
+    """The diagonal of `E H E^T` for `E [out, in]` and a symmetric `H [in, in]`: `[out]`, float64.
 
-    Off-diagonal panels count twice and are computed once.
+    Twice the mean squared output that each row of `E` makes. Off-diagonal panels count twice and are computed once.
     """
-    total = torch.zeros((), dtype=torch.float64, device=E.device)
-    for start in range(0, H.shape[0], PANEL):
-        stop = min(start + PANEL, H.shape[0])
-        panel = E[:, start:stop]  # [out, <= PANEL]
-        product = torch.addmm(panel @ H[start:stop, start:stop], E[:, stop:], H[stop:, start:stop], alpha=2)
-        total += (product * panel).sum(dtype=torch.float64)
-    return float(total)
+    total = torch.zeros(E.shape[0], dtype=torch.float64, device=E.device)
+    size = panel(H.shape[0])
+    for start in range(0, H.shape[0], size):
+        stop = min(start + size, H.shape[0])
+        rows = E[:, start:stop]  # [out, <= size]
+        product = torch.addmm(rows @ H[start:stop, start:stop], E[:, stop:], H[stop:, start:stop], alpha=2)
+        total += product.mul_(rows).sum(1, dtype=torch.float64)
+    return total
+
+
+def panel(columns: int) -> int:
+    """Columns a panel: small enough to skip half the work, large enough for a fast GEMM."""
+    return 128 if columns <= 1024 else 256

@@ -5,9 +5,10 @@ How it works:
 1. the buffers `qweight, qzeros, scales, g_idx` (and the parameter `bias`) are those of the checkpoint
    (`plr.gptq.packing`), bit for bit: its `state_dict` is the checkpoint. There is no parameter `weight`: nothing to
    train, nothing for an optimizer to find;
-2. `kernel="packed"` dequantizes in `forward` and again in `backward` (an autograd function keeps the codes, not the
-   dense weight): memory is that of k bits. `kernel="dequantized"` keeps the dense weight in the compute dtype once it
-   was needed. Both multiply by the same tensor in the same layout, so both give the same numbers;
+2. `kernel="packed"` reads the codes in `forward` and again in `backward` (an autograd function keeps them, not the dense
+   weight): memory is that of k bits. `kernel="dequantized"` keeps the dense weight in the compute dtype once it was
+   needed. On a CPU both multiply by the same tensor in the same layout, so both give the same numbers; on a GPU the packed
+   product may add in another order (`plr.gptq.kernels`);
 3. it is an `nn.Linear`, so every PEFT method takes it. `.weight` reads as the dense weight (`FrozenWeight`); writing to
    it raises;
 4. `.to(dtype)` sets the compute dtype. The scales stay the numbers that were stored: rounding them to bfloat16 would be
@@ -25,8 +26,9 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from plr.gptq import affine, packing
+from plr.gptq import kernels, packing
 from plr.gptq.errors import FrozenWeightError, GPTQError
 from plr.gptq.frozen import FrozenWeight
 from plr.gptq.solver import Solution
@@ -78,6 +80,7 @@ class PackedLinear(nn.Linear):
         self.out_features = out_features
         self.bits = bits
         self.checkpoint_format = checkpoint_format
+        self.conv1d = False  # whether it stands where a Conv1D stood (GPT-2), see `to_dense`
         self._kernel: Kernel = _kernel(kernel)
         self._dense: Tensor | None = None  # [out, in], compute dtype; only under kernel="dequantized"
         self._in_order: bool | None = None  # whether g_idx is 0..0 1..1 2..2; None: not looked at yet
@@ -120,8 +123,9 @@ class PackedLinear(nn.Linear):
         )
         layer.qweight = packing.pack(solution.Q.t(), solution.bits, "in_features")
         layer.qzeros = packing.pack_zeros(zero, solution.bits, layer.checkpoint_format)
-        layer.scales = solution.scale.t().to(torch.float16).contiguous()
-        layer.g_idx = solution.g_idx.to(torch.int32)
+        # Copies: a solution may be a slice of another, and layers that share memory cannot be saved.
+        layer.scales = solution.scale.t().to(torch.float16).clone(memory_format=torch.contiguous_format)
+        layer.g_idx = solution.g_idx.to(torch.int32, copy=True)
         if bias is not None and layer.bias is not None:
             layer.bias.data.copy_(bias)
         return layer
@@ -169,6 +173,16 @@ class PackedLinear(nn.Linear):
         """Zero points int32 `[groups, out]`."""
         return packing.unpack_zeros(self.qzeros, self.bits, self.out_features, self.checkpoint_format)
 
+    def codes(self) -> packing.Codes:
+        """The stored tensors with what is needed to read them."""
+        if self._in_order is None:
+            order = torch.arange(self.in_features, dtype=self.g_idx.dtype, device=self.g_idx.device) // self.group_size
+            self._in_order = bool(torch.equal(self.g_idx, order))
+        return packing.Codes(
+            self.qweight, self.qzeros, self.scales, self.g_idx, self.bits, self.in_features, self.checkpoint_format,
+            self._in_order,
+        )  # fmt: skip
+
     def set_checkpoint_format(self, checkpoint_format: str) -> None:
         """Store qzeros as "gptq" (v1) or "gptq_v2"; the weight stays what it is.
 
@@ -187,6 +201,20 @@ class PackedLinear(nn.Linear):
             linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
         return linear
 
+    def to_dense(self) -> nn.Linear | Conv1D:
+        """A dense layer of the kind that this one replaced, so that the model saves in its own layout."""
+        linear = self.to_linear()
+        if not self.conv1d:
+            return linear
+        with torch.device("meta"):
+            conv = Conv1D(self.out_features, self.in_features)
+        conv.weight = nn.Parameter(linear.weight.detach().t().contiguous())
+        bias = (
+            linear.weight.new_zeros(self.out_features) if linear.bias is None else linear.bias
+        )  # Conv1D has one always
+        conv.bias = nn.Parameter(bias.detach(), linear.bias is not None and linear.bias.requires_grad)
+        return conv
+
     def forward(self, input: Tensor) -> Tensor:
         """`[.., in] -> [.., out]`."""
         kind, bias = input.device.type, self.bias
@@ -194,8 +222,10 @@ class PackedLinear(nn.Linear):
         if torch.is_autocast_enabled(kind):
             input = input.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        if self._kernel == "dequantized" or not torch.is_grad_enabled():
+        if self._kernel == "dequantized":
             return F.linear(input, self.dense().to(dtype), bias)
+        if not torch.is_grad_enabled():
+            return self._product(input, bias, dtype)
         return cast(Tensor, _PackedLinearFunction.apply(input, bias, self, dtype))  # pyright: ignore[reportUnknownMemberType]
 
     def extra_repr(self) -> str:
@@ -204,24 +234,15 @@ class PackedLinear(nn.Linear):
             f"bits={self.bits}, groups={self.scales.shape[0]}, kernel={self._kernel}"
         )
 
+    def _product(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        with torch.no_grad():
+            return kernels.linear(x, self.codes(), bias, dtype, self.compute_dtype)
+
     def _dequantize(self, dtype: torch.dtype) -> Tensor:
         """A fresh dense weight `[out, in]`, contiguous."""
         # Out of inference mode: a weight kept from an evaluation must serve the next training step.
         with torch.inference_mode(False), torch.no_grad():
-            groups, group = self.scales.shape[0], self.group_size
-            if self._in_order is None:
-                order = torch.arange(self.in_features, dtype=self.g_idx.dtype, device=self.g_idx.device) // group
-                self._in_order = bool(torch.equal(self.g_idx, order))
-            codes = packing.unpack(self.qweight, self.bits, self.in_features)  # [in, out]
-            zero, scale = self.zeros(), self.scales.float()  # [groups, out]
-            if self._in_order:
-                codes = codes.view(groups, group, self.out_features)
-                transposed = affine.dequantize(codes, scale.unsqueeze(1), zero.unsqueeze(1)).flatten(0, 1)
-            else:
-                g_idx = self.g_idx.long()
-                transposed = affine.dequantize(codes, scale[g_idx], zero[g_idx])
-            weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=codes.device)
-            return weight.copy_(transposed.t())
+            return kernels.dequantize(self.codes(), dtype)
 
     def dense(self) -> Tensor:
         """The dense weight `[out, in]` in the compute dtype as a plain tensor; from the cache under "dequantized"."""
@@ -268,12 +289,12 @@ class PackedLinear(nn.Linear):
 
 
 class _PackedLinearFunction(torch.autograd.Function):
-    """`F.linear` that dequantizes in forward and again in backward, so that no dense weight is kept between them."""
+    """`F.linear` that reads the codes in forward and again in backward, so that no dense weight is kept between them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: PackedLinear, dtype: torch.dtype) -> Tensor:
         ctx.layer, ctx.dtype = layer, dtype
-        return F.linear(x, layer.dense().to(dtype), bias)
+        return layer._product(x, bias, dtype)  # pyright: ignore[reportPrivateUsage]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -283,7 +304,8 @@ class _PackedLinearFunction(torch.autograd.Function):
         grad = grads[0]  # [.., out]
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ ctx.layer.dense().to(ctx.dtype)
+            layer: PackedLinear = ctx.layer
+            grad_x = kernels.input_grad(grad, layer.codes(), ctx.dtype, layer.compute_dtype)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum(tuple(range(grad.dim() - 1)))
         return grad_x, grad_bias, None, None

@@ -20,9 +20,16 @@ Step 3 is arranged for the machine, and gives the result of the plain loop:
   block_size. The reference code and GPTQModel read weights there that lack the errors of the running block, so their
   scales, and with them most codes, differ when group_size < block_size. With group_size >= block_size all agree.
 
-`desc_act` solves the columns in order of falling `H[j, j]`; groups are then runs of that order (`g_idx` says which
-column is in which group), or, with `static_groups`, stay runs of the original order with scales from the original
-weights.
+- the error is not divided by `U[j, j]`, the rows of U are: one operation a column less.
+
+Layers that see the same input are solved side by side: `W` may hold the rows of several of them (`Solution.split`).
+
+Orders (`order`): `desc_act` solves the columns in order of falling `H[j, j]`; groups are then runs of that order
+(`g_idx` says which column is in which group), or, with `static_groups`, stay runs of the original order with scales
+from the original weights. `act_group_aware` (GPTQModel's default) keeps groups together, the heaviest group first and
+within each the heaviest column first: `g_idx` stays trivial, and inference pays nothing.
+
+After the loop: `refine_passes` of coordinate descent (`plr.gptq.refine`).
 
 Works in float32, or in float64 if W is given in it. Does not fall back: a Hessian that cannot be factored is a
 `HessianError`.
@@ -30,16 +37,16 @@ Works in float32, or in float64 if W is given in it. Does not fall back: a Hessi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from plr.gptq import affine
+from plr.gptq import affine, hessian, refine
 from plr.gptq.errors import GPTQError, GroupSizeError, HessianError
-from plr.gptq.hessian import quadratic_form
 
-__all__ = ["Factor", "Solution", "check_group_size", "factor", "gptq_solve", "rtn_solve"]
+__all__ = ["Factor", "Solution", "check_group_size", "factor", "gptq_solve", "order", "rtn_solve"]
 
 RUN = 8  # columns updated one by one before a matrix product takes over
 LEAF = 128  # size below which a triangular matrix is inverted in one piece
@@ -52,6 +59,7 @@ class Factor:
     H: Tensor  # [in, in], undamped, original column order
     U: Tensor  # [in, in] upper triangular, H_damped[perm][:, perm]^-1 = U^T U
     perm: Tensor | None  # [in] int64, the order in which columns are solved; None: as they stand
+    grouped: bool  # whether perm keeps the columns of a group together (as None does)
     dead: Tensor  # [in] bool, inputs that were always zero
     damp: float  # the number added to the diagonal of H
 
@@ -68,15 +76,44 @@ class Solution:
     bits: int
     group_size: int  # as asked for; -1 is one group a row
     sym: bool
-    error: float | None  # tr(E H E^T) / tr(W H W^T), E = W - dequantize(); None: no Hessian given
-    signal: float | None  # tr(W H W^T), twice the mean squared output; None: no Hessian given
+    noise: Tensor | None  # [out] float64, the diagonal of E H E^T, E = W - dequantize(); None: no Hessian given
+    power: (
+        Tensor | None
+    )  # [out] float64, the diagonal of W H W^T: twice the mean squared output; None: no Hessian given
     damp: float | None  # the number added to the diagonal of H; None: rounding to nearest
     dead: int  # inputs that were always zero in calibration
 
+    @property
+    def error(self) -> float | None:
+        """The relative output error tr(E H E^T) / tr(W H W^T); None: no Hessian given."""
+        if self.noise is None or self.power is None:
+            return None
+        noise, power = float(self.noise.sum()), float(self.power.sum())
+        return max(noise, 0.0) / power if power > 0 else 0.0  # rounding may leave a vanishing noise below zero
+
     def dequantize(self) -> Tensor:
         """The weight these codes stand for, `[out, in]`."""
-        groups = self.g_idx.long()
-        return affine.dequantize(self.Q, self.scale[:, groups], self.zero[:, groups])
+        columns, groups = self.Q.shape[1], self.scale.shape[1]
+        size = columns // groups
+        if bool((self.g_idx == torch.arange(columns, device=self.g_idx.device) // size).all()):
+            Q = self.Q.view(-1, groups, size)
+            return affine.dequantize(Q, self.scale[..., None], self.zero[..., None]).view_as(self.Q)
+        g_idx = self.g_idx.long()
+        return affine.dequantize(self.Q, self.scale[:, g_idx], self.zero[:, g_idx])
+
+    def split(self, rows: Sequence[int]) -> list[Solution]:
+        """One solution for each run of `rows` rows: of layers that were solved side by side."""
+        parts = zip(
+            *(
+                [None] * len(rows) if tensor is None else torch.split(tensor, list(rows))
+                for tensor in (self.Q, self.scale, self.zero, self.noise, self.power)
+            ),
+            strict=True,
+        )
+        return [
+            replace(self, Q=Q, scale=scale, zero=zero, noise=noise, power=power, g_idx=self.g_idx.clone())
+            for Q, scale, zero, noise, power in parts
+        ]
 
 
 def check_group_size(in_features: int, group_size: int, name: str = "weight") -> int:
@@ -98,6 +135,8 @@ def factor(
     *,
     damp_percent: float = 0.01,
     desc_act: bool = False,
+    act_group_aware: bool = False,
+    group_size: int = 128,
     name: str = "weight",
     n_samples: int | None = None,
 ) -> Factor:
@@ -106,7 +145,8 @@ def factor(
     Args:
         H: the finished Hessian.
         damp_percent: damping as a share of the mean diagonal.
-        desc_act: solve columns in order of falling diagonal.
+        desc_act, act_group_aware: the order, see `order`.
+        group_size: of the groups that `act_group_aware` keeps together.
         name, n_samples: what to call the layer, and how many rows H has seen, in an error.
 
     Raises:
@@ -134,7 +174,7 @@ def factor(
     damp = damp_percent * float(damped.diagonal().mean())
     damped.diagonal().add_(damp)
 
-    perm = torch.argsort(damped.diagonal(), descending=True, stable=True) if desc_act else None
+    perm = order(damped.diagonal(), group_size, desc_act=desc_act, act_group_aware=act_group_aware)
     if perm is not None:
         damped = damped[perm][:, perm]
     # L L^T = J H J with J the reversal; R = J L J is upper, R R^T = H, and U = R^-1 = J L^-1 J.
@@ -147,7 +187,35 @@ def factor(
             "use more calibration samples or a larger damp_percent (0.05, 0.1).",
         )
     del damped
-    return Factor(H=H, U=_inverse_lower(L).flip(0, 1), perm=perm, dead=dead, damp=damp)
+    return Factor(H=H, U=_inverse_lower(L).flip(0, 1), perm=perm, grouped=not desc_act, dead=dead, damp=damp)
+
+
+def order(diagonal: Tensor, group_size: int, *, desc_act: bool = False, act_group_aware: bool = False) -> Tensor | None:
+    """The order in which columns are solved, int64 `[in]`, heavy ones first; None: as they stand.
+
+    Args:
+        diagonal: of the Hessian, `[in]`.
+        group_size: as in a checkpoint, -1 for whole rows.
+        desc_act: by falling diagonal.
+        act_group_aware: groups by the falling mean of their diagonal, columns by falling diagonal within their group.
+
+    Raises:
+        GPTQError: both orders were asked for.
+    """
+    if desc_act and act_group_aware:
+        raise GPTQError(
+            "desc_act and act_group_aware were both given.",
+            "one order.",
+            "use act_group_aware: it costs nothing at inference.",
+        )
+    if desc_act or (act_group_aware and group_size == -1):
+        return torch.argsort(diagonal, descending=True, stable=True)
+    if not act_group_aware:
+        return None
+    grouped = diagonal.view(-1, group_size)  # [groups, g]
+    groups = torch.argsort(grouped.mean(1), descending=True, stable=True)
+    within = torch.argsort(grouped, dim=1, descending=True, stable=True)
+    return (within + group_size * torch.arange(len(groups), device=diagonal.device)[:, None])[groups].flatten()
 
 
 @torch.no_grad()
@@ -160,25 +228,30 @@ def gptq_solve(
     sym: bool = True,
     desc_act: bool = False,
     static_groups: bool = False,
+    act_group_aware: bool = False,
     damp_percent: float = 0.01,
     block_size: int = 128,
     grid: str = "minmax",
+    refine_passes: int = 0,
     scale_dtype: torch.dtype | None = torch.float16,
+    target: Tensor | None = None,  # [out, in]
     name: str = "weight",
     n_samples: int | None = None,
 ) -> Solution:
     """Quantize `W` so that `tr((W - Q) H (W - Q)^T)`, the output error, is small. Step 3 of the module's docstring.
 
     Args:
-        W: weight, any floating dtype; not changed.
-        H: the finished Hessian, or its `Factor` (then `desc_act` and `damp_percent` are those of the factor).
+        W: weight, any floating dtype; not changed. Rows are independent: several layers of one input may be stacked.
+        H: the finished Hessian, or its `Factor` (then the order and `damp_percent` are those of the factor).
         bits: 2, 3, 4 or 8.
         group_size: columns that share a scale; -1 for whole rows. Must divide `in`.
         sym, grid, scale_dtype: the grid, see `plr.gptq.affine.find_params`.
-        desc_act: solve columns in order of falling diagonal of H ("act order").
+        desc_act, act_group_aware: the order, see `order`.
         static_groups: take all scales from W before the first column is solved.
         damp_percent: damping as a share of the mean diagonal.
         block_size: columns whose errors reach the rest of W in one matrix product. Speed only: the result is the same.
+        refine_passes: rounds of coordinate descent afterwards, see `plr.gptq.refine`.
+        target: what to approximate in the place of `W` (see `plr.gptq.correction`). Errors reported are against it.
         name, n_samples: for error messages.
 
     Raises:
@@ -190,7 +263,15 @@ def gptq_solve(
     F = (
         H
         if isinstance(H, Factor)
-        else factor(H, damp_percent=damp_percent, desc_act=desc_act, name=name, n_samples=n_samples)
+        else factor(
+            H,
+            damp_percent=damp_percent,
+            desc_act=desc_act,
+            act_group_aware=act_group_aware,
+            group_size=group_size,
+            name=name,
+            n_samples=n_samples,
+        )
     )
     if F.U.shape[0] != columns:
         raise GPTQError(
@@ -198,61 +279,94 @@ def gptq_solve(
             "as many.",
             "accumulate this layer's inputs.",
         )
-    weight = _finite(W, name)
+    weight = _finite(W if target is None else target, name)
     maxq = 2**bits - 1
-    U = F.U.to(weight.dtype)
+    diagonal = F.U.diagonal().to(weight.dtype)
+    cost = diagonal.pow(-2)[:, None]  # [in, 1] what a squared error of each column costs
+    U = F.U.to(weight.dtype) / diagonal[:, None]  # [in, in] unit upper triangular
     Wt = weight.t().clone(memory_format=torch.contiguous_format)  # [in, out]
     Wt[F.dead] = 0
 
-    def params(rows: Tensor) -> tuple[Tensor, Tensor]:  # [g, out] -> [out], [out]
-        scale, zero = affine.find_params(rows, bits=bits, sym=sym, grid=grid, dim=0, scale_dtype=scale_dtype)
+    def params(rows: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:  # [g, out], [g, 1] -> [out], [out]
+        scale, zero = affine.find_params(
+            rows, bits=bits, sym=sym, grid=grid, dim=0, scale_dtype=scale_dtype, weight=cost
+        )
         return scale[0], zero[0]
 
     n_groups = columns // group
     static = static_groups or n_groups == 1
-    grids: list[tuple[Tensor, Tensor]] = []  # (scale, zero), each [out], of every group found so far
-    if static:
-        grids = [params(Wt[g * group : (g + 1) * group]) for g in range(n_groups)]
     solved_group = torch.arange(columns, device=W.device) // group  # [in] group of the j-th column solved
+    grids: dict[int, tuple[Tensor, Tensor]] = {}  # (scale, zero), each [out], of every group found so far
+    back = None if F.perm is None else torch.argsort(F.perm)
+    if static:
+        natural = cost if back is None else cost[back]
+        for g in range(n_groups):
+            grids[g] = params(Wt[g * group : (g + 1) * group], natural[g * group : (g + 1) * group])
     if F.perm is not None:
         Wt = Wt[F.perm]
-        if static:
+        if static or F.grouped:
             solved_group = solved_group[F.perm]
-    group_of = _numbers(solved_group)
-    diagonal = _numbers(U.diagonal())
+    group_of = [int(g) for g in _numbers(solved_group)]
 
-    Qt = torch.empty_like(Wt)  # [in, out] codes
-    Et = torch.empty_like(Wt)  # [in, out] e_j
-    loss = torch.zeros((), dtype=torch.float64, device=W.device)  # sum e_j^2
+    Ct = torch.empty_like(Wt)  # [in, out] codes less their zero point
+    Et = torch.empty_like(Wt)  # [in, out] w_j - q_j
     for i1, i2 in _blocks(columns, block_size, columns if static else group):
         for p1, p2 in _runs(i1, i2, i2 - i1 if static else group):  # one group, or the block where none starts within
             Wt[p1:p2].addmm_(U[i1:p1, p1:p2].t(), Et[i1:p1], alpha=-1)
             if not static and p1 % group == 0:
-                grids.append(params(Wt[p1 : p1 + group]))
+                grids[group_of[p1]] = params(Wt[p1 : p1 + group], cost[p1 : p1 + group])
             for s1, s2 in _runs(p1, p2, RUN):
                 Wt[s1:s2].addmm_(U[p1:s1, s1:s2].t(), Et[p1:s1], alpha=-1)
                 for j in range(s1, s2):
                     w = Wt[j]  # [out]
                     if j > s1:
                         w.addmv_(Et[s1:j].t(), U[s1:j, j], alpha=-1)
-                    scale, zero = grids[int(group_of[j])]
-                    q = torch.div(w, scale, out=Qt[j]).round_().add_(zero).clamp_(0, maxq)
-                    e = torch.sub(q, zero, out=Et[j]).mul_(scale)
-                    torch.sub(w, e, out=e).div_(diagonal[j])
+                    scale, zero = grids[group_of[j]]
+                    code = torch.div(w, scale, out=Ct[j]).round_()
+                    _clamp(code, zero, maxq, sym)
+                    torch.addcmul(w, code, scale, value=-1, out=Et[j])
         Wt[i2:].addmm_(U[i1:i2, i2:].t(), Et[i1:i2], alpha=-1)
-        loss += Et[i1:i2].square().sum()
 
-    if F.perm is not None:
-        inverse = torch.argsort(F.perm)
-        Qt = Qt[inverse]
-        solved_group = solved_group[inverse]
-    solution = _solution(
-        Qt, grids, solved_group, F.perm, bits=bits, group_size=group_size, sym=sym, damp=F.damp, dead=int(F.dead.sum())
+    scales = torch.stack([grids[g][0] for g in range(n_groups)])  # [groups, out]
+    zeros = torch.stack([grids[g][1] for g in range(n_groups)])
+    original = weight.masked_fill(F.dead, 0)  # [out, in]; a dead input's error costs nothing
+    power = hessian.quadratic_form(original, F.H.to(weight.dtype))
+    # E = W - Q = e U and H_damped^-1 = U^T U, so diag(E H_damped E^T) = sum_j e_j^2 / U[j, j]^2.
+    noise = Et.square_().t() @ cost[:, 0]
+    if back is not None:
+        Ct, solved_group = Ct[back], solved_group[back]
+    if refine_passes:
+        Ct, scales, noise = refine.refine(
+            original.t().contiguous(),
+            Ct,
+            scales,
+            zeros,
+            solved_group,
+            F,
+            passes=refine_passes,
+            maxq=maxq,
+            scale_dtype=scale_dtype,
+        )
+    deq = Ct.view(n_groups, group, -1) * scales[:, None] if _in_order(solved_group, group) else None
+    E = original - (Ct * scales[solved_group] if deq is None else deq.flatten(0, 1)).t()  # [out, in]
+    E.masked_fill_(F.dead, 0)
+    noise = noise.double() - F.damp * E.square().sum(1, dtype=torch.float64)  # the damping's share is damp |E|^2
+    codes = (
+        Ct.add_(zeros[solved_group]) if deq is None else Ct.view(n_groups, group, -1).add_(zeros[:, None]).flatten(0, 1)
     )
-    # E = W - Q = e U and H_damped^-1 = U^T U, so tr(E H_damped E^T) = |e|^2; the damping's share is damp |E|^2.
-    E = (weight - solution.dequantize()).masked_fill_(F.dead, 0)  # [out, in]
-    return _with_error(
-        solution, float(loss) - F.damp * float(E.square().sum()), quadratic_form(weight, F.H.to(weight.dtype))
+    return Solution(
+        Q=codes.t().to(torch.int32).contiguous(),
+        scale=scales.t().contiguous(),
+        zero=zeros.t().to(torch.int32).contiguous(),
+        g_idx=solved_group.to(torch.int32),
+        perm=F.perm,
+        bits=bits,
+        group_size=group_size,
+        sym=sym,
+        noise=noise,
+        power=power,
+        damp=F.damp,
+        dead=int(F.dead.sum()),
     )
 
 
@@ -260,7 +374,7 @@ def gptq_solve(
 def rtn_solve(
     W: Tensor,  # [out, in]
     H: Tensor | Factor | None = None,  # [in, in], only to measure the error with
-    signal: float | None = None,  # tr(W H W^T), where it is known
+    power: Tensor | None = None,  # [out] the diagonal of W H W^T, where it is known
     *,
     bits: int,
     group_size: int = 128,
@@ -275,16 +389,28 @@ def rtn_solve(
     group = check_group_size(columns, group_size, name)
     weight = _finite(W, name)
     Wt = weight.t().reshape(-1, group, W.shape[0])  # [groups, g, out]
+    # A Hessian-weighted grid without a Hessian counts all columns alike.
     scale, zero = affine.find_params(Wt, bits=bits, sym=sym, grid=grid, dim=1, scale_dtype=scale_dtype)
     Qt = affine.quantize(Wt, scale, zero, 2**bits - 1).flatten(0, 1)
-    grids = list(zip(scale[:, 0], zero[:, 0], strict=True))
-    g_idx = torch.arange(columns, device=W.device) // group
-    solution = _solution(Qt, grids, g_idx, None, bits=bits, group_size=group_size, sym=sym, damp=None, dead=0)
+    solution = Solution(
+        Q=Qt.t().to(torch.int32).contiguous(),
+        scale=scale[:, 0].t().contiguous(),
+        zero=zero[:, 0].t().to(torch.int32).contiguous(),
+        g_idx=(torch.arange(columns, device=W.device) // group).to(torch.int32),
+        perm=None,
+        bits=bits,
+        group_size=group_size,
+        sym=sym,
+        noise=None,
+        power=None,
+        damp=None,
+        dead=0,
+    )
     if H is None:
         return solution
-    hessian = (H.H if isinstance(H, Factor) else H).to(weight.dtype)
-    noise = quadratic_form(weight - solution.dequantize(), hessian)
-    return _with_error(solution, noise, quadratic_form(weight, hessian) if signal is None else signal)
+    form = (H.H if isinstance(H, Factor) else H).to(weight.dtype)
+    noise = hessian.quadratic_form(weight - solution.dequantize(), form)
+    return replace(solution, noise=noise, power=hessian.quadratic_form(weight, form) if power is None else power)
 
 
 def _finite(W: Tensor, name: str) -> Tensor:
@@ -338,34 +464,15 @@ def _blocks(columns: int, block_size: int, group: int) -> list[tuple[int, int]]:
     return [block for start, stop in _runs(0, columns, group) for block in _runs(start, stop, block_size)]
 
 
-def _solution(
-    Qt: Tensor,  # [in, out]
-    grids: list[tuple[Tensor, Tensor]],
-    g_idx: Tensor,
-    perm: Tensor | None,
-    *,
-    bits: int,
-    group_size: int,
-    sym: bool,
-    damp: float | None,
-    dead: int,
-) -> Solution:
-    return Solution(
-        Q=Qt.t().to(torch.int32).contiguous(),
-        scale=torch.stack([scale for scale, _ in grids], dim=1),
-        zero=torch.stack([zero for _, zero in grids], dim=1).to(torch.int32),
-        g_idx=g_idx.to(torch.int32),
-        perm=perm,
-        bits=bits,
-        group_size=group_size,
-        sym=sym,
-        error=None,
-        signal=None,
-        damp=damp,
-        dead=dead,
-    )
+def _in_order(g_idx: Tensor, group: int) -> bool:
+    """Whether groups are runs of `group` columns."""
+    return bool((g_idx == torch.arange(len(g_idx), device=g_idx.device) // group).all())
 
 
-def _with_error(solution: Solution, noise: float, signal: float) -> Solution:
-    """`solution` with `error = noise / signal`. Rounding may leave a vanishing noise slightly below zero."""
-    return replace(solution, error=max(noise, 0.0) / signal if signal > 0 else 0.0, signal=signal)
+def _clamp(code: Tensor, zero: Tensor, maxq: int, sym: bool) -> None:
+    """Codes less their zero point into `-zero .. maxq - zero`, in place."""
+    if sym:
+        middle = (maxq + 1) / 2
+        code.clamp_(-middle, maxq - middle)
+    else:
+        torch.clamp(code, -zero, maxq - zero, out=code)

@@ -22,46 +22,26 @@ data-dependent order and layers shared between blocks are an error, not a guess.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from plr.gptq import hessian, solver
-from plr.gptq.blocks import check_targets, find_blocks, find_targets, named_modules, replace_module
+from plr.gptq.blocks import check_targets, features, find_targets, named_modules
 from plr.gptq.errors import GPTQError, WalkError
-from plr.gptq.linear import PackedLinear
+from plr.gptq.layers import Layers, ModuleReport, Progress, Settings
+from plr.gptq.resume import BlockStore, key_of
+from plr.gptq.stage import Stage
 from plr.gptq.suspend import Suspended
 
 __all__ = ["METHODS", "ModuleReport", "quantize_model"]
 
 METHODS = ("gptq", "rtn")
 Batch = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ModuleReport:
-    """What happened to one layer."""
-
-    name: str
-    in_features: int
-    out_features: int
-    bits: int
-    group_size: int
-    error: float | None  # relative output error tr(E H E^T) / tr(W H W^T); None: no calibration data
-    rtn_error: float | None  # the same for rounding to nearest on the same grid
-    damp: float | None  # the number added to the diagonal of H; None: rounding to nearest
-    n_tokens: int  # rows the Hessian has seen
-    dead: int  # inputs that were always zero
-    shared_input: bool  # whether the Hessian was that of the layer before
-    seconds: float  # solving and packing this layer, without the forward
-
-
-Progress = Callable[[int, int, ModuleReport], None]  # layers done, layers in all, the last one
 
 
 def quantize_model(
@@ -73,29 +53,44 @@ def quantize_model(
     sym: bool = True,
     desc_act: bool = False,
     static_groups: bool = False,
+    act_group_aware: bool = False,
     damp_percent: float = 0.01,
     block_size: int = 128,
     grid: str = "minmax",
+    refine_passes: int = 0,
+    input_correction: float = 0.0,
     method: str = "gptq",
     kernel: str = "dequantized",
     measure_rtn: bool = True,
     on_progress: Progress | None = None,
     skip: Sequence[str] = ("lm_head",),
+    forward_dtype: torch.dtype | None = None,
+    work: Path | None = None,
+    low_memory: bool = False,
+    device: torch.device | str | None = None,
 ) -> list[ModuleReport]:
     """Replace the linear layers in the transformer blocks of `model`, in place, by `PackedLinear`.
 
     Args:
-        model: any transformer made of repeated blocks of `nn.Linear`; it is run in eval mode as `model(**batch)`.
+        model: any transformer made of repeated blocks of linear layers (`nn.Linear`, or GPT-2's `Conv1D`); it is run in
+            eval mode as `model(**batch)`. The dense layers themselves are not written to.
         batches: keyword arguments of the model's forward: `input_ids [b, t]`, and `attention_mask [b, t]` where there
             is padding (1: a token; rows of 0 stay out of the Hessian). May be empty for `method="rtn"`: errors are then
             None.
-        bits, group_size, sym, desc_act, static_groups, damp_percent, block_size, grid: see
-            `plr.gptq.solver.gptq_solve`.
+        bits, group_size, sym, desc_act, static_groups, act_group_aware, damp_percent, block_size, grid, refine_passes:
+            see `plr.gptq.solver.gptq_solve`.
+        input_correction: 0 to 1, see `plr.gptq.correction`; above 0 costs a second forward.
         method: "gptq", or "rtn" (round to nearest).
         kernel: of the new layers, see `PackedLinear`.
         measure_rtn: report the error of rounding to nearest beside GPTQ's (costs a few per cent).
         on_progress: called after each layer with (layers done, layers in all, report).
         skip: layers to leave dense: dotted names, ends of them, or globs.
+        forward_dtype: run the forward under autocast to this dtype; weights, Hessians and the solver stay as they are.
+        work: a folder that survives a kill: finished blocks are kept there, and a later call with the same arguments
+            goes on after them and ends with the same bytes.
+        low_memory: hold one block and one batch instead of the activations of all batches, which go to files in `work`
+            (or in a temporary folder); slower, with the same result. See `plr.gptq.lowmem`.
+        device: for `low_memory`: where blocks are computed; the model stays where it is. None: where the model is.
 
     Returns:
         A report for each layer, in the order they were reached.
@@ -110,58 +105,45 @@ def quantize_model(
         raise GPTQError(f"method={method!r} was given.", f"one of {', '.join(METHODS)}.", "use 'gptq'.")
     if method == "gptq" and not batches:
         raise WalkError("No calibration batches were given.", "at least one.", "pass samples, or use method='rtn'.")
+    if not 0 <= input_correction <= 1:
+        raise GPTQError(f"input_correction={input_correction} was given.", "0 to 1.", "use 0.5.")
     targets = find_targets(model, skip)
     check_targets(targets, bits=bits, group_size=group_size)
-    reports: list[ModuleReport] = []
-
-    def install(name: str, stage: _Stage | None) -> None:
-        """Solve the layer `name` and put the packed layer in its place."""
-        start = time.perf_counter()
-        linear = targets[name]
-        common: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": sym, "grid": grid, "name": name}
-        rtn_error: float | None = None
-        if method == "gptq" and stage is not None:
-            solution = solver.gptq_solve(
-                linear.weight,
-                stage.factor(damp_percent, desc_act),
-                static_groups=static_groups,
-                block_size=block_size,
-                **common,
-            )
-            if measure_rtn:
-                rtn_error = solver.rtn_solve(linear.weight, stage.H, solution.signal, **common).error
-        else:
-            solution = solver.rtn_solve(linear.weight, None if stage is None else stage.H, **common)
-            rtn_error = solution.error
-        packed = PackedLinear.from_solution(solution, linear.bias, dtype=linear.weight.dtype, kernel=kernel)
-        if packed.bias is not None:
-            packed.bias.requires_grad_(linear.bias.requires_grad)
-        replace_module(model, name, packed)
-        report = ModuleReport(
-            name=name,
-            in_features=linear.in_features,
-            out_features=linear.out_features,
-            bits=bits,
-            group_size=group_size,
-            error=solution.error,
-            rtn_error=rtn_error,
-            damp=solution.damp,
-            n_tokens=0 if stage is None else stage.n_tokens,
-            dead=solution.dead,
-            shared_input=stage is not None and name != stage.name,
-            seconds=time.perf_counter() - start,
-        )
-        reports.append(report)
-        if on_progress is not None:
-            on_progress(len(reports), len(targets), report)
-
-    if batches:
-        with torch.no_grad(), _evaluation(model):
-            _Walk(model, targets, batches, install).run()
-    else:
+    settings = Settings(
+        bits=bits,
+        group_size=group_size,
+        sym=sym,
+        desc_act=desc_act,
+        static_groups=static_groups,
+        act_group_aware=act_group_aware,
+        damp_percent=damp_percent,
+        block_size=block_size,
+        grid=grid,
+        refine_passes=refine_passes,
+        input_correction=input_correction,
+        method=method,
+        kernel=kernel,
+        measure_rtn=measure_rtn,
+    )
+    store = None
+    if work is not None:
+        sizes = {name: features(linear) for name, linear in targets.items()}
+        key = key_of(asdict(settings) | {"forward_dtype": str(forward_dtype)}, sizes, batches)
+        store = BlockStore(work / "blocks", key)
+    layers = Layers(model, targets, settings, on_progress=on_progress, store=store)
+    if not batches:
         for name in targets:
-            install(name, None)
-    return reports
+            layers.solve(name, None)
+        return layers.reports
+    with torch.no_grad(), _evaluation(model):
+        if low_memory:
+            from plr.gptq.lowmem import LowMemoryWalk
+
+            LowMemoryWalk(layers, batches, work=work, device=device, forward_dtype=forward_dtype).run()
+        else:
+            layers.resume()
+            _Walk(layers, batches, forward_dtype).run()
+    return layers.reports
 
 
 class _Arrival(NamedTuple):
@@ -171,54 +153,6 @@ class _Arrival(NamedTuple):
     X: Tensor  # [.., in] as the layer was called
 
 
-class _Stage:
-    """The Hessian of one distinct input, shared by all layers that are called with it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name  # the first of these layers
-        self.n_tokens = 0
-        self.inputs: list[tuple[Tensor, int]] = []  # of each batch, with its version: kept to recognize it again
-        self._hessian: Tensor | None = None
-        self._factor: solver.Factor | None = None
-
-    def add(self, X: Tensor, rows: Tensor | None) -> None:
-        """Fold in the input of the next batch; `rows [b*t]` says which rows are tokens (None: all)."""
-        self.inputs.append((X, X._version))
-        flat = X.reshape(-1, X.shape[-1])  # [b*t, in]
-        if rows is not None:
-            if rows.numel() != flat.shape[0]:
-                raise WalkError(
-                    f"{self.name} was called with {flat.shape[0]} rows for a batch of {rows.numel()} positions.",
-                    "one row for each position, to tell padding from tokens.",
-                    "calibrate without padding (batches of samples of equal length).",
-                )
-            flat = flat[rows]
-        if self._hessian is None:
-            self._hessian = hessian.empty(flat.shape[1], flat.device)
-        self.n_tokens = hessian.accumulate(self._hessian, flat, self.n_tokens)
-
-    def sees(self, arrivals: Sequence[_Arrival]) -> bool:
-        """Whether every batch brings the very input that this stage has seen, unchanged."""
-        return all(
-            _same(X, a.X) and X._version == version for (X, version), a in zip(self.inputs, arrivals, strict=True)
-        )
-
-    @property
-    def H(self) -> Tensor:
-        assert self._hessian is not None
-        return self._hessian
-
-    def close(self) -> None:
-        hessian.finish(self.H)
-
-    def factor(self, damp_percent: float, desc_act: bool) -> solver.Factor:
-        if self._factor is None:
-            self._factor = solver.factor(
-                self.H, damp_percent=damp_percent, desc_act=desc_act, name=self.name, n_samples=self.n_tokens
-            )
-        return self._factor
-
-
 class _Finished(BaseException):
     """Ends a batch's forward after the last block: the head has nothing to say to calibration."""
 
@@ -226,59 +160,51 @@ class _Finished(BaseException):
 class _Walk:
     """Runs all batches from gate to gate; see the module's docstring."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        targets: dict[str, nn.Linear],
-        batches: Sequence[Batch],
-        install: Callable[[str, _Stage], None],
-    ) -> None:
-        self.model = model
-        self.targets = targets
-        self.install = install
-        self.device = next(model.parameters()).device
-        self.batches = [{k: _to(v, self.device) for k, v in batch.items() if k != "labels"} for batch in batches]
-        self.rows = [_token_rows(batch) for batch in self.batches]
-        self.solved: dict[str, None] = {}
+    def __init__(self, layers: Layers, batches: Sequence[Batch], forward_dtype: torch.dtype | None) -> None:
+        self.layers = layers
+        self.model = layers.model
+        self.correct = layers.settings.input_correction > 0
+        self.forward_dtype = forward_dtype
+        self.device = next(self.model.parameters()).device
+        self.rows = [token_rows(batch) for batch in batches]
+        self.batches = [prepare(batch, self.device, twice=self.correct) for batch in batches]
+        self.gates = [name for name in layers.targets if name not in layers.done]
         self.calls: list[set[str]] = [set() for _ in batches]  # layers each batch has called
         self.runs = [Suspended[_Arrival](self._forward(i)) for i in range(len(batches))]
         self.pauses: list[Callable[[_Arrival], None] | None] = [None] * len(batches)
         self.running = 0  # the batch whose thread has control
 
     def run(self) -> None:
+        layers = self.layers
         with ExitStack() as stack:
             for run in self.runs:
                 stack.callback(run.cancel)
-            for name, linear in self.targets.items():
-                linear.forward = self._gate(name)  # pyright: ignore[reportAttributeAccessIssue]
+            for name in self.gates:
+                linear = layers.targets[name]
+                linear.forward = self._gate(name, linear)  # pyright: ignore[reportAttributeAccessIssue]
                 stack.callback(linear.__dict__.pop, "forward", None)
-            _, blocks = find_blocks(self.model)
-            handle = blocks[-1].register_forward_hook(self._after_last_block)
+            if self.correct:
+                for name in layers.done:
+                    stack.enter_context(both_streams(self.model.get_submodule(name), layers.targets[name]))
+            handle = layers.blocks[-1].register_forward_hook(self._after_last_block)
             stack.callback(handle.remove)
 
-            stage: _Stage | None = None
+            stage: Stage | None = None
             while (arrivals := self._advance(stage)) is not None:
                 name = arrivals[0].name
-                if stage is None or not stage.sees(arrivals):
-                    stage = _Stage(name)
+                if stage is None or not stage.sees([a.X for a in arrivals]):
+                    stage = Stage(name, correct=self.correct)
                     for arrival, rows in zip(arrivals, self.rows, strict=True):
                         stage.add(arrival.X, rows)
                     stage.close()
-                if name in self.solved:
+                if name in layers.done:
                     raise _called_twice(name)
-                self.install(name, stage)
-                self.solved[name] = None
+                layers.solve(name, stage)
                 handle = self.model.get_submodule(name).register_forward_pre_hook(self._count(name))
                 stack.callback(handle.remove)
-        missed = [name for name in self.targets if name not in self.solved]
-        if missed:
-            raise WalkError(
-                f"The forward pass never reached {', '.join(missed)}.",
-                "every linear layer of the blocks to be called.",
-                "skip these modules, or calibrate with inputs that reach them.",
-            )
+        check_all_reached(layers)
 
-    def _advance(self, stage: _Stage | None) -> list[_Arrival] | None:
+    def _advance(self, stage: Stage | None) -> list[_Arrival] | None:
         """Let every batch run to its next gate; None when all have ended."""
         arrivals: list[_Arrival] = []
         for i, run in enumerate(self.runs):
@@ -301,18 +227,25 @@ class _Walk:
         def run(pause: Callable[[_Arrival], None]) -> None:
             self.pauses[i] = pause
             device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-            with suppress(_Finished), torch.no_grad(), device:  # no_grad and the device belong to the thread
+            # no_grad, autocast and the device belong to the thread
+            with suppress(_Finished), torch.no_grad(), device, forward_in(self.forward_dtype, self.device):
                 self.model(**self.batches[i])
 
         return run
 
-    def _gate(self, name: str) -> Callable[[Tensor], Tensor]:
+    def _gate(self, name: str, linear: nn.Module) -> Callable[[Tensor], Tensor]:
+        dense = type(linear).forward
+
         def forward(input: Tensor) -> Tensor:
             i = self.running
             pause = self.pauses[i]
             assert pause is not None
             pause(_Arrival(name, input))
-            return self.model.get_submodule(name)(input)  # by now the packed layer
+            packed = self.model.get_submodule(name)  # by now the packed layer
+            if not self.correct:
+                return packed(input)
+            quantized, source = input.chunk(2)
+            return torch.cat([packed(quantized), dense(linear, source)])
 
         return forward
 
@@ -326,7 +259,7 @@ class _Walk:
         return before
 
     def _after_last_block(self, *_: Any) -> None:
-        if len(self.calls[self.running]) == len(self.targets):
+        if len(self.calls[self.running]) == len(self.gates):
             raise _Finished
 
 
@@ -338,18 +271,54 @@ def _called_twice(name: str) -> WalkError:
     )
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same memory seen the same way."""
-    return a is b or (
-        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
-    )
+def check_all_reached(layers: Layers) -> None:
+    """Raise `WalkError` unless every layer was quantized."""
+    missed = [name for name in layers.targets if name not in layers.done]
+    if missed:
+        raise WalkError(
+            f"The forward pass never reached {', '.join(missed)}.",
+            "every linear layer of the blocks to be called.",
+            "skip these modules, or calibrate with inputs that reach them.",
+        )
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+@contextmanager
+def both_streams(packed: nn.Module, linear: nn.Module) -> Generator[None]:
+    """Let `packed` serve the first half of each batch, and the dense layer it stands for the second."""
+    own = packed.forward
+
+    def forward(input: Tensor) -> Tensor:
+        quantized, source = input.chunk(2)
+        return torch.cat([own(quantized), type(linear).forward(linear, source)])
+
+    packed.forward = forward
+    try:
+        yield
+    finally:
+        packed.__dict__.pop("forward", None)
 
 
-def _token_rows(batch: Batch) -> Tensor | None:
+def forward_in(dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Autocast to `dtype` on `device`; nothing for None and float32."""
+    if dtype is None or dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, Any]:
+    """The batch on `device` without labels; with `twice`, every tensor of its size twice, one after the other."""
+    size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
+
+    def ready(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(device)
+        return torch.cat([value, value]) if twice and value.dim() and value.shape[0] == size else value
+
+    return {key: ready(value) for key, value in batch.items() if key != "labels"}
+
+
+def token_rows(batch: Batch) -> Tensor | None:
     """Which of the `b*t` positions are tokens, or None where all are."""
     mask = batch.get("attention_mask")
     if not isinstance(mask, Tensor) or bool((mask != 0).all()):

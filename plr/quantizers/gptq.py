@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plr.errors import ModelError
-from plr.quantizers.base import Quantizer, quantizers
+from plr.errors import ModelError, UsageError
+from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 from plr.specs import Quantization
 
 if TYPE_CHECKING:
@@ -17,13 +17,38 @@ if TYPE_CHECKING:
 
 __all__ = ["GPTQQuantizer"]
 
+_TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gptq": {"double_quant": (False,)},
+    "rtn": {
+        "desc_act": (False,),
+        "static_groups": (False,),
+        "act_group_aware": (False,),
+        "grid": ("minmax", "mse"),
+        "refine_passes": (0,),
+        "input_correction": (0.0,),
+        "double_quant": (False,),
+    },
+}
+
 
 class GPTQQuantizer(Quantizer):
-    """GPTQ (Frantar et al. 2022) or, with ``method="rtn"``, plain rounding in the same checkpoint format."""
+    """GPTQ (Frantar et al. 2022) or, with ``method="rtn"``, plain rounding in the same checkpoint format.
+
+    Rounding has no Hessian: it takes none of what orders columns or weighs errors, and passes over ``damp_percent``.
+    """
 
     def __init__(self, method: Literal["gptq", "rtn"]) -> None:
         self.method: Literal["gptq", "rtn"] = method
         self.needs_calibration = method == "gptq"
+
+    def check(self, spec: Quantization) -> None:
+        check_settings(self.method, spec, _TAKES[self.method])
+        if spec.desc_act and spec.act_group_aware:
+            raise UsageError(
+                "desc_act and act_group_aware are two orders of the same columns",
+                expected="one of them",
+                hint="use act_group_aware: it costs nothing at inference",
+            )
 
     def quantize(
         self,
@@ -32,12 +57,12 @@ class GPTQQuantizer(Quantizer):
         spec: Quantization,
         folder: Path,
         *,
-        work: Path | None = None,
-        low_memory: bool = False,
+        execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
 
+        how = execution or Execution()
         knobs = {
             "bits": spec.bits,
             "group_size": spec.group_size,
@@ -46,17 +71,28 @@ class GPTQQuantizer(Quantizer):
             "static_groups": spec.static_groups,
             "damp_percent": spec.damp_percent,
         }
+        search = {
+            "act_group_aware": spec.act_group_aware,
+            "grid": spec.grid,
+            "refine_passes": spec.refine_passes,
+            "input_correction": spec.input_correction,
+        }
         try:
             reports = quantize_model(
                 model,
                 list(batches),
                 **knobs,
+                **search,
                 block_size=spec.block_size,
-                grid=spec.grid,
                 method=self.method,
+                kernel="packed" if how.low_memory else "dequantized",
                 on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
+                forward_dtype=how.forward_dtype,
+                work=how.work,
+                low_memory=how.low_memory,
+                device=how.device,
             )
-            save_checkpoint(model, folder, **knobs, meta={"quantizer": "plr", "method": self.method, "grid": spec.grid})
+            save_checkpoint(model, folder, **knobs, meta={"quantizer": "plr", "method": self.method, **search})
         except GPTQError as error:
             raise ModelError(str(error)) from error
         return {"modules": [asdict(report) for report in reports]}

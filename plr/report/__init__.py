@@ -22,10 +22,12 @@ def write_report(
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     timings: Sequence[Mapping[str, Any]],
+    bases: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Path]:
     """Write the three files into ``folder``, each whole or not at all, and return them as csv, table and html.
 
-    ``cells`` come in the order in which models, tasks and adapters are to appear; failed ones belong among them.
+    ``cells`` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. ``bases``: see
+    :func:`report_html`.
     """
     from plr.store import write_atomic
 
@@ -33,7 +35,8 @@ def write_report(
     found = contrasts(results)
     paths = {"csv": folder / "results.csv", "table": folder / "table.md", "html": folder / "report.html"}
     table = table_md(results, found)
-    page = report_html(results, title=title, settings=settings, provenance=provenance, timings=timings, found=found)
+    given: dict[str, Any] = {"settings": settings, "provenance": provenance, "timings": timings, "bases": bases}
+    page = report_html(results, title=title, found=found, **given)
     write_csv(results.cells, paths["csv"])
     write_atomic(paths["table"], table)
     write_atomic(paths["html"], page)

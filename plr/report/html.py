@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
 from plr.report.figures import STYLES, Series, gain_chart, marker
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
@@ -55,6 +56,7 @@ def report_html(
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     timings: Sequence[Mapping[str, Any]],
+    bases: Sequence[Mapping[str, Any]] = (),
     found: Sequence[Contrast] | None = None,
 ) -> str:
     """The whole page as text.
@@ -63,6 +65,7 @@ def report_html(
         cells: in the order in which models, tasks and adapters are to appear.
         settings, provenance: printed as they are, nested keys joined by dots.
         timings: one mapping a row, the union of their keys as columns.
+        bases: for each quantized base its `name` and the `gate` of its manifest; none, and the section is left out.
         found: `contrasts` of the same cells, if already computed.
     """
     from jinja2 import Environment, StrictUndefined
@@ -87,6 +90,8 @@ def report_html(
         contrast_head=[CONTRAST_HEAD[i] for i in keep],
         contrasts=[([row[i] for i in keep], c.significant) for row, c in zip(rows, found, strict=True)],
         tables=_tables(results),
+        base_head=(*GATE_HEAD[1:], "answer loss, nats"),
+        bases=[line for base in bases for line in _base_lines(base)],
         limits=[*sample_words(results), *detectable_words(results)],
         failed=results.failed,
         settings=flatten(settings),
@@ -129,6 +134,23 @@ def _plain(item: Any) -> str:
     if isinstance(item, Mapping):
         return json.dumps(item, default=str, ensure_ascii=False)
     return str(item)
+
+
+def _base_lines(base: Mapping[str, Any]) -> list[tuple[str, str, str, str, list[str]]]:
+    """(name, severity, verdict, text, numbers) of each text of a base's gate; name and verdict stand in the first one alone."""
+    gate = base["gate"]
+    verdict = str(gate.get("verdict", "not measured"))
+    rows = gate_rows(gate) or [("",)]
+    answers = (answers_text(gate) or "-").partition(" nats")[0]
+    lines = []
+    for index, (text, *numbers) in enumerate(rows):
+        whole = len(numbers) == len(GATE_HEAD) - 1
+        cells = (
+            [*numbers, "" if index else answers] if whole else ["-"] * (len(GATE_HEAD) - 1) + ["" if index else answers]
+        )
+        said = text if whole or not numbers else f"{text}: {numbers[0]}"
+        lines.append(("" if index else base["name"], severity(verdict), "" if index else verdict, said, cells))
+    return lines
 
 
 def _facts(results: ResultSet, done: int) -> list[tuple[str, str]]:

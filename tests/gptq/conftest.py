@@ -11,29 +11,51 @@ import transformers
 from torch import Tensor
 
 VOCABULARY = 64
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-DECODER = {**SIZES, **TOKENS, "intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16}
-ENCODER = {**SIZES, "pad_token_id": 0, "intermediate_size": 128}
 
-ARCHITECTURES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)),
-    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**DECODER)),
-    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**DECODER)),
-    "gemma2": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**DECODER)),
-    "gemma3": lambda: transformers.Gemma3ForCausalLM(
-        transformers.Gemma3TextConfig(**DECODER, sliding_window_pattern=2)
+
+def sizes(hidden: int = 64) -> dict[str, int]:
+    return {"vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def decoder(hidden: int = 64, inner: int = 128, kv_heads: int = 2) -> dict[str, int]:
+    heads = {"num_key_value_heads": kv_heads, "head_dim": hidden // 4}
+    return {**sizes(hidden), **TOKENS, **heads, "intermediate_size": inner}
+
+
+def encoder(hidden: int = 64, inner: int = 128) -> dict[str, int]:
+    return {**sizes(hidden), "pad_token_id": 0, "intermediate_size": inner}
+
+
+DECODER = decoder()
+
+# (hidden, inner, key-value heads) -> model; where heads cannot be shared, the third is not used.
+ARCHITECTURES: dict[str, Callable[[int, int, int], Any]] = {
+    "llama": lambda h, i, kv: transformers.LlamaForCausalLM(transformers.LlamaConfig(**decoder(h, i, kv))),
+    "llama_tied": lambda h, i, kv: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**decoder(h, i, kv), tie_word_embeddings=True, attention_bias=True)
     ),
-    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**DECODER)),
-    "opt": lambda: transformers.OPTForCausalLM(
-        transformers.OPTConfig(**SIZES, **TOKENS, ffn_dim=128, word_embed_proj_dim=64)
+    "qwen2": lambda h, i, kv: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**decoder(h, i, kv))),
+    "qwen3": lambda h, i, kv: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**decoder(h, i, kv))),
+    "gemma2": lambda h, i, kv: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**decoder(h, i, kv))),
+    "gemma3": lambda h, i, kv: transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(**decoder(h, i, kv), sliding_window_pattern=2)
     ),
-    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(
-        transformers.GPTNeoXConfig(**SIZES, **TOKENS, intermediate_size=128)
+    "mistral": lambda h, i, kv: transformers.MistralForCausalLM(transformers.MistralConfig(**decoder(h, i, kv))),
+    "opt": lambda h, i, _: transformers.OPTForCausalLM(
+        transformers.OPTConfig(**sizes(h), **TOKENS, ffn_dim=i, word_embed_proj_dim=h)
     ),
-    "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**SIZES, **TOKENS, intermediate_size=128)),
-    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**ENCODER)),
-    "roberta": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**ENCODER)),
+    "gpt2": lambda h, i, _: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=VOCABULARY, **TOKENS, n_embd=h, n_inner=i, n_layer=2, n_head=4)
+    ),
+    "gpt_neox": lambda h, i, _: transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(**sizes(h), **TOKENS, intermediate_size=i)
+    ),
+    "phi": lambda h, i, _: transformers.PhiForCausalLM(
+        transformers.PhiConfig(**sizes(h), **TOKENS, intermediate_size=i, partial_rotary_factor=0.25)
+    ),
+    "bert": lambda h, i, _: transformers.BertForSequenceClassification(transformers.BertConfig(**encoder(h, i))),
+    "roberta": lambda h, i, _: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**encoder(h, i))),
 }
 
 
@@ -47,10 +69,10 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def make_model(name: str) -> Any:
+def make_model(name: str, hidden: int = 64, inner: int = 128, kv_heads: int = 2) -> Any:
     """A tiny random model in eval mode, the same at each call. Small biases and weights that are not all alike."""
     torch.manual_seed(1)
-    model = ARCHITECTURES[name]().eval()
+    model = ARCHITECTURES[name](hidden, inner, kv_heads).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -128,6 +128,22 @@ def test_every_kind_of_our_checkpoints_gives_the_same_logits_in_transformers(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bits", [3, 4])
+def test_our_gpt2_checkpoint_gives_the_same_logits_in_gptqmodel(bits: int, tmp_path: Path) -> None:
+    """In GPTQModel itself: transformers 5.23 initialises `c_proj.weight` of any quantized GPT-2, and fails on it."""
+    from gptqmodel import BACKEND, GPTQModel
+
+    model = make_model("gpt2")
+    quantize_model(model, make_batches(), bits=bits, group_size=32)
+    save_checkpoint(model, tmp_path, bits=bits, group_size=32)
+    theirs = GPTQModel.load(str(tmp_path), backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16).model
+    assert sum("TorchLinear" in type(m).__name__ for m in theirs.modules()) == 8
+    with torch.no_grad():
+        ours, others = (m(**make_batches()[0]).logits.float() for m in (model, theirs))
+    assert (others - ours).norm() < 3e-3 * ours.norm()  # activations in float16, too
+
+
+@pytest.mark.slow
 def test_a_v2_checkpoint_gives_the_same_logits_in_transformers(tmp_path: Path) -> None:
     model = make_model("llama")
     with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from plr.gptq import FrozenWeightError, load_checkpoint, quantize_model, save_checkpoint
 
@@ -114,3 +115,45 @@ def test_an_adapter_saved_on_packed_layers_loads_on_the_dense_source(base: Path,
     served = restored(input_ids=ids).logits
     assert not torch.allclose(served, source)
     torch.testing.assert_close(restored.merge_and_unload()(input_ids=ids).logits, served, rtol=1e-3, atol=1e-4)
+
+
+def train_on_packed_gpt2(folder: Path, **config: Any) -> Path:
+    """An adapter on a 3-bit GPT-2, whose packed layers PEFT takes for `nn.Linear`."""
+    torch.manual_seed(0)
+    model = make_model("gpt2")
+    quantize_model(model, [], bits=3, group_size=32, method="rtn")
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["c_attn", "c_proj"], **config))
+    train_step(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("config", [{}, {"use_rslora": True}], ids=["lora", "rslora"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_an_adapter_trained_on_packed_gpt2_acts_on_16_bit_gpt2_as_its_update_says(
+    config: dict[str, bool], tmp_path: Path
+) -> None:
+    """The oracle adds `scale B A`, transposed, to each Conv1D weight by hand."""
+    folder = train_on_packed_gpt2(tmp_path, **config)
+    update = load_file(folder / "adapter_model.safetensors")
+    oracle, ids = make_model("gpt2"), make_batches()[0]["input_ids"]
+    source = oracle(input_ids=ids).logits.detach()
+    scale = 8 / (2 if config else 4)  # lora_alpha over sqrt(r) or r
+    with torch.no_grad():
+        for key in [key for key in update if key.endswith("lora_A.weight")]:
+            layer = oracle.get_submodule(key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+            layer.weight += scale * (update[key.replace("lora_A", "lora_B")] @ update[key]).t()
+    expected = oracle(input_ids=ids).logits
+    restored = peft.PeftModel.from_pretrained(make_model("gpt2"), folder).eval()
+    torch.testing.assert_close(restored(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - source).norm() > 1e-3 * source.norm()
+    merged = restored.merge_and_unload(safe_merge=True)
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_dora_moves_from_packed_gpt2_to_16_bits_and_merges(tmp_path: Path) -> None:
+    folder, ids = train_on_packed_gpt2(tmp_path, use_dora=True), make_batches()[0]["input_ids"]
+    restored = peft.PeftModel.from_pretrained(make_model("gpt2"), folder).eval()
+    served = restored(input_ids=ids).logits
+    torch.testing.assert_close(restored.merge_and_unload()(input_ids=ids).logits, served, rtol=1e-4, atol=1e-5)

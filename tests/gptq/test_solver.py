@@ -103,9 +103,11 @@ def test_reported_error_is_the_output_error_of_the_dequantized_weight(rows: int)
     H[3], H[:, 3] = 0, 0
     for solution in (gptq_solve(W, H, bits=3, group_size=32), rtn_solve(W, H, bits=3, group_size=32)):
         E = (W - solution.dequantize()).double()
-        signal = hessian.quadratic_form(W.double(), H.double())
-        assert solution.signal == pytest.approx(signal, rel=1e-5)
-        assert solution.error == pytest.approx(hessian.quadratic_form(E, H.double()) / signal, rel=1e-3)
+        power = hessian.quadratic_form(W.double(), H.double())
+        noise = hessian.quadratic_form(E, H.double())
+        torch.testing.assert_close(solution.power, power, rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(solution.noise, noise, rtol=1e-3, atol=0.0)
+        assert solution.error == pytest.approx(float(noise.sum() / power.sum()), rel=1e-3)
 
 
 def test_more_bits_and_smaller_groups_make_smaller_errors() -> None:

@@ -59,6 +59,31 @@ def made(cells, **given) -> str:
     return report_html(cells, **{"title": "A study", "settings": {}, "provenance": {}, "timings": [], **given})
 
 
+GATE = {
+    "rows": 32, "loss_16bit": 1.25, "loss": 7.5, "chance": 6.64, "verdict": "broken: at or above chance",
+    "texts": [
+        {"text": "task t, validation", "rows": 32, "tokens": 1931, "perplexity_16bit": 12.34, "perplexity": 24.68,
+         "kl": 0.4321, "top1_agreement": 0.625, "kept": 0.4},
+        {"text": "own.txt", "not_measured": "every document of the file calibrates"},
+    ],
+}  # fmt: skip
+
+
+def test_bases_and_what_the_gate_says_of_them(small):
+    old = {"verdict": "ok", "loss": 1.5}
+    page = Page(made(small, bases=[{"name": "m-gptq-2bit", "gate": GATE}, {"name": "m-gptq-4bit", "gate": old}]))
+    for text in (
+        "m-gptq-2bit broken: at or above chance task t, validation 1,931 12.34 to 24.68 2 0.4321 62.5 %",
+        "1.250 to 7.500 own.txt",
+        "own.txt: not measured: every document of the file calibrates",
+        "m-gptq-4bit ok",
+    ):
+        assert text in page.said
+    page = Page(made(small))
+    assert "own.txt" not in page.said
+    assert "bases" not in page.attributes("id")
+
+
 def test_page_nests_and_ids_are_unique_and_referred_to(small):
     page = Page(made(small))
     ids = page.attributes("id")

@@ -1,0 +1,32 @@
+"""Ours with the settings of a preset, through the quantizer that `plr quantize` runs: load, quantize, save."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from clock import Clock, options, preload
+
+from plr.quantizers import quantizers
+from plr.specs import Quantization
+
+
+def main(o: dict[str, Any]) -> None:
+    rows = torch.tensor(json.loads(Path(o["rows"]).read_text(encoding="utf-8")))  # [samples, length]
+    batches = [{"input_ids": chunk, "attention_mask": torch.ones_like(chunk)} for chunk in rows.split(o["batch"])]
+    spec = Quantization(**o["settings"])
+    folder = Path(o["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    preload(o["model"])
+    clock = Clock()
+    with clock.stage("load"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(o["model"], dtype=torch.float32).eval()
+    with clock.stage("quantize"):  # saving is part of it
+        quantizers.get(spec.method).quantize(model, batches, spec, folder)
+    clock.report(dtype="torch.float32")
+
+
+main(options())

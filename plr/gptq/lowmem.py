@@ -1,0 +1,287 @@
+"""The walk that holds one block and one batch: for models whose activations, or whose weights on a GPU, do not fit.
+
+How it works:
+
+1. what enters block i lies in one file a batch, `[b, t, hidden]`, mapped into memory: the system keeps of it what fits;
+2. block i is made float32 and moved to the device. For each stage (the layers of one input) every batch is run through
+   the block up to the stage's first layer, whose input goes into the Hessian; then the stage is solved and packed;
+3. every batch is run through the finished block, its output replaces its file, and the block goes back.
+
+To run one block, the whole model is called with all other blocks replaced by a stub: that of block i - 1 hands out the
+stored activations, those before it pass on what they get. So masks, rotary embeddings and whatever else a family computes
+for its blocks are its own code's, and nothing is assumed about a block's arguments but that the first is, and its output
+begins with, the hidden state.
+
+What it costs against the other walk: a batch runs through a block once for each of its stages (about three times the
+arithmetic of the forward, none of the Hessians'). What it gives: the same bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plr.gptq.errors import WalkError
+from plr.gptq.layers import Layers
+from plr.gptq.linear import PackedLinear
+from plr.gptq.stage import Stage, same_tensor
+
+__all__ = ["LowMemoryWalk"]
+
+
+class _Reached(BaseException):
+    """Ends a batch's forward where the walk has what it wants."""
+
+
+class LowMemoryWalk:
+    """Quantizes `layers` block by block; see the module's docstring."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        batches: Sequence[Mapping[str, Any]],
+        *,
+        work: Path | None,
+        device: torch.device | str | None,
+        forward_dtype: torch.dtype | None,
+    ) -> None:
+        from plr.gptq.walk import prepare, token_rows
+
+        self.layers = layers
+        self.model = layers.model
+        self.correct = layers.settings.input_correction > 0
+        self.home = next(self.model.parameters()).device
+        self.device = torch.device(device) if device is not None else self.home
+        self.forward_dtype = forward_dtype
+        self.rows = [token_rows(batch) for batch in batches]
+        self.batches = [prepare(batch, torch.device("cpu"), twice=self.correct) for batch in batches]
+        self.work = work
+        self.states: list[Tensor | None] = [None] * len(batches)  # [b, t, hidden], what enters the next block
+        self.shape_of_output: Any = None  # what a block returns beside the hidden state
+
+    def run(self) -> None:
+        """Quantize every target, or go on after the blocks an earlier run has left."""
+        layers, blocks = self.layers, self.layers.blocks
+        finished = layers.resume()
+        with ExitStack() as stack:
+            if self.work is not None:
+                self.work.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="states-", dir=self.work)))
+            stack.enter_context(self._rest_on_device())
+            indices = sorted(layers.members)
+            last = indices[-1]
+            for i, block in enumerate(blocks[: last + 1]):
+                names = layers.members.get(i, [])
+                with self._block_on_device(block, names, done=indices.index(i) < finished if names else True):
+                    if any(name not in layers.done for name in names):
+                        for stage_names in self._stages(i, names):
+                            self._solve(i, stage_names)
+                    if i < last:
+                        self._pass(i)
+        from plr.gptq.walk import check_all_reached
+
+        check_all_reached(layers)
+
+    def _stages(self, i: int, names: Sequence[str]) -> list[list[str]]:
+        """The layers of block `i` in the order the first batch reaches them, those of one input together."""
+        seen: list[tuple[str, Tensor, int]] = []
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                if any(name == other for other, _, _ in seen):
+                    raise WalkError(
+                        f"{name} was called more than once in one forward pass.",
+                        "each layer once: its later calls would not be calibrated.",
+                        "skip this module (models that share layers between blocks are not supported).",
+                    )
+                seen.append((name, args[0], args[0]._version))
+
+            return hook
+
+        with ExitStack() as stack:
+            for name in names:
+                handle = self.layers.targets[name].register_forward_pre_hook(note(name))
+                stack.callback(handle.remove)
+            self._run(i, 0)
+        stages: list[list[str]] = []
+        before: tuple[Tensor, int] | None = None
+        for name, X, version in seen:
+            if before is not None and same_tensor(X, before[0]) and version == before[1]:
+                stages[-1].append(name)
+            else:
+                stages.append([name])
+            before = (X, version)
+        return stages
+
+    def _solve(self, i: int, names: Sequence[str]) -> None:
+        """Quantize the layers of one stage."""
+        stage = Stage(names[0], correct=self.correct)
+        for batch, rows in enumerate(self.rows):
+            stage.add(self._input_of(i, names[0], batch), rows, keep=False)
+        stage.close()
+        for name in names:
+            self.layers.solve(name, stage)
+            if self.correct:
+                self._serve_both(name)
+
+    def _input_of(self, i: int, name: str, batch: int) -> Tensor:
+        found: list[Tensor] = []
+
+        def reached(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found.append(args[0])
+            raise _Reached
+
+        handle = self.layers.targets[name].register_forward_pre_hook(reached)
+        try:
+            self._run(i, batch)
+        finally:
+            handle.remove()
+        if not found:
+            raise WalkError(
+                f"{name} was reached by the first calibration batch and not by batch {batch}.",
+                "all batches to reach the same layers in the same order.",
+                "models with a data-dependent order (mixtures of experts) are not supported; skip those layers.",
+            )
+        return found[0]
+
+    def _pass(self, i: int) -> None:
+        """Run every batch through block `i` and keep what comes out."""
+        for batch in range(len(self.batches)):
+            state = self._run(i, batch)
+            assert state is not None
+            kept = self.states[batch]
+            if kept is None or kept.shape != state.shape or kept.dtype != state.dtype:
+                kept = self._spill(batch, state)
+            kept.copy_(state)
+            self.states[batch] = kept
+
+    def _spill(self, batch: int, like: Tensor) -> Tensor:
+        file = self.folder / f"batch-{batch:05}"
+        mapped = torch.from_file(str(file), shared=True, size=like.numel(), dtype=like.dtype)
+        return mapped.view(like.shape)
+
+    def _run(self, i: int, batch: int) -> Tensor | None:
+        """Call the model with block `i` real and all others stubs; the hidden state that block `i` returns."""
+        from plr.gptq.walk import forward_in
+
+        out: list[Tensor] = []
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if self.shape_of_output is None:
+                self.shape_of_output = _rest(output)
+            out.append(hidden)
+            raise _Reached
+
+        handle = self.layers.blocks[i].register_forward_hook(after)
+        inputs = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.batches[batch].items()}
+        with self._stubs(i, batch), forward_in(self.forward_dtype, self.device):
+            try:
+                self.model(**inputs)
+            except _Reached:
+                pass
+            finally:
+                handle.remove()
+        return out[0] if out else None
+
+    @contextmanager
+    def _stubs(self, i: int, batch: int) -> Generator[None]:
+        """All blocks before `i` replaced; that of `i - 1` hands out the stored state."""
+        blocks = self.layers.blocks
+        state = self.states[batch]
+
+        def stub(index: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                if index == i - 1 and state is not None:
+                    hidden = state.to(self.device)
+                return (
+                    hidden
+                    if self.shape_of_output is None or not self.shape_of_output[0]
+                    else (
+                        hidden,
+                        *self.shape_of_output[1:],
+                    )
+                )
+
+            return forward
+
+        with ExitStack() as stack:
+            for index in range(i):
+                blocks[index].forward = stub(index)  # pyright: ignore[reportAttributeAccessIssue]
+                stack.callback(blocks[index].__dict__.pop, "forward", None)
+            yield
+
+    @contextmanager
+    def _rest_on_device(self) -> Generator[None]:
+        """What lies outside of the blocks (embeddings, norms, the head left out) on the device, in float32."""
+        blocks, inside = self.layers.blocks, set(self.layers.blocks.modules())
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        moved: list[tuple[nn.Module, torch.dtype]] = []
+        for module in self.model.modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if module in inside or module is head or not own or module is blocks:
+                continue
+            moved.append((module, next((p.dtype for p in own if p.is_floating_point()), torch.float32)))
+        for module, _ in moved:
+            _move_own(module, self.device, torch.float32)
+        try:
+            yield
+        finally:
+            for module, dtype in moved:
+                _move_own(module, self.home, dtype)
+
+    @contextmanager
+    def _block_on_device(self, block: nn.Module, names: Sequence[str], *, done: bool) -> Generator[None]:
+        """`block` in float32 on the device; afterwards back, in its own dtype."""
+        dtype = next((p.dtype for p in block.parameters() if p.is_floating_point()), torch.float32)
+        block.to(self.device, torch.float32)
+        if self.correct and done:
+            for name in names:  # the dense layers of a block that an earlier run finished
+                self.layers.targets[name].to(self.device, torch.float32)
+                self._serve_both(name)
+        try:
+            yield
+        finally:
+            for name in names:
+                layer = self.model.get_submodule(name)
+                layer.__dict__.pop("forward", None)
+                self.layers.targets[name].to(self.home, dtype)
+            block.to(self.home, dtype)
+
+    def _serve_both(self, name: str) -> None:
+        packed, linear = self.model.get_submodule(name), self.layers.targets[name]
+        assert isinstance(packed, PackedLinear)
+        own = packed.forward
+
+        def forward(input: Tensor) -> Tensor:
+            quantized, source = input.chunk(2)
+            return torch.cat([own(quantized), linear(source)])
+
+        packed.forward = forward
+
+
+def _rest(output: Any) -> tuple[Any, ...]:
+    """(whether a block returns a tuple, what it holds after the hidden state)."""
+    if not isinstance(output, tuple):
+        return (False,)
+    rest = output[1:]
+    if any(isinstance(item, Tensor) for item in rest):
+        raise WalkError(
+            "A block returns tensors beside its hidden state.",
+            "blocks that return a hidden state alone.",
+            "quantize this model without low_memory.",
+        )
+    return (True, *rest)
+
+
+def _move_own(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the parameters and buffers of `module` itself, floating ones to `dtype`."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
