@@ -105,10 +105,24 @@ def run_once(c: Contestant, widths: list[int], folder: Path, logs: Path, threads
     return {**parts[0], "stages": stages, "peak_rss": max(part["peak_rss"] for part in parts)}
 
 
-def warm_up(c: Contestant, args: argparse.Namespace, rows: str) -> None:
-    """Let a peer compile what it compiles on its first use, on the embedded model with one sample."""
-    options = {**c.options, "model": str(EMBEDDED), "rows": rows, "bits": [4], "out": str(args.out / "warm-up")}
-    run_script(c.python, c.script, options, threads=args.threads, log=args.out / "logs" / f"{c.name}-warm-up.log")
+def warm_up(args: argparse.Namespace, field_: list[Contestant]) -> None:
+    """Let each peer compile what it compiles on its first use, on the embedded model; one that cannot run fails early."""
+    peers = {c.script: c for c in field_ if c.script not in ("run_plr", "run_ist_style")}
+    if not peers:
+        return
+    small = argparse.Namespace(**{**vars(args), "model": EMBEDDED, "tokens": (8, 64), "out": args.out / "warm-up"})
+    rows = prepare(small, TEXTS, TEXTS, 1, 64)["calibration"]  # ids of the embedded model's vocabulary
+    for script, c in peers.items():
+        say(f"warm-up: {script.removeprefix('run_')}")
+        options = {**c.options, "model": str(EMBEDDED), "rows": rows, "group_size": 64, "bits": [4]}
+        options["out"] = str(small.out / "checkpoints")
+        try:
+            run_script(c.python, script, options, threads=args.threads, log=small.out / "logs" / f"{script}.log")
+        except BenchError as error:
+            say(f"  failed: {error}")
+            for same in field_:
+                if same.script == script:
+                    same.failed = str(error)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -130,24 +144,9 @@ def run(args: argparse.Namespace) -> None:
         text=[path.name for path in text],
         seed="none: nothing is drawn",
     )
-    length = min(512, args.tokens[1]) if args.model == EMBEDDED else 512
-    data = prepare(args, text, text, 8 if args.quick else 40, length)
-    own_data = data
+    data = prepare(args, text, text, 8 if args.quick else 40, min(512, args.tokens[1]) if args.quick else 512)
     field_ = contestants(args, data["calibration"])
-    for c in field_[1:]:
-        if c.script != "run_ist_style":
-            if own_data is data:  # ids of the embedded model's vocabulary
-                small = argparse.Namespace(
-                    **{**vars(args), "model": EMBEDDED, "tokens": (8, 64), "out": args.out / "tiny"}
-                )
-                own_data = prepare(small, TEXTS, TEXTS, 1, 64)
-            say(f"warm-up: {c.title}")
-            try:
-                warm_up(c, args, own_data["calibration"])
-            except BenchError as error:
-                say(f"  failed: {error}")
-                c.failed = str(error)
-
+    warm_up(args, field_)
     floors: list[dict[str, float]] = []
     folder = args.out / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
@@ -187,7 +186,7 @@ def report(
     widths: Sequence[int],
 ) -> None:
     ours = field_[0]
-    # Several widths share the forward and the Hessian of nothing but the first layers: the floor is taken for each.
+    # Each width walks its own quantized model: forwards and Hessians of different widths are different work.
     floor = median(f["total"] for f in floors) * len(widths)
     peers: dict[str, Any] = {}
     rows: list[list[Any]] = []

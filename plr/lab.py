@@ -19,6 +19,7 @@ from plr.config import load_yaml, parse
 from plr.errors import ProvenanceError, UsageError
 from plr.modes import check_mode
 from plr.presets import preset, preset_for
+from plr.quantizers import quantizers
 from plr.resolve import Resolver
 from plr.runtime import Runtime
 from plr.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
@@ -77,11 +78,13 @@ class Lab:
         mode: str | None = None,
         merge: bool = False,
         model: str | None = None,
+        method: str | None = None,
         allow_mismatch: bool = False,
     ) -> Restore:
         """``adapter`` (the latest one if None) on an l-bit base, without retraining.
 
-        ``model`` gives the source model another place; it must be the same model.
+        ``model`` gives the source model another place; it must be the same model. ``method`` is how the l-bit base is quantized: as
+        the adapter's own base if None.
 
         Raises:
             UsageError: bits that plr does not know, a mode that does not fit them, or no adapter in the store.
@@ -92,7 +95,7 @@ class Lab:
         assert isinstance(trained, Train)
         source = Source(model=self.resolver.model(model)) if model else trained.base.source
         _check_source(trained.base.model, source.model, allow_mismatch)
-        base = self._base_like(trained, source, bits)
+        base = self._base_like(trained, source, bits, method)
         chosen: Any = mode or ("keep" if base == trained.base else "restore")
         step = Restore(adapter=trained, base=base, mode=chosen, merge=merge, allow_mismatch=allow_mismatch)
         check_mode(step)
@@ -166,7 +169,11 @@ class Lab:
 
     def make(self, step: Any, *, on_event: OnEvent | None = None) -> Artifact:
         """Make ``step`` and everything it needs; find what is there already."""
-        return make(step, self.store, self.runtime(self.recipe_for(step).get("runtime")), on_event)
+        return self.make_all([step], on_event=on_event)[0]
+
+    def make_all(self, steps: Sequence[Any], *, on_event: OnEvent | None = None) -> list[Artifact]:
+        """Make all of ``steps`` and everything they need; several widths of one source share its load and calibration."""
+        return make(steps, self.store, self.runtime(self.recipe_for(steps[0]).get("runtime")), on_event)
 
     def quantize(self, model: str = DEFAULT_MODEL, bits: int = 4, **options: Any) -> Artifact:
         """Quantize a model to ``bits`` < 16; see :meth:`base`."""
@@ -204,17 +211,23 @@ class Lab:
             return self.store.find(what, kinds).step
         return what.step if isinstance(what, Artifact) else what
 
-    def _base_like(self, trained: Train, source: Source, bits: int) -> Base:
-        """The l-bit base quantized as the adapter's own base was."""
+    def _base_like(self, trained: Train, source: Source, bits: int, method: str | None) -> Base:
+        """The l-bit base quantized as the adapter's own base was, or by ``method``."""
         if bits == 16:
             return source
-        if isinstance(trained.base, Quantize):
+        if isinstance(trained.base, Quantize) and method in (None, trained.base.quantization.method):
             quantization = trained.base.quantization.model_copy(update={"bits": bits})
+            try:
+                quantizers.get(quantization.method).check(quantization)
+            except UsageError as error:
+                hint = "name the method of the base to restore to, e.g. --method gptq"
+                raise UsageError(error.message, expected=error.expected, hint=hint) from error
             return Quantize(source=source, quantization=quantization)
-        # Trained at 16 bits there is no quantization to follow: the model's recipe, calibrated on the adapter's task.
+        # No quantization to follow: the model's recipe, calibrated on the adapter's task.
         ref = source.model
         name = f"{ref.name}@{ref.revision}" if ref.kind == "hub" else ref.path or ref.title
-        quantized = self.base(name, bits, task=trained.task.name, data=trained.task.path)
+        overrides = [f"quantize.method={method}"] if method else []
+        quantized = self.base(name, bits, task=trained.task.name, data=trained.task.path, overrides=overrides)
         assert isinstance(quantized, Quantize)
         calibration = quantized.quantization.calibration
         if calibration is not None:

@@ -14,7 +14,13 @@ from pydantic import BaseModel, Field
 
 from plr.errors import UsageError
 
-__all__ = ["Runtime", "default_home"]
+__all__ = ["Runtime", "available_memory", "default_home"]
+
+DENSE_SHARE = (
+    0.5  # of the free memory, for dense weights; the other half is for activations, the optimizer and the codes
+)
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def default_home() -> Path:
@@ -66,8 +72,42 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
 
             torch.set_num_threads(self.threads)
 
-    def kernel_name(self) -> Literal["packed", "dequantized"]:
-        """``dequantized`` on the CPU (the weight is unpacked once and kept), ``packed`` on a GPU (memory of k bits)."""
+    def kernel_name(self, checkpoint: Path | None = None, *, itemsize: int = 4) -> Literal["packed", "dequantized"]:
+        """The kernel of k-bit layers: as asked, or for ``auto`` by the device and its memory.
+
+        On a GPU ``packed``: the codes are read in the kernel, memory is that of k bits. On a CPU ``dequantized``: the weight is
+        unpacked once and kept, which is faster; but ``packed`` where the dense weights of ``checkpoint`` (a folder), at
+        ``itemsize`` bytes a weight and once for each worker, take more than half of the memory that is free.
+        """
         if self.kernel != "auto":
             return self.kernel
-        return "dequantized" if self.torch_device() == "cpu" else "packed"
+        if self.torch_device() != "cpu":
+            return "packed"
+        free = available_memory()
+        if checkpoint is None or free is None:
+            return "dequantized"
+        from plr.gptq.checkpoint import dense_bytes
+
+        fits = self.workers * dense_bytes(checkpoint, itemsize) <= free * DENSE_SHARE
+        return "dequantized" if fits else "packed"
+
+
+def available_memory() -> int | None:
+    """Bytes that a process may still take without swapping: of the machine, or of its container if that is less.
+
+    None where the system does not say (not Linux).
+    """
+    found: list[int] = []
+    if MEMINFO.is_file():
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in lines:
+            found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        cache = [line.split()[1] for line in _lines(CGROUP / "memory.stat") if line.startswith("inactive_file ")]
+        found.append(max(0, int(text) - int(used.read_text()) + sum(map(int, cache))))
+    return min(found, default=None)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

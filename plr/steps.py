@@ -146,8 +146,8 @@ def run_job(job: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEve
             on_event(Event("made" if made else "found", step.fingerprint, seconds=time.perf_counter() - started))
 
 
-def make(step: Step, store: Store, runtime: Runtime, on_event: OnEvent | None = None) -> Artifact:
-    """Make ``step`` and everything it needs, in this process; the artifact of ``step``.
+def make(steps: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEvent | None = None) -> list[Artifact]:
+    """Make ``steps`` and everything they need, in this process; their artifacts.
 
     Under ``accelerate launch`` the first process alone writes to the store; the others take part in the training.
 
@@ -158,7 +158,7 @@ def make(step: Step, store: Store, runtime: Runtime, on_event: OnEvent | None = 
     report = on_event or (lambda event: None)
     holder: list[Any] = []
     follower = int(os.environ.get("RANK", "0")) > 0
-    for need in Plan.of([step], store).steps:
+    for need in Plan.of(steps, store).steps:
         if follower and isinstance(need, Train):
             with tempfile.TemporaryDirectory() as scratch:
                 _build(need, Path(scratch), store, runtime, report, holder)
@@ -169,7 +169,7 @@ def make(step: Step, store: Store, runtime: Runtime, on_event: OnEvent | None = 
         started = time.perf_counter()
         _, made = store.make(need, lambda folder, need=need: _build(need, folder, store, runtime, report, holder))
         report(Event("made" if made else "found", need.fingerprint, seconds=time.perf_counter() - started))
-    return store.require(step)
+    return [store.require(step) for step in steps]
 
 
 def _build(

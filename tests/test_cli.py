@@ -64,13 +64,15 @@ def test_public_names_are_sorted_exact_and_importable() -> None:
 BAD: list[tuple[list[str], int, str]] = [
     (["quantize", "--bits", "5"], 2, "bits is 5 expected: one of 8, 4, 3, 2"),
     (["quantize", "--bits", "16"], 2, "nothing to quantize"),
+    (["quantize", "--bits", "4,x"], 2, "bits is '4,x' expected: one width, or several with commas between them"),
+    (["quantize", "--gate-text", "none.txt"], 2, "there is no text file"),
     (["quantize", "--model", "embedded:tny"], 2, "unknown embedded model 'embedded:tny' expected: embedded:tiny"),
     (["quantize", "--model", "./nowhere"], 2, "neither a folder nor a .gguf file"),
     (["quantize", "--model", "org/none"], 2, "org/none is not in the local hub cache"),
     (
         ["quantize", "--method", "gptk"],
         2,
-        "unknown quantization method 'gptk' expected: one of gptq, rtn next: did you mean gptq",
+        "unknown quantization method 'gptk' expected: one of gptq, gptqmodel, int8, nf4, rtn next: did you mean gptq",
     ),
     (["quantize", "--calibration", "task:tiny_mth"], 2, "unknown task 'tiny_mth'"),
     (["quantize", "--calibration", "none.jsonl"], 2, "there is no calibration file"),

@@ -66,10 +66,19 @@ class PeftMethod(AdapterMethod):
         from peft import PeftModel
 
         import_gptqmodel()
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
+        try:
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
+        except (
+            TypeError
+        ) as error:  # trained on k-bit layers, which are nn.Linear; the 16-bit base may have Conv1D (GPT-2)
+            raise ModelError(
+                f"{self.config_class} cannot be put on {type(model).__name__}: {str(error).splitlines()[0]}",
+                expected="layers that PEFT's method knows (on Conv1D: lora, dora, ia3, adalora, vera, fourierft)",
+                hint="serve it on a k-bit base, or train a method that PEFT also puts on this base",
+            ) from error
         model.set_adapter(name)
         return model.eval()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, lab
+from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, finish_all, lab
 from plr.cli.root import app
+from plr.errors import UsageError
 
 __all__: list[str] = []
 
@@ -16,12 +17,18 @@ __all__: list[str] = []
 @app.command()
 def quantize(
     model: Model = "embedded:tiny",
-    bits: Bits = 4,
+    bits: Annotated[str, typer.Option("--bits", "-b", help="8, 4, 3 or 2; several in one go: 8,4,3,2.")] = "4",
     method: Annotated[str | None, typer.Option(help="gptq, rtn, gptqmodel, nf4 (4 bits) or int8 (8 bits).")] = None,
     calibration: Annotated[str | None, typer.Option(help="task:NAME, or a JSONL or text file.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many calibration samples are drawn.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Columns that share a scale; -1 for a whole row.")] = None,
+    gate_text: Annotated[
+        str | None, typer.Option("--gate-text", help="A text to measure the base on too; changes no byte of it.")
+    ] = None,
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Hold one block at a time, activations on disk: slower, same result.")
+    ] = False,
     data: Data = None,
     preset: Preset = None,
     set_: Set = None,
@@ -36,7 +43,9 @@ def quantize(
     """
     from plr.lab import check_bits
 
-    check_bits(bits, below_16=True)
+    widths = _widths(bits)
+    for width in widths:
+        check_bits(width, below_16=True)
     of_task = calibration is not None and calibration.startswith("task:")
     given = {
         "method": method,
@@ -44,17 +53,32 @@ def quantize(
         "seed": seed,
         "group_size": group_size,
         "calibration": None if of_task else calibration,
+        "gate_text": gate_text,
     }
-    here = lab(device, offline)
-    step = here.base(
-        model,
-        bits,
-        task=calibration.removeprefix("task:") if calibration and of_task else None,
-        data=data,
-        preset=preset,
-        overrides=[*(f"quantize.{key}={value}" for key, value in given.items() if value is not None), *(set_ or [])],
-    )
-    finish(step, here, output=output, as_json=as_json)
+    here = lab(device, offline, low_memory=low_memory)
+    options: dict[str, Any] = {
+        "task": calibration.removeprefix("task:") if calibration and of_task else None,
+        "data": data,
+        "preset": preset,
+        "overrides": [
+            *(f"quantize.{key}={value}" for key, value in given.items() if value is not None),
+            *(set_ or []),
+        ],
+    }
+    steps = [here.base(model, width, **options) for width in widths]
+    finish_all(steps, here, output=output, as_json=as_json)
+
+
+def _widths(text: str) -> list[int]:
+    """``8,4`` -> [8, 4].
+
+    Raises:
+        UsageError: something in it is no number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"bits is {text!r}", expected="one width, or several with commas between them: 8,4,3,2")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 @app.command()
@@ -95,6 +119,9 @@ def restore(
         bool, typer.Option("--merge", help="Write a dense checkpoint with the adapter merged in.")
     ] = False,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Another place of the source model.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How the l-bit base is quantized; as the adapter's own base if left out.")
+    ] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Attach although the provenance does not agree.")
     ] = False,
@@ -108,7 +135,9 @@ def restore(
     Example: [bold]plr restore --bits 16 --merge -o served[/bold]
     """
     here = lab(device, offline)
-    step = here.restored(adapter, bits, mode=mode, merge=merge, model=model, allow_mismatch=allow_mismatch)
+    step = here.restored(
+        adapter, bits, mode=mode, merge=merge, model=model, method=method, allow_mismatch=allow_mismatch
+    )
     finish(step, here, output=output, as_json=as_json)
 
 

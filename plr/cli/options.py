@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from plr.lab import Lab
     from plr.store import Artifact
 
-__all__ = ["Bits", "Data", "Device", "Json", "Model", "Offline", "Output", "Preset", "Set", "Task", "finish", "lab"]
+__all__ = [
+    "Bits",
+    "Data",
+    "Device",
+    "Json",
+    "Model",
+    "Offline",
+    "Output",
+    "Preset",
+    "Set",
+    "Task",
+    "finish",
+    "finish_all",
+    "lab",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 Model = Annotated[
@@ -27,14 +41,16 @@ Data = Annotated[str | None, typer.Option("--data", help="Local files instead of
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also copy the artifact to this folder.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network call; use what is on this machine.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="Recipe: paper, or tiny (default for the embedded base).")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Recipe: paper, best, or tiny (default for the embedded base).")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, e.g. --set train.epochs=3.")]
 
 
-def lab(device: str = "auto", offline: bool = False) -> Lab:
+def lab(device: str = "auto", offline: bool = False, **runtime: Any) -> Lab:
     from plr.lab import Lab
 
-    return Lab(device=device, offline=offline)
+    return Lab(device=device, offline=offline, **runtime)
 
 
 def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:
@@ -43,6 +59,15 @@ def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artif
     Raises:
         UsageError: ``output`` is there already; found out before any work.
     """
+    return finish_all([step], here, output=output, as_json=as_json)[0]
+
+
+def finish_all(steps: list[Any], here: Lab, *, output: Path | None, as_json: bool) -> list[Artifact]:
+    """Make all of ``steps`` in one go; of several, ``output`` gets a folder for each and ``--json`` prints a list.
+
+    Raises:
+        UsageError: see :func:`finish`.
+    """
     from plr.cli.show import artifact_json, console, emit, watch
     from plr.steps import Plan
 
@@ -50,14 +75,18 @@ def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artif
         raise UsageError(
             f"{output} exists and is not an empty folder", hint="choose another --output: nothing is overwritten"
         )
-    with watch(Plan.of([step], here.store).missing, quiet=as_json) as watcher:
-        artifact = here.make(step, on_event=watcher)
+    with watch(Plan.of(steps, here.store).missing, quiet=as_json) as watcher:
+        artifacts = here.make_all(steps, on_event=watcher)
     if int(os.environ.get("RANK", "0")) > 0:
-        return artifact  # of several processes under a launcher the first one speaks
-    if output is not None:
-        shutil.copytree(artifact.path, output, dirs_exist_ok=True)
+        return artifacts  # of several processes under a launcher the first one speaks
+    values: list[dict[str, Any]] = []
+    for artifact in artifacts:
+        folder = output / artifact.path.name if output is not None and len(steps) > 1 else output
+        if folder is not None:
+            shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
+        values.append(artifact_json(artifact) | ({"output": str(folder)} if folder else {}))
+        if not as_json:
+            console().print(f"[bold]{artifact.kind}[/bold] {folder or artifact.path}", highlight=False)
     if as_json:
-        emit(artifact_json(artifact) | ({"output": str(output)} if output else {}))
-    else:
-        console().print(f"[bold]{artifact.kind}[/bold] {output or artifact.path}", highlight=False)
-    return artifact
+        emit(values[0] if len(steps) == 1 else values)
+    return artifacts

@@ -36,7 +36,7 @@ from plr.gptq.errors import CheckpointError
 from plr.gptq.linear import PackedLinear
 from plr.gptq.packing import V1, V2, zero_format
 
-__all__ = ["load_checkpoint", "quantization_config", "save_checkpoint"]
+__all__ = ["dense_bytes", "load_checkpoint", "quantization_config", "save_checkpoint"]
 
 SHARD = "5GB"
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
@@ -117,6 +117,8 @@ def save_checkpoint(
         meta: anything worth keeping (calibration, versions); stored as `quantization_config["meta"]`.
         max_shard_size: larger models are split into several safetensors files.
 
+    Dense tensors (embeddings, norms, biases) are stored in 16 bits where that loses nothing, see `compact`.
+
     Raises:
         CheckpointError: see `quantization_config`.
     """
@@ -135,7 +137,12 @@ def save_checkpoint(
         layer.set_checkpoint_format(config["checkpoint_format"])
     folder.mkdir(parents=True, exist_ok=True)
     model.config.quantization_config = config
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    before = model.config.dtype
+    state, model.config.dtype = compact(model)
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+    finally:
+        model.config.dtype = before
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "quantize_config.json").write_text(text, encoding="utf-8")
 
@@ -200,6 +207,41 @@ def load_checkpoint(
     if (folder / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.to(device).eval()  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
+    """Bytes that the quantized layers of `folder` take when dequantized, at `itemsize` bytes a weight.
+
+    Reads the headers of the files, no tensor.
+
+    Raises:
+        CheckpointError: no weights, or shards that are missing.
+    """
+    total = 0
+    for path in _weight_files(Path(folder)):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                if key.endswith(".g_idx"):
+                    out_features = file.get_slice(f"{key.removesuffix('.g_idx')}.qweight").get_shape()[1]
+                    total += file.get_slice(key).get_shape()[0] * out_features * itemsize
+    return total
+
+
+def compact(model: nn.Module) -> tuple[dict[str, Tensor], torch.dtype]:
+    """The state of `model` with its dense tensors in the 16 bits that hold all of them exactly, and that dtype.
+
+    A bfloat16 source that was loaded in float32 goes back to bfloat16, bit for bit; where neither bfloat16 nor float16 holds
+    every number, all stay as they are.
+    """
+    state = dict(model.state_dict())
+    packed = {f"{name}.{buffer}" for name in _packed_layers(model) for buffer in PACKED}
+    dense = {key: value for key, value in state.items() if key not in packed and value.is_floating_point()}
+    own = next((value.dtype for value in dense.values()), torch.float32)
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(bool((value.to(dtype).to(value.dtype) == value).all()) for value in dense.values()):
+            casts = {value.data_ptr(): value.to(dtype) for value in dense.values()}  # tied tensors stay one tensor
+            return state | {key: casts[value.data_ptr()] for key, value in dense.items()}, dtype
+    return state, own
 
 
 def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
@@ -277,7 +319,8 @@ def _model_class(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel
     )
 
 
-def _read_tensors(folder: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights, all of them there."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -291,8 +334,12 @@ def _read_tensors(folder: Path, device: str | torch.device) -> Iterator[tuple[st
             "model.safetensors, or all shards of its index.",
             "fetch the checkpoint again (pickled .bin files are not read).",
         )
-    for name in names:
-        with safe_open(folder / name, framework="pt", device=str(device)) as file:
+    return [folder / name for name in names]
+
+
+def _read_tensors(folder: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt", device=str(device)) as file:
             for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                 yield key, file.get_tensor(key)
 

@@ -37,6 +37,7 @@ Works in float32, or in float64 if W is given in it. Does not fall back: a Hessi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ from plr.gptq.errors import GPTQError, GroupSizeError, HessianError
 __all__ = ["Factor", "Solution", "check_group_size", "factor", "gptq_solve", "order", "rtn_solve"]
 
 RUN = 8  # columns updated one by one before a matrix product takes over
-LEAF = 128  # size below which a triangular matrix is inverted in one piece
+LEAF = 128  # size below which a matrix is factored in one piece
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def factor(
     if not 0 <= damp_percent < 1:
         raise GPTQError(f"damp_percent={damp_percent} was given.", "0 <= damp_percent < 1.", "use 0.01 (the paper's).")
     diagonal = H.diagonal()
-    if not bool(torch.isfinite(H).all()):
+    if not math.isfinite(float(H.sum())):
         raise HessianError(
             f"The Hessian of {name} holds inf or NaN{seen}.",
             "finite calibration activations.",
@@ -178,16 +179,15 @@ def factor(
     if perm is not None:
         damped = damped[perm][:, perm]
     # L L^T = J H J with J the reversal; R = J L J is upper, R R^T = H, and U = R^-1 = J L^-1 J.
-    L, info = _cholesky(damped.flip(0, 1))
-    if info != 0:
+    inverse = _inverse_factor(damped.flip(0, 1))
+    if inverse is None:
         raise HessianError(
             f"The Hessian of {name} is not positive definite at damp_percent={damp_percent}{seen} "
             f"({int(dead.sum())} of {H.shape[0]} inputs dead).",
             "a Hessian that Cholesky can factor.",
             "use more calibration samples or a larger damp_percent (0.05, 0.1).",
         )
-    del damped
-    return Factor(H=H, U=_inverse_lower(L).flip(0, 1), perm=perm, grouped=not desc_act, dead=dead, damp=damp)
+    return Factor(H=H, U=inverse.flip(0, 1), perm=perm, grouped=not desc_act, dead=dead, damp=damp)
 
 
 def order(diagonal: Tensor, group_size: int, *, desc_act: bool = False, act_group_aware: bool = False) -> Tensor | None:
@@ -310,6 +310,7 @@ def gptq_solve(
 
     Ct = torch.empty_like(Wt)  # [in, out] codes less their zero point
     Et = torch.empty_like(Wt)  # [in, out] w_j - q_j
+    w_rows, code_rows, error_rows = Wt.unbind(), Ct.unbind(), Et.unbind()
     for i1, i2 in _blocks(columns, block_size, columns if static else group):
         for p1, p2 in _runs(i1, i2, i2 - i1 if static else group):  # one group, or the block where none starts within
             Wt[p1:p2].addmm_(U[i1:p1, p1:p2].t(), Et[i1:p1], alpha=-1)
@@ -317,14 +318,15 @@ def gptq_solve(
                 grids[group_of[p1]] = params(Wt[p1 : p1 + group], cost[p1 : p1 + group])
             for s1, s2 in _runs(p1, p2, RUN):
                 Wt[s1:s2].addmm_(U[p1:s1, s1:s2].t(), Et[p1:s1], alpha=-1)
+                errors, corner = Et[s1:s2].t(), U[s1:s2, s1:s2].t().contiguous()  # [out, run], [run, run] lower
                 for j in range(s1, s2):
-                    w = Wt[j]  # [out]
-                    if j > s1:
-                        w.addmv_(Et[s1:j].t(), U[s1:j, j], alpha=-1)
+                    w, code, k = w_rows[j], code_rows[j], j - s1  # [out], [out]
+                    if k:
+                        w.addmv_(errors[:, :k], corner[k, :k], alpha=-1)
                     scale, zero = grids[group_of[j]]
-                    code = torch.div(w, scale, out=Ct[j]).round_()
+                    torch.div(w, scale, out=code).round_()
                     _clamp(code, zero, maxq, sym)
-                    torch.addcmul(w, code, scale, value=-1, out=Et[j])
+                    torch.addcmul(w, code, scale, value=-1, out=error_rows[j])
         Wt[i2:].addmm_(U[i1:i2, i2:].t(), Et[i1:i2], alpha=-1)
 
     scales = torch.stack([grids[g][0] for g in range(n_groups)])  # [groups, out]
@@ -350,7 +352,9 @@ def gptq_solve(
     deq = Ct.view(n_groups, group, -1) * scales[:, None] if _in_order(solved_group, group) else None
     E = original - (Ct * scales[solved_group] if deq is None else deq.flatten(0, 1)).t()  # [out, in]
     E.masked_fill_(F.dead, 0)
-    noise = noise.double() - F.damp * E.square().sum(1, dtype=torch.float64)  # the damping's share is damp |E|^2
+    noise = (
+        noise.double() - F.damp * torch.linalg.vector_norm(E, dim=1).double().square()
+    )  # the damping's share is damp |E|^2
     codes = (
         Ct.add_(zeros[solved_group]) if deq is None else Ct.view(n_groups, group, -1).add_(zeros[:, None]).flatten(0, 1)
     )
@@ -415,7 +419,7 @@ def rtn_solve(
 
 def _finite(W: Tensor, name: str) -> Tensor:
     """`W` in the solver's dtype."""
-    if not bool(torch.isfinite(W).all()):
+    if not math.isfinite(float(W.detach().sum(dtype=_dtype(W)))):  # a sum holds inf and NaN as its terms do
         raise GPTQError(f"The weight of {name} holds inf or NaN.", "finite weights.", "check the source checkpoint.")
     return W.detach().to(_dtype(W))
 
@@ -428,26 +432,32 @@ def _dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _cholesky(A: Tensor) -> tuple[Tensor, int]:
-    """The lower factor of `A`, and 0 if there is one."""
-    factor, info = torch.linalg.cholesky_ex(A)  # pyright: ignore
-    return factor, int(info)  # pyright: ignore
+def _inverse_factor(A: Tensor) -> Tensor | None:
+    """`L^-1 [n, n]` for `A = L L^T`, by halves; None if `A` is not positive definite.
 
-
-def _inverse_lower(L: Tensor) -> Tensor:
-    """`L^-1` of a lower triangular `L [n, n]`, by halves: `[[A, 0], [B, C]]^-1 = [[A^-1, 0], [-C^-1 B A^-1, C^-1]]`.
-
-    Nearly all work is in matrix products: several times faster than a triangular solve against the identity.
+    With `A = [[A11, .], [A21, A22]]`: `L21 = A21 L11^-T`, the same for `A22 - L21 L21^T`, and
+    `L^-1 = [[L11^-1, 0], [-L22^-1 L21 L11^-1, L22^-1]]`. Nearly all work is in matrix products, several times faster than
+    a factorization followed by a triangular solve against the identity; L itself is never put together.
     """
-    n = L.shape[0]
+    n = A.shape[0]
     if n <= LEAF:
-        eye = torch.eye(n, dtype=L.dtype, device=L.device)
+        L, info = torch.linalg.cholesky_ex(A)  # pyright: ignore
+        if int(info):  # pyright: ignore
+            return None
+        eye = torch.eye(n, dtype=A.dtype, device=A.device)
         return torch.linalg.solve_triangular(L, eye, upper=False)  # pyright: ignore
     half = n // 2
-    inverse = torch.zeros_like(L)
-    inverse[:half, :half] = _inverse_lower(L[:half, :half])
-    inverse[half:, half:] = _inverse_lower(L[half:, half:])
-    inverse[half:, :half] = -(inverse[half:, half:] @ L[half:, :half]) @ inverse[:half, :half]
+    first = _inverse_factor(A[:half, :half])
+    if first is None:
+        return None
+    L21 = A[half:, :half] @ first.t()
+    second = _inverse_factor(torch.addmm(A[half:, half:], L21, L21.t(), alpha=-1))
+    if second is None:
+        return None
+    inverse = torch.zeros_like(A)
+    inverse[:half, :half] = first
+    inverse[half:, half:] = second
+    torch.mm(second, L21 @ first, out=inverse[half:, :half]).neg_()
     return inverse
 
 

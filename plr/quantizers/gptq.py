@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from plr.gptq import ModuleReport
+
 __all__ = ["GPTQQuantizer"]
 
 _TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -63,6 +65,13 @@ class GPTQQuantizer(Quantizer):
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
 
         how = execution or Execution()
+        told: list[int] = []  # layers done at each report: the first is more than one where an earlier run left blocks
+
+        def progress(done: int, total: int, _: ModuleReport) -> None:
+            told.append(done)
+            if on_progress is not None:
+                on_progress(done, total)
+
         knobs = {
             "bits": spec.bits,
             "group_size": spec.group_size,
@@ -86,7 +95,7 @@ class GPTQQuantizer(Quantizer):
                 block_size=spec.block_size,
                 method=self.method,
                 kernel="packed" if how.low_memory else "dequantized",
-                on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
+                on_progress=progress,
                 forward_dtype=how.forward_dtype,
                 work=how.work,
                 low_memory=how.low_memory,
@@ -95,7 +104,10 @@ class GPTQQuantizer(Quantizer):
             save_checkpoint(model, folder, **knobs, meta={"quantizer": "plr", "method": self.method, **search})
         except GPTQError as error:
             raise ModelError(str(error)) from error
-        return {"modules": [asdict(report) for report in reports]}
+        return {
+            "modules": [asdict(report) for report in reports],
+            "resumed_from_layer": told[0] if told and told[0] > 1 else 0,
+        }
 
 
 quantizers.register("gptq")(GPTQQuantizer("gptq"))

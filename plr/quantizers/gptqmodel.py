@@ -136,7 +136,10 @@ class GPTQModelQuantizer(Quantizer):
 def _run(
     model: Any, rows: list[dict[str, Tensor]], spec: Quantization, scratch: Path, device: str
 ) -> list[dict[str, Any]]:
-    """Quantize ``model``, from a copy on disk, on ``device``, into ``scratch/quantized``. Returns GPTQModel's log, one entry a layer."""
+    """Quantize ``model``, from a copy on disk, on ``device``, into ``scratch/quantized``.
+
+    Returns GPTQModel's log, one entry a layer.
+    """
     import torch
 
     import_gptqmodel()

@@ -1,6 +1,6 @@
-"""Train LoRA on packed layers, alone and sharded over the processes of torchrun (FSDP2); prints both as JSON.
+"""Train LoRA on packed layers, alone and sharded over the processes of torchrun (FSDP2); prints a line of JSON a width.
 
-torchrun --standalone --nproc_per_node 2 tests/gptq/sharded_training.py BITS
+torchrun --standalone --nproc_per_node 2 tests/gptq/sharded_training.py BITS [BITS ...]
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def train(model: nn.Module, ids: Tensor) -> list[float]:
     return losses
 
 
-def main(bits: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def compare(bits: int) -> None:
     size = dist.get_world_size()
     ids = torch.randint(0, 64, (4, 12), generator=torch.Generator().manual_seed(0))
     alone = train(make_model(bits), ids)
@@ -63,9 +61,13 @@ def main(bits: int) -> None:
     if dist.get_rank() == 0:
         lora = next(p for n, p in model.named_parameters() if "lora_A" in n)
         kinds = {"adapter": type(lora).__name__, "codes": type(packed[0].qweight).__name__}
-        print(json.dumps({"alone": alone, "sharded": (losses / size).tolist(), "layers": len(packed), **kinds}))
-    dist.destroy_process_group()
+        found = {"bits": bits, "alone": alone, "sharded": (losses / size).tolist(), "layers": len(packed), **kinds}
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for word in sys.argv[1:]:
+        compare(int(word))
+    dist.destroy_process_group()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plr.gptq import CheckpointError, GPTQError, PackedLinear, load_checkpoint, quantize_model, save_checkpoint
+from plr.gptq.checkpoint import dense_bytes
 
 from .conftest import make_batches, make_model
 
@@ -124,6 +125,15 @@ def test_a_dtype_casts_dense_weights_and_leaves_scales(tmp_path: Path) -> None:
     assert other.dtype == layer.compute_dtype == layer.weight.dtype == logits(other).dtype == torch.bfloat16
     assert torch.equal(layer.scales, model.model.layers[0].mlp.up_proj.scales)
     assert (logits(other).float() - logits(model)).norm() < 0.05 * logits(model).norm()
+
+
+@pytest.mark.parametrize("shard", ["5GB", "60KB"])
+def test_the_dense_size_is_read_without_the_tensors(shard: str, tmp_path: Path) -> None:
+    model = quantized()
+    save_checkpoint(model, tmp_path, bits=4, group_size=32, max_shard_size=shard)
+    weights = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, PackedLinear))
+    assert dense_bytes(tmp_path) == 4 * weights
+    assert dense_bytes(tmp_path, 2) == 2 * weights
 
 
 def test_saving_a_loaded_model_writes_the_same_tensors(tmp_path: Path) -> None:

@@ -41,3 +41,9 @@ def test_qlora_on_the_embedded_base(tmp_path: Path) -> None:
         assert result.metrics["n"] == 2
     with pytest.raises(UsageError, match="merge"):
         lab.restore(adapter, bits=4, merge=True)
+    with pytest.raises(UsageError, match="cannot carry out bits 8") as refused:
+        lab.restored(adapter, bits=8)
+    assert refused.value.hint == "name the method of the base to restore to, e.g. --method gptq"
+    on_8 = lab.restored(adapter, bits=8, method="gptq").base
+    assert (on_8.quantization.method, on_8.bits) == ("gptq", 8)
+    assert on_8.quantization.calibration.task == adapter.step.task
