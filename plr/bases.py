@@ -177,7 +177,9 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime) -> Loaded
     dtype, device = runtime_dtype(runtime), runtime.torch_device()
     if isinstance(base, Source):
         return load_source(base.model, dtype=dtype, device=device, offline=runtime.offline)
-    model = load_quantized(store.require(base).path, dtype=dtype, device=device, kernel=runtime.kernel_name())
+    folder = store.require(base).path
+    kernel = runtime.kernel_name(folder, itemsize=dtype.itemsize)
+    model = load_quantized(folder, dtype=dtype, device=device, kernel=kernel)
     return Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
 
 

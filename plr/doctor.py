@@ -53,17 +53,21 @@ def _torch() -> list[Check]:
         return []
     import torch
 
+    from plr.gptq import kernel_in_use
     from plr.lm import choose_dtype
 
+    dtype = choose_dtype("cuda" if torch.cuda.is_available() else "cpu")
+    kernel = kernel_in_use("cuda" if torch.cuda.is_available() else "cpu", dtype)
+    packed = Check("k-bit layers", True, f"{kernel.name}: {kernel.why}")
     if not torch.cuda.is_available():
-        dtype = str(choose_dtype("cpu")).removeprefix("torch.")
-        threads = torch.get_num_threads()
+        fast = f"{torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}"
         return [
             Check("GPU", False, "none", "models of about 1B and more want one"),
-            Check("CPU", True, f"{threads} threads, {dtype}"),
+            Check("CPU", True, fast),
+            packed,
         ]
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [Check("GPU", True, ", ".join(f"{d.name} {d.total_memory / 1e9:.0f} GB" for d in devices))]
+    return [Check("GPU", True, ", ".join(f"{d.name} {d.total_memory / 1e9:.0f} GB" for d in devices)), packed]
 
 
 def _memory() -> Check:

@@ -110,7 +110,8 @@ def _load_served(step: Evaluate, store: Store, runtime: Runtime) -> Loaded:
     assert isinstance(step.target, Restore)
     model: Any
     if step.target.mode == "requantize":
-        model = load_quantized(path, dtype=dtype, device=device, kernel=runtime.kernel_name())
+        kernel = runtime.kernel_name(path, itemsize=dtype.itemsize)
+        model = load_quantized(path, dtype=dtype, device=device, kernel=kernel)
     else:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         model.to(device)

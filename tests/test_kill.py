@@ -50,7 +50,11 @@ def run_and_die(home: Path, kind: str, where: str) -> None:
 
     def die_in_the_middle(event: Event) -> None:
         # Of a base one whole block and a layer are done by then: a block of the embedded base has 7.
-        if event.fingerprint == step.fingerprint and event.what == "progress" and event.done >= (8 if kind == "base" else 2):
+        if (
+            event.fingerprint == step.fingerprint
+            and event.what == "progress"
+            and event.done >= (8 if kind == "base" else 2)
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def die_at_the_commit(store: Store, committed: Step, *rest: Any) -> None:

@@ -17,9 +17,11 @@ from plr.gptq.errors import (
     PackingError,
     WalkError,
 )
+from plr.gptq.kernels import KernelInUse, kernel_in_use
+from plr.gptq.layers import ModuleReport
 from plr.gptq.linear import PackedLinear
 from plr.gptq.solver import Factor, Solution, factor, gptq_solve, rtn_solve
-from plr.gptq.walk import ModuleReport, quantize_model
+from plr.gptq.walk import quantize_model
 
 __all__ = [
     "CheckpointError",
@@ -28,6 +30,7 @@ __all__ = [
     "GPTQError",
     "GroupSizeError",
     "HessianError",
+    "KernelInUse",
     "ModuleReport",
     "PackedLinear",
     "PackingError",
@@ -35,6 +38,7 @@ __all__ = [
     "WalkError",
     "factor",
     "gptq_solve",
+    "kernel_in_use",
     "load_checkpoint",
     "quantize_model",
     "rtn_solve",
