@@ -1,9 +1,9 @@
 """What GPTQ must cost on this machine, measured now with the same threads. A process of its own.
 
-(a) one forward of the blocks over the calibration tokens; (b) half a matrix product `X^T X` for each distinct input
-(the Hessian is symmetric; q, k, v share one, gate and up another); (c) one Cholesky factorization of each, and `n^3/3`
-operations for the inverse of the factor; (d) the column updates, `out in^2` operations a layer, at the speed of a matrix
-product of that shape. Each is the best of several tries, so that other work on the machine raises it little. Loading,
+(a) one forward of the blocks over the calibration tokens, in the dtype that ours takes; (b) half a matrix product `X^T X` for
+each distinct input (the Hessian is symmetric; q, k, v share one, gate and up another); (c) one Cholesky factorization of each,
+and `n^3/3` operations for the inverse of the factor; (d) the column updates, `out in^2` operations a layer, at the speed of a
+matrix product of that shape. Each is the best of several tries, so that other work on the machine raises it little. Loading,
 packing and writing are left out: they are no part of the algorithm.
 """
 
@@ -13,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from bench.peers.clock import MARK, options
 from bench.quality import BATCH_TOKENS, block_linears
+from plr.quantize import forward_dtype
 
 __all__ = ["floor"]
 
@@ -44,8 +46,8 @@ class _End(Exception):
 
 
 @torch.inference_mode()
-def floor(model: Any, rows: Tensor) -> dict[str, float]:
-    """Seconds of each part, and `total`."""
+def floor(model: Any, rows: Tensor, forward_dtype: torch.dtype | None = None) -> dict[str, float]:
+    """Seconds of each part, and `total`; the forward under autocast to `forward_dtype`."""
     linears = block_linears(model)
     inputs: dict[str, int] = {}  # the first layer of each distinct input -> its features
     last: list[Any] = [None]
@@ -68,10 +70,8 @@ def floor(model: Any, rows: Tensor) -> dict[str, float]:
     blocks[-1].register_forward_hook(stop)
 
     def forward(batch: Tensor) -> None:
-        try:
+        with suppress(_End), torch.autocast("cpu", forward_dtype, enabled=forward_dtype is not None):
             model(batch, use_cache=False)
-        except _End:
-            return
 
     forward(groups[0])
     for handle in handles:
@@ -96,7 +96,8 @@ def floor(model: Any, rows: Tensor) -> dict[str, float]:
 def main(o: dict[str, Any]) -> dict[str, float]:
     dtype = "auto" if o["dtype"] == "native" else getattr(torch, o["dtype"])
     model = transformers.AutoModelForCausalLM.from_pretrained(o["model"], dtype=dtype).eval()
-    return floor(model, torch.tensor(json.loads(Path(o["rows"]).read_text(encoding="utf-8"))))
+    rows = torch.tensor(json.loads(Path(o["rows"]).read_text(encoding="utf-8")))
+    return floor(model, rows, forward_dtype(model, o["forward_dtype"]))
 
 
 if __name__ == "__main__":

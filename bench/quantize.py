@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", help="of our model: float32 (as plr quantize), bfloat16 or native"
     )
+    parser.add_argument(
+        "--forward-dtype",
+        default="auto",
+        help="of our calibration's forward: auto (as plr quantize), float32, bfloat16",
+    )
     parser.add_argument("--peer-dtype", default="native", help="of the peers' models: native is what they take")
 
 
@@ -74,7 +79,8 @@ def contestants(args: argparse.Namespace, rows: str) -> list[Contestant]:
     if unknown:
         raise BenchError(f"unknown peer {unknown[0]!r}: give some of {', '.join(PEERS)}, or none")
     common = {"rows": rows, "model": str(args.model.absolute()), "group_size": args.group_size, "batch": args.batch}
-    own, theirs = {**common, "dtype": args.dtype}, {**common, "dtype": args.peer_dtype}
+    own = {**common, "dtype": args.dtype, "forward_dtype": args.forward_dtype}
+    theirs = {**common, "dtype": args.peer_dtype}
     given = pairs(args.venv)
     found = [Contestant("plr", "plr", peer_python("plr", given, args.venvs), "run_plr", own, together=True)]
     for peer in args.peers:
@@ -140,6 +146,7 @@ def run(args: argparse.Namespace) -> None:
         batch=args.batch,
         rounds=rounds,
         dtype=args.dtype,
+        forward_dtype=args.forward_dtype,
         peer_dtype=args.peer_dtype,
         text=[path.name for path in text],
         seed="none: nothing is drawn",
@@ -165,7 +172,12 @@ def run(args: argparse.Namespace) -> None:
                 continue
             whole = c.results[-1]["stages"]["whole"]
             say(f"  {whole['wall']:.1f} s wall, {whole['cpu']:.1f} s CPU")
-        options = {"model": str(args.model.absolute()), "rows": data["calibration"], "dtype": args.dtype}
+        options = {
+            "model": str(args.model.absolute()),
+            "rows": data["calibration"],
+            "dtype": args.dtype,
+            "forward_dtype": args.forward_dtype,
+        }
         floors.append(run_module("floor", options, threads=args.threads, log=args.out / "logs" / "floor.log"))
         say(f"  floor {floors[-1]['total']:.1f} s")
 

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plr.bases import Loaded, load_source, runtime_dtype
+from plr.bases import Loaded, load_source
 from plr.data import calibration_text
 from plr.errors import ModelError
 from plr.gate import Gate
 from plr.gptq.blocks import is_linear, replace_module
-from plr.lm import encode_pair
+from plr.lm import choose_dtype, encode_pair
 from plr.quantizers import Execution, quantizers
 from plr.runtime import Runtime
 from plr.specs import Calibration, Quantize
 
-__all__ = ["SourceHolder", "calibrate", "quantize"]
+__all__ = ["SourceHolder", "calibrate", "forward_dtype", "quantize"]
 
 Progress = Callable[[int, int], None]
 BATCH_TOKENS = 4096
@@ -73,7 +73,7 @@ class SourceHolder:
             work=work,
             low_memory=runtime.low_memory,
             device=runtime.torch_device(),
-            forward_dtype=self._forward_dtype(loaded.model),
+            forward_dtype=forward_dtype(loaded.model, runtime.dtype, runtime.torch_device()),
         )
         dense = {name: module for name, module in loaded.model.named_modules() if is_linear(module)}
         try:
@@ -108,12 +108,13 @@ class SourceHolder:
             self._key, self._held = key, (loaded, batches, record, gate)
         return self._held
 
-    def _forward_dtype(self, model: Any) -> torch.dtype | None:
-        """The dtype that the forward of the calibration is cast to; None: as it is."""
-        if self.runtime.dtype == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
-            return None
-        dtype = runtime_dtype(self.runtime)
-        return None if dtype == torch.float32 else dtype
+
+def forward_dtype(model: Any, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
+    """The dtype that the forward of the calibration is cast to: as asked, or by probe of the device; None: as it is."""
+    if asked == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
+        return None
+    dtype = choose_dtype(device) if asked == "auto" else getattr(torch, asked)
+    return None if dtype == torch.float32 else dtype
 
 
 def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:

@@ -21,6 +21,8 @@ import transformers
 from clock import Clock, options, preload
 from torch import Tensor, nn
 
+from plr.quantize import forward_dtype
+
 BLOCK, DAMP = 128, 0.01
 
 
@@ -61,7 +63,8 @@ class Layer:
         self.H *= self.n / (self.n + 1)
         self.n += 1
         X = X * (2 / self.n) ** 0.5
-        self.H += X.t() @ X
+        with torch.autocast("cpu", enabled=False):
+            self.H += X.t() @ X
 
     def solve(self, bits: int, group: int) -> None:
         W, H, maxq = self.linear.weight.data.float(), self.H, 2**bits - 1
@@ -93,22 +96,25 @@ class Layer:
         self.linear.weight.data = Q.to(self.linear.weight.dtype)
 
 
-def quantize(model: nn.Module, rows: Tensor, bits: int, group: int) -> None:
+def quantize(model: nn.Module, rows: Tensor, bits: int, group: int, dtype: torch.dtype | None) -> None:
     blocks = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
     inputs, extras = first_inputs(model, blocks[0], rows)
     for block in blocks:
         layers = {name: Layer(m) for name, m in block.named_modules() if isinstance(m, nn.Linear)}
         handles = [layer.linear.register_forward_pre_hook(layer.hook) for layer in layers.values()]
-        forward(block, inputs, extras)
+        forward(block, inputs, extras, dtype)
         for handle in handles:
             handle.remove()
         for layer in layers.values():
             layer.solve(bits, group)
-        inputs = forward(block, inputs, extras)
+        inputs = forward(block, inputs, extras, dtype)
 
 
-def forward(block: nn.Module, inputs: list[Tensor], extras: list[dict[str, Any]]) -> list[Tensor]:
-    outputs = [block(x, **extra) for x, extra in zip(inputs, extras, strict=True)]
+def forward(
+    block: nn.Module, inputs: list[Tensor], extras: list[dict[str, Any]], dtype: torch.dtype | None
+) -> list[Tensor]:
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        outputs = [block(x, **extra) for x, extra in zip(inputs, extras, strict=True)]
     return [y[0] if isinstance(y, tuple) else y for y in outputs]
 
 
@@ -120,8 +126,9 @@ def main(o: dict[str, Any]) -> None:
     for bits in o["bits"]:
         with clock.stage("load"):
             model = transformers.AutoModelForCausalLM.from_pretrained(o["model"], dtype=dtype).eval()
+        own = forward_dtype(model, o["forward_dtype"])  # the forward in the dtype that ours takes
         with clock.stage("quantize"), torch.no_grad():
-            quantize(model, rows, bits, o["group_size"])
+            quantize(model, rows, bits, o["group_size"], own)
         with clock.stage("save"):
             model.save_pretrained(Path(o["out"]) / str(bits))
     clock.report(dtype=str(model.dtype))

@@ -11,6 +11,7 @@ import transformers
 from clock import Clock, options, preload
 
 from plr.gptq import quantize_model, save_checkpoint
+from plr.quantize import forward_dtype
 
 
 def main(o: dict[str, Any]) -> None:
@@ -21,17 +22,18 @@ def main(o: dict[str, Any]) -> None:
     with clock.stage("load"):
         dtype = "auto" if o["dtype"] == "native" else getattr(torch, o["dtype"])
         model = transformers.AutoModelForCausalLM.from_pretrained(o["model"], dtype=dtype).eval()
+    forward = forward_dtype(model, o["forward_dtype"])
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for bits in o["bits"]:
         knobs = {"bits": bits, "group_size": o["group_size"], "sym": True, "desc_act": False, "damp_percent": 0.01}
         with clock.stage("quantize"):
             # The error of rounding is a report that no peer makes.
-            quantize_model(model, batches, **knobs, measure_rtn=False)
+            quantize_model(model, batches, **knobs, measure_rtn=False, forward_dtype=forward)
         with clock.stage("save"):
             save_checkpoint(model, Path(o["out"]) / str(bits), **knobs)
         for name, module in linears.items():  # the next width starts from the 16-bit layers
             model.set_submodule(name, module)
-    clock.report(dtype=str(model.dtype))
+    clock.report(dtype=str(model.dtype), forward_dtype=str(forward))
 
 
 main(options())

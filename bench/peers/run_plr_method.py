@@ -10,7 +10,8 @@ import torch
 import transformers
 from clock import Clock, options, preload
 
-from plr.quantizers import quantizers
+from plr.quantize import forward_dtype
+from plr.quantizers import Execution, quantizers
 from plr.specs import Quantization
 
 
@@ -25,8 +26,9 @@ def main(o: dict[str, Any]) -> None:
     with clock.stage("load"):
         model = transformers.AutoModelForCausalLM.from_pretrained(o["model"], dtype=torch.float32).eval()
     with clock.stage("quantize"):  # saving is part of it
-        quantizers.get(spec.method).quantize(model, batches, spec, folder)
-    clock.report(dtype="torch.float32")
+        how = Execution(forward_dtype=forward_dtype(model))
+        quantizers.get(spec.method).quantize(model, batches, spec, folder, execution=how)
+    clock.report(dtype="torch.float32", forward_dtype=str(how.forward_dtype))
 
 
 main(options())

@@ -229,11 +229,18 @@ class LowMemoryWalk:
             if module in inside or module is head or not own or module is blocks:
                 continue
             moved.append((module, next((p.dtype for p in own if p.is_floating_point()), torch.float32)))
-        for module, _ in moved:
-            _move_own(module, self.device, torch.float32)
+        tables: list[Any] = []
+        for module, dtype in moved:
+            if type(module) is nn.Embedding:  # large, and as exact when its rows are cast after they were looked up
+                _move_own(module, self.device, dtype)
+                tables.append(module.register_forward_hook(lambda m, args, output: output.float()))
+            else:
+                _move_own(module, self.device, torch.float32)
         try:
             yield
         finally:
+            for table in tables:
+                table.remove()
             for module, dtype in moved:
                 _move_own(module, self.home, dtype)
 
