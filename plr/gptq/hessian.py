@@ -64,13 +64,14 @@ def quadratic_form(E: Tensor, H: Tensor) -> Tensor:
 
     Twice the mean squared output that each row of `E` makes. Off-diagonal panels count twice and are computed once.
     """
+    Et = E.t()  # [in, out], as the solver has it
     total = torch.zeros(E.shape[0], dtype=torch.float64, device=E.device)
     size = panel(H.shape[0])
     for start in range(0, H.shape[0], size):
         stop = min(start + size, H.shape[0])
-        rows = E[:, start:stop]  # [out, <= size]
-        product = torch.addmm(rows @ H[start:stop, start:stop], E[:, stop:], H[stop:, start:stop], alpha=2)
-        total += product.mul_(rows).sum(1, dtype=torch.float64)
+        rows = Et[start:stop]  # [<= size, out]
+        product = torch.addmm(H[start:stop, start:stop] @ rows, H[start:stop, stop:], Et[stop:], alpha=2)
+        total += product.mul_(rows).sum(0, dtype=torch.float64)
     return total
 
 

@@ -97,8 +97,8 @@ class Solution:
         columns, groups = self.Q.shape[1], self.scale.shape[1]
         size = columns // groups
         if bool((self.g_idx == torch.arange(columns, device=self.g_idx.device) // size).all()):
-            Q = self.Q.view(-1, groups, size)
-            return affine.dequantize(Q, self.scale[..., None], self.zero[..., None]).view_as(self.Q)
+            Q = self.Q.unflatten(1, (groups, size))
+            return affine.dequantize(Q, self.scale[..., None], self.zero[..., None]).flatten(1)
         g_idx = self.g_idx.long()
         return affine.dequantize(self.Q, self.scale[:, g_idx], self.zero[:, g_idx])
 
@@ -284,8 +284,8 @@ def gptq_solve(
     diagonal = F.U.diagonal().to(weight.dtype)
     cost = diagonal.pow(-2)[:, None]  # [in, 1] what a squared error of each column costs
     U = F.U.to(weight.dtype) / diagonal[:, None]  # [in, in] unit upper triangular
-    Wt = weight.t().clone(memory_format=torch.contiguous_format)  # [in, out]
-    Wt[F.dead] = 0
+    original = weight.t().clone(memory_format=torch.contiguous_format)  # [in, out]
+    original[F.dead] = 0  # a dead input's error costs nothing
 
     def params(rows: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:  # [g, out], [g, 1] -> [out], [out]
         scale, zero = affine.find_params(
@@ -301,65 +301,63 @@ def gptq_solve(
     if static:
         natural = cost if back is None else cost[back]
         for g in range(n_groups):
-            grids[g] = params(Wt[g * group : (g + 1) * group], natural[g * group : (g + 1) * group])
-    if F.perm is not None:
-        Wt = Wt[F.perm]
-        if static or F.grouped:
-            solved_group = solved_group[F.perm]
+            grids[g] = params(original[g * group : (g + 1) * group], natural[g * group : (g + 1) * group])
+    Wt = original.clone() if F.perm is None else original[F.perm]  # [in, out] what is left to approximate
+    if F.perm is not None and (static or F.grouped):
+        solved_group = solved_group[F.perm]
     group_of = [int(g) for g in _numbers(solved_group)]
 
     Ct = torch.empty_like(Wt)  # [in, out] codes less their zero point
     Et = torch.empty_like(Wt)  # [in, out] w_j - q_j
-    w_rows, code_rows, error_rows = Wt.unbind(), Ct.unbind(), Et.unbind()
+    # A run is worked on in small buffers with fixed views of their rows: no slicing for each column.
+    W_run, C_run, E_run = (torch.zeros(RUN, Wt.shape[1], dtype=Wt.dtype, device=Wt.device) for _ in range(3))
+    rows, errors = list(zip(W_run.unbind(), C_run.unbind(), E_run.unbind(), strict=True)), E_run.t()
+    corner = torch.zeros(RUN, RUN, dtype=Wt.dtype, device=Wt.device)  # of U, transposed, strictly lower
+    above = corner.unbind()
     for i1, i2 in _blocks(columns, block_size, columns if static else group):
         for p1, p2 in _runs(i1, i2, i2 - i1 if static else group):  # one group, or the block where none starts within
             Wt[p1:p2].addmm_(U[i1:p1, p1:p2].t(), Et[i1:p1], alpha=-1)
             if not static and p1 % group == 0:
                 grids[group_of[p1]] = params(Wt[p1 : p1 + group], cost[p1 : p1 + group])
             for s1, s2 in _runs(p1, p2, RUN):
-                Wt[s1:s2].addmm_(U[p1:s1, s1:s2].t(), Et[p1:s1], alpha=-1)
-                errors, corner = Et[s1:s2].t(), U[s1:s2, s1:s2].t().contiguous()  # [out, run], [run, run] lower
-                for j in range(s1, s2):
-                    w, code, k = w_rows[j], code_rows[j], j - s1  # [out], [out]
-                    if k:
-                        w.addmv_(errors[:, :k], corner[k, :k], alpha=-1)
-                    scale, zero = grids[group_of[j]]
+                size = s2 - s1
+                torch.addmm(Wt[s1:s2], U[p1:s1, s1:s2].t(), Et[p1:s1], alpha=-1, out=W_run[:size])
+                corner[:size, :size] = U[s1:s2, s1:s2].t().tril(-1)
+                for k in range(size):
+                    w, code, error = rows[k]  # [out] each
+                    if k:  # columns from k on have no weight in above[k]
+                        w.addmv_(errors, above[k], alpha=-1)
+                    scale, zero = grids[group_of[s1 + k]]
                     torch.div(w, scale, out=code).round_()
                     _clamp(code, zero, maxq, sym)
-                    torch.addcmul(w, code, scale, value=-1, out=error_rows[j])
+                    torch.addcmul(w, code, scale, value=-1, out=error)
+                Ct[s1:s2] = C_run[:size]
+                Et[s1:s2] = E_run[:size]
         Wt[i2:].addmm_(U[i1:i2, i2:].t(), Et[i1:i2], alpha=-1)
 
     scales = torch.stack([grids[g][0] for g in range(n_groups)])  # [groups, out]
     zeros = torch.stack([grids[g][1] for g in range(n_groups)])
-    original = weight.masked_fill(F.dead, 0)  # [out, in]; a dead input's error costs nothing
-    power = hessian.quadratic_form(original, F.H.to(weight.dtype))
+    power = hessian.quadratic_form(original.t(), F.H.to(weight.dtype))
     # E = W - Q = e U and H_damped^-1 = U^T U, so diag(E H_damped E^T) = sum_j e_j^2 / U[j, j]^2.
     noise = Et.square_().t() @ cost[:, 0]
     if back is not None:
         Ct, solved_group = Ct[back], solved_group[back]
     if refine_passes:
         Ct, scales, noise = refine.refine(
-            original.t().contiguous(),
-            Ct,
-            scales,
-            zeros,
-            solved_group,
-            F,
-            passes=refine_passes,
-            maxq=maxq,
-            scale_dtype=scale_dtype,
+            original, Ct, scales, zeros, solved_group, F, passes=refine_passes, maxq=maxq, scale_dtype=scale_dtype
         )
-    deq = Ct.view(n_groups, group, -1) * scales[:, None] if _in_order(solved_group, group) else None
-    E = original - (Ct * scales[solved_group] if deq is None else deq.flatten(0, 1)).t()  # [out, in]
-    E.masked_fill_(F.dead, 0)
-    noise = (
-        noise.double() - F.damp * torch.linalg.vector_norm(E, dim=1).double().square()
-    )  # the damping's share is damp |E|^2
-    codes = (
-        Ct.add_(zeros[solved_group]) if deq is None else Ct.view(n_groups, group, -1).add_(zeros[:, None]).flatten(0, 1)
-    )
+    if _in_order(solved_group, group):  # views in place of gathers
+        shape = (n_groups, group, -1)
+        E = torch.addcmul(original.view(shape), Ct.view(shape), scales[:, None], value=-1).flatten(0, 1)  # [in, out]
+        codes = Ct.view(shape).add_(zeros[:, None]).flatten(0, 1)
+    else:
+        E = torch.addcmul(original, Ct, scales[solved_group], value=-1)
+        codes = Ct.add_(zeros[solved_group])
+    E[F.dead] = 0
+    # The damping's share of the error is damp |E|^2.
+    noise = noise.double() - F.damp * torch.linalg.vector_norm(E, dim=0).double().square()
     return Solution(
-        Q=codes.t().to(torch.int32).contiguous(),
+        Q=codes.to(torch.int32).t(),
         scale=scales.t().contiguous(),
         zero=zeros.t().to(torch.int32).contiguous(),
         g_idx=solved_group.to(torch.int32),
@@ -397,7 +395,7 @@ def rtn_solve(
     scale, zero = affine.find_params(Wt, bits=bits, sym=sym, grid=grid, dim=1, scale_dtype=scale_dtype)
     Qt = affine.quantize(Wt, scale, zero, 2**bits - 1).flatten(0, 1)
     solution = Solution(
-        Q=Qt.t().to(torch.int32).contiguous(),
+        Q=Qt.to(torch.int32).t(),
         scale=scale[:, 0].t().contiguous(),
         zero=zero[:, 0].t().to(torch.int32).contiguous(),
         g_idx=(torch.arange(columns, device=W.device) // group).to(torch.int32),

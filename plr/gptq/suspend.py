@@ -1,21 +1,23 @@
 """`Suspended`: a computation that can stop in the middle of someone else's code and go on later.
 
 The walk has to stop a model's forward inside each linear layer, for every calibration batch, and go on when the layer
-is quantized. Model code is not written as generators, so each computation gets a thread of its own. Exactly one thread
-runs at any time: `resume` hands control over and waits, `pause` hands it back and waits. No two threads ever touch the
-model together; there are no races.
+is quantized. Model code is not written as generators, so each computation gets a stack of its own: a greenlet. All of
+them run in the caller's thread, one at a time, each until it hands control back; there are no races, and one pool of
+OpenMP workers serves them all (a thread for each would bring a pool of its own, and idle workers spin).
 
-- `no_grad` and the current device belong to a thread in torch: the walk enters them inside the function it passes here.
+- What belongs to the thread (grad mode, autocast, the current device) is shared by all: who enters such a mode inside a
+  computation leaves it before `pause`.
 - An exception in the computation ends it and is raised by `resume`, with its traceback.
-- `cancel` raises `Cancelled` inside a paused computation, so that its `finally` blocks run, and waits for its end.
+- `cancel` raises `Cancelled` inside a paused computation, so that its `finally` blocks run.
 """
 
 from __future__ import annotations
 
 import contextvars
-import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from greenlet import greenlet
 
 __all__ = ["Cancelled", "Suspended"]
 
@@ -31,55 +33,32 @@ class Suspended(Generic[T]):
 
     def __init__(self, run: Callable[[Callable[[T], None]], object]) -> None:
         self._run = run
-        self._go = threading.Semaphore(0)  # released to let the computation run
-        self._back = threading.Semaphore(0)  # released to let the caller run
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._cancelled = False
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._main,), daemon=True, name="gptq-batch")
-        self._started = False
+        self._stack: Any = greenlet(self._main)
+        self._stack.gr_context = contextvars.copy_context()
         self.done = False
 
     def resume(self) -> T | None:
         """Run until the next `pause`, whose value is returned, or to the end: None, and `done` is set."""
         if self.done:
             raise RuntimeError("resume() after the end of the computation")
-        if self._started:
-            self._go.release()
-        else:
-            self._started = True
-            self._thread.start()
-        self._back.acquire()
-        if self.done:
-            self._thread.join()
-            if self._error is not None:
-                raise self._error
-            return None
-        value, self._value = self._value, None
-        return value
+        try:
+            value = self._stack.switch()
+        finally:
+            self.done = self._stack.dead
+        return None if self.done else value
 
     def cancel(self) -> None:
         """End the computation where it is paused. Does nothing when it has ended or never started."""
-        if self._started and not self.done:
-            self._cancelled = True
-            self._go.release()
-            self._thread.join()
-            self.done = True
+        if self._stack and not self.done:
+            try:
+                self._stack.throw(Cancelled)
+            except Cancelled:
+                pass
+            finally:
+                self.done = True
 
     def _main(self) -> None:
-        try:
-            self._run(self._pause)
-        except Cancelled:
-            pass
-        except BaseException as error:  # handed to the caller, whatever it is
-            self._error = error
-        self.done = True
-        self._back.release()
+        self._run(self._pause)
 
     def _pause(self, value: T) -> None:
-        self._value = value
-        self._back.release()
-        self._go.acquire()
-        if self._cancelled:
-            raise Cancelled
+        self._stack.parent.switch(value)

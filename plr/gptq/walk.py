@@ -13,8 +13,7 @@ five times). A layer called with the very tensor of the layer before it (q, k, v
 neither accumulated nor factored again.
 
 Memory: the model, one Hessian, one factor, and for each batch what its forward keeps alive. The pass ends after the
-last block. Each batch costs a thread, and OpenMP's workers for it: prefer tens of batches of several samples to
-thousands of one.
+last block.
 
 What it gives up: layers must be reached in the same order by all batches, once each. Mixtures of experts with a
 data-dependent order and layers shared between blocks are an error, not a guess.
@@ -172,11 +171,13 @@ class _Walk:
         self.calls: list[set[str]] = [set() for _ in batches]  # layers each batch has called
         self.runs = [Suspended[_Arrival](self._forward(i)) for i in range(len(batches))]
         self.pauses: list[Callable[[_Arrival], None] | None] = [None] * len(batches)
-        self.running = 0  # the batch whose thread has control
+        self.running = 0  # the batch that has control
 
     def run(self) -> None:
         layers = self.layers
         with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))
             for run in self.runs:
                 stack.callback(run.cancel)
             for name in self.gates:
@@ -226,9 +227,7 @@ class _Walk:
     def _forward(self, i: int) -> Callable[[Callable[[_Arrival], None]], None]:
         def run(pause: Callable[[_Arrival], None]) -> None:
             self.pauses[i] = pause
-            device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-            # no_grad, autocast and the device belong to the thread
-            with suppress(_Finished), torch.no_grad(), device, forward_in(self.forward_dtype, self.device):
+            with suppress(_Finished), forward_in(self.forward_dtype, self.device):
                 self.model(**self.batches[i])
 
         return run
@@ -240,7 +239,8 @@ class _Walk:
             i = self.running
             pause = self.pauses[i]
             assert pause is not None
-            pause(_Arrival(name, input))
+            with torch.autocast(self.device.type, enabled=False):  # while others run
+                pause(_Arrival(name, input))
             packed = self.model.get_submodule(name)  # by now the packed layer
             if not self.correct:
                 return packed(input)
@@ -302,7 +302,7 @@ def forward_in(dtype: torch.dtype | None, device: torch.device) -> Any:
     """Autocast to `dtype` on `device`; nothing for None and float32."""
     if dtype is None or dtype == torch.float32:
         return nullcontext()
-    return torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, Any]:

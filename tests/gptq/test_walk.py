@@ -243,10 +243,27 @@ def test_training_mode_cache_and_requires_grad_are_as_before() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_threads_end_with_the_walk() -> None:
+def test_no_thread_is_started_and_autocast_is_off_again() -> None:
     before = threading.active_count()
-    quantize_model(make_model("llama"), make_batches(n=5), bits=4, group_size=32)
-    assert threading.active_count() == before
+
+    def look(done: int, total: int, report: ModuleReport) -> None:
+        assert threading.active_count() == before
+        assert not torch.is_autocast_enabled("cpu")  # the solver and the caller compute in float32
+
+    batches = make_batches(n=5)
+    quantize_model(
+        make_model("llama"), batches, bits=4, group_size=32, forward_dtype=torch.bfloat16, on_progress=look
+    )
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_forward_dtype_reaches_every_batch_up_to_the_last_layer() -> None:
+    """Autocast is shared by all batches of the thread: what one leaves must not be off for the others."""
+    model, seen = make_model("llama"), []
+    down = model.model.layers[-1].mlp.act_fn
+    down.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    quantize_model(model, make_batches(n=4), bits=4, group_size=32, forward_dtype=torch.bfloat16)
+    assert seen == [torch.bfloat16] * 4
 
 
 def test_progress_is_told_after_each_layer() -> None:
