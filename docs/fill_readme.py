@@ -18,12 +18,15 @@ PENDING = "_Not recorded yet._\n"
 
 
 def block(folder: Path) -> str:
-    """What the README says of the study recorded in ``folder`` (``table.md`` and ``results.csv``).
+    """What the README says of the study recorded in ``folder`` (``table.md`` and ``results.csv``); of a benchmark its ``table.md``.
 
     Raises:
         ValueError: ``table.md`` has no table.
     """
-    parts = (folder / "table.md").read_text(encoding="utf-8").strip().split("\n\n")
+    text = (folder / "table.md").read_text(encoding="utf-8").strip()
+    if not (folder / "results.csv").is_file():
+        return f"{text}\n"
+    parts = text.split("\n\n")
     sections = [i for i, part in enumerate(parts) if part.startswith("### ")]
     if not sections:
         raise ValueError(f"{folder / 'table.md'} has no section")

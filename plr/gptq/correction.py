@@ -5,8 +5,9 @@ then not close to `W` but to the regression of `W x_s` on `x`:
 
     W* = W + strength * W S H^-1,   S = E[(x_s - x) x^T],   H = E[x x^T] (damped)
 
-With strength 1 this is the least-squares solution; less of it is safer where calibration is short, as in quantization
-error propagation (Arai and Ichikawa 2025, "Quantization Error Propagation", arXiv:2504.09629, equation 7, who use 1/2).
+With strength 1 this is the least-squares solution; less of it overfits less where calibration is short. This is the
+closed-form correction with a tunable strength of quantization error propagation (QEP, Arai and Ichikawa 2025,
+arXiv:2504.09629), solved with the damped Hessian that GPTQ factors anyway.
 The walk runs both models side by side as one batch of twice the size, which costs a second forward.
 """
 

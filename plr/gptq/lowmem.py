@@ -18,6 +18,8 @@ arithmetic of the forward, none of the Hessians'). What it gives: the same bytes
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,6 +74,8 @@ class LowMemoryWalk:
         with ExitStack() as stack:
             if self.work is not None:
                 self.work.mkdir(parents=True, exist_ok=True)
+                for left in self.work.glob("states-*"):  # by a run that was killed
+                    shutil.rmtree(left, ignore_errors=True)
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="states-", dir=self.work)))
             stack.enter_context(self._rest_on_device())
             indices = sorted(layers.members)
@@ -163,6 +167,9 @@ class LowMemoryWalk:
 
     def _spill(self, batch: int, like: Tensor) -> Tensor:
         file = self.folder / f"batch-{batch:05}"
+        with file.open("wb") as stream:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an OSError here, and not a crash when pages are written
+                os.posix_fallocate(stream.fileno(), 0, like.numel() * like.element_size())
         mapped = torch.from_file(str(file), shared=True, size=like.numel(), dtype=like.dtype)
         return mapped.view(like.shape)
 

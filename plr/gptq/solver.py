@@ -26,8 +26,9 @@ Layers that see the same input are solved side by side: `W` may hold the rows of
 
 Orders (`order`): `desc_act` solves the columns in order of falling `H[j, j]`; groups are then runs of that order
 (`g_idx` says which column is in which group), or, with `static_groups`, stay runs of the original order with scales
-from the original weights. `act_group_aware` (GPTQModel's default) keeps groups together, the heaviest group first and
-within each the heaviest column first: `g_idx` stays trivial, and inference pays nothing.
+from the original weights. `act_group_aware` (Gafni, Karnieli, Hanani, "Dual Precision Quantization", CVPR
+workshops 2025; GPTQModel's default) keeps groups together, the heaviest group first and within each the heaviest column
+first: `g_idx` stays trivial, and inference pays nothing.
 
 After the loop: `refine_passes` of coordinate descent (`plr.gptq.refine`).
 

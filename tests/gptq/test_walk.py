@@ -251,9 +251,7 @@ def test_no_thread_is_started_and_autocast_is_off_again() -> None:
         assert not torch.is_autocast_enabled("cpu")  # the solver and the caller compute in float32
 
     batches = make_batches(n=5)
-    quantize_model(
-        make_model("llama"), batches, bits=4, group_size=32, forward_dtype=torch.bfloat16, on_progress=look
-    )
+    quantize_model(make_model("llama"), batches, bits=4, group_size=32, forward_dtype=torch.bfloat16, on_progress=look)
     assert not torch.is_autocast_enabled("cpu")
 
 
