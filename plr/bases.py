@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from plr.embedded import tiny_path
 from plr.errors import ModelError, UnknownNameError, UsageError
@@ -151,8 +151,8 @@ def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokeniz
     return tokenizer
 
 
-def load_source(ref: ModelRef, *, dtype: torch.dtype, device: str, offline: bool = False) -> Loaded:
-    """The unquantized model and its tokenizer.
+def load_source(ref: ModelRef, *, dtype: torch.dtype | Literal["auto"], device: str, offline: bool = False) -> Loaded:
+    """The unquantized model and its tokenizer; ``auto`` is the dtype it is stored in.
 
     Raises:
         ModelError: transformers cannot load the checkpoint; its own words are given.

@@ -75,7 +75,7 @@ class SourceHolder:
             device=runtime.torch_device(),
             forward_dtype=forward_dtype(loaded.model, runtime.dtype, runtime.torch_device()),
         )
-        dense = {name: module for name, module in loaded.model.named_modules() if is_linear(module)}
+        dense: dict[str, nn.Module] = {n: module for n, module in loaded.model.named_modules() if is_linear(module)}
         try:
             metrics = method.quantize(loaded.model, batches, spec, folder, execution=execution, on_progress=on_progress)
             measured = gate.measure()

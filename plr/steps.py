@@ -12,19 +12,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from plr.errors import PlrError, ResourceError
 from plr.fingerprint import fingerprint
 from plr.runtime import Runtime
-from plr.specs import Evaluate, Quantize, Restore, Spec, Step, Train
+from plr.specs import Evaluate, Quantize, Restore, Step, Train
 from plr.store import Artifact, Store
 
 __all__ = ["Event", "Plan", "closure", "make", "ready_jobs", "run_job"]
 
 _ORDER = {"base": 0, "adapter": 1, "restored": 2, "result": 3}
 OnEvent = Callable[["Event"], None]
-T = TypeVar("T", bound=Step)
 
 
 @dataclass(frozen=True)
@@ -98,23 +97,24 @@ def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list
     rest: list[list[Step]] = [[s] for s in ready if not isinstance(s, Evaluate | Quantize)]
     evaluations = [s for s in ready if isinstance(s, Evaluate)]
     return [
-        *_shared(bases, lambda s: fingerprint([s.source.fingerprint, _identity(s.quantization.calibration)]), workers),
+        *_shared([(_calibrated_source(step), step) for step in bases], workers),
         *rest,
-        *_shared(evaluations, lambda s: s.base.fingerprint, workers),
+        *_shared([(step.base.fingerprint, step) for step in evaluations], workers),
     ]
 
 
-def _shared(steps: Sequence[T], key: Callable[[T], str], workers: int) -> list[list[T]]:
-    """``steps`` in groups of one key, none larger than a worker's share of all."""
-    groups: dict[str, list[T]] = {}
-    for step in steps:
-        groups.setdefault(key(step), []).append(step)
+def _shared(steps: Sequence[tuple[str, Step]], workers: int) -> list[list[Step]]:
+    """Steps in groups of one key, none larger than a worker's share of all."""
+    groups: dict[str, list[Step]] = {}
+    for key, step in steps:
+        groups.setdefault(key, []).append(step)
     share = max(1, -(-len(steps) // workers))
     return [group[i : i + share] for group in groups.values() for i in range(0, len(group), share)]
 
 
-def _identity(spec: Spec | None) -> Any:
-    return None if spec is None else spec.identity()
+def _calibrated_source(step: Quantize) -> str:
+    calibration = step.quantization.calibration
+    return fingerprint([step.source.fingerprint, None if calibration is None else calibration.identity()])
 
 
 def run_job(job: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEvent) -> None:

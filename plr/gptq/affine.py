@@ -121,8 +121,7 @@ class _Search:
 
     def __init__(self, W: Tensor, maxq: int, dim: int, cost: Callable[[Tensor], Tensor]) -> None:
         self.W, self.maxq, self.dim, self.cost = W, maxq, dim, cost
-        self.error: Tensor | None = None
-        self.p: Tensor | None = None
+        self.error: Tensor | None = None  # of the best grid; with it stand its scale, zero and share p
 
     def best(
         self, grid_of: Callable[[float | Tensor], tuple[Tensor, Tensor]], shares: Iterable[float | Tensor]
@@ -130,7 +129,6 @@ class _Search:
         """Try ranges shrunk to each of `shares`; the best share, scale and zero of each row, of all tried so far."""
         for p in shares:
             self._offer(*grid_of(p), p)
-        assert self.p is not None
         return self.p, self.scale, self.zero
 
     def refit(
