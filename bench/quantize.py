@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
         text=[path.name for path in text],
         seed="none: nothing is drawn",
     )
-    data = prepare(args, text, text, 8 if args.quick else 40, min(512, args.tokens[1]) if args.quick else 512)
+    data = prepare(args, text, text, 8 if args.quick else 16, min(512, args.tokens[1]) if args.quick else 512)
     field_ = contestants(args, data["calibration"])
     warm_up(args, field_)
     floors: list[dict[str, float]] = []

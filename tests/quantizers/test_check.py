@@ -55,10 +55,17 @@ def test_a_method_passes_over_what_only_concerns_another_solver(method: str) -> 
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn", "gptqmodel"])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"best"}))
 def test_presets_are_valid_for_every_method_of_their_kind(name: str, method: str) -> None:
     for bits in (8, 4, 3, 2):
         study(preset=name, quantize={"method": method}, train_bits=[bits], restore_bits=[bits])
+
+
+def test_the_preset_best_is_of_plrs_own_solver() -> None:
+    study(preset="best")
+    for method in ("rtn", "gptqmodel"):
+        with pytest.raises(UsageError, match=f"method {method} cannot carry out .*grid hessian"):
+            study(preset="best", quantize={"method": method}, train_bits=[4], restore_bits=[4])
 
 
 def test_the_paper_preset_is_valid_for_nf4() -> None:
