@@ -39,6 +39,9 @@ from plr.scoring.score import Score
 from plr.scoring.sql_aliases import drop_needless_aliases
 
 __all__ = ["MAX_CHARS", "MAX_DEPTH", "Canonical", "canonical", "first_statement", "normalized_match", "raw_match"]
+MAX_OPEN_JOINS = 10  # joins without a condition: the parser tries each as nested first, twice the work for every one
+_JOIN = re.compile(r"(?<!cross )(?<!natural )\bjoin\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:on|using)\b", re.IGNORECASE)
 
 MAX_CHARS = 4096
 MAX_DEPTH = 24
@@ -156,6 +159,8 @@ def _unreadable(sql: str) -> str:
         return "is no query (it does not begin with SELECT)"
     if bare.rstrip("; \t\r\n").find(";") >= 0:
         return "holds more than one statement"
+    if len(_JOIN.findall(bare)) - len(_CONDITION.findall(bare)) > MAX_OPEN_JOINS:
+        return f"holds more than {MAX_OPEN_JOINS} joins without a condition"
     depth = deepest = 0
     for character in bare:
         depth += (character == "(") - (character == ")")

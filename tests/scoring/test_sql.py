@@ -145,6 +145,8 @@ HOSTILE = {
     "minus": "SELECT " + "- " * 1900 + "1",
     "case": "SELECT " + "CASE WHEN " * 300,
     "joins": "SELECT * FROM a" + " JOIN b" * 500,
+    "some joins": "SELECT * FROM a" + " JOIN b" * 30,
+    "joins in lower case": "SELECT * FROM a" + " left  join b" * 30,
     "dots": "SELECT a" + ".b" * 1900,
     "column aliases": "SELECT " + ", ".join(["a AS b"] * 400) + " FROM t ORDER BY b",
     "unions": "SELECT 1" + " UNION SELECT 1" * 260,
