@@ -39,18 +39,19 @@ from plr.scoring.score import Score
 from plr.scoring.sql_aliases import drop_needless_aliases
 
 __all__ = ["MAX_CHARS", "MAX_DEPTH", "Canonical", "canonical", "first_statement", "normalized_match", "raw_match"]
-MAX_OPEN_JOINS = 10  # joins without a condition: the parser tries each as nested first, twice the work for every one
-_JOIN = re.compile(r"(?<!cross )(?<!natural )\bjoin\b", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:on|using)\b", re.IGNORECASE)
 
 MAX_CHARS = 4096
 MAX_DEPTH = 24
+MAX_OPEN_JOINS = 10
+"""Joins without a condition: the parser tries each as nested first, twice the work for every one."""
 
 _QUOTED = r"""'(?:[^'\n]|'')*'|"(?:[^"\n]|"")*"|`[^`\n]*`"""
 _PIECE = re.compile(rf"(?P<end>[;\n])|{_QUOTED}|[^'\"`;\n]+|['\"`]")
 _STRING = re.compile(_QUOTED)
 _SIMPLE_NAME = re.compile(r"\w+")
 _QUERY = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
+_JOIN = re.compile(r"(?<!cross )(?<!natural )\bjoin\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:on|using)\b", re.IGNORECASE)
 _SHOWN = 200
 
 
