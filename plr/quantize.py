@@ -23,19 +23,12 @@ from plr.quantizers import Execution, quantizers
 from plr.runtime import Runtime
 from plr.specs import Calibration, Quantize
 
-__all__ = ["SourceHolder", "calibrate", "forward_dtype", "quantize"]
+__all__ = ["SourceHolder", "calibrate", "forward_dtype"]
 
 Progress = Callable[[int, int], None]
 BATCH_TOKENS = 4096
 AUTOCAST_FROM = 512
 """Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
-
-
-def quantize(
-    step: Quantize, folder: Path, runtime: Runtime, on_progress: Progress | None = None, *, work: Path | None = None
-) -> dict[str, Any]:
-    """Make one base; see `SourceHolder.quantize`."""
-    return SourceHolder(runtime).quantize(step, folder, on_progress, work=work)
 
 
 class SourceHolder:

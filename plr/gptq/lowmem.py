@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from plr.gptq.errors import WalkError
 from plr.gptq.layers import Layers
-from plr.gptq.linear import PackedLinear
 from plr.gptq.stage import Stage, same_tensor
+from plr.gptq.streams import both_streams, check_all_reached, forward_in, prepare, token_rows
 
 __all__ = ["LowMemoryWalk"]
 
@@ -53,8 +53,6 @@ class LowMemoryWalk:
         device: torch.device | str | None,
         forward_dtype: torch.dtype | None,
     ) -> None:
-        from plr.gptq.walk import prepare, token_rows
-
         self.layers = layers
         self.model = layers.model
         self.correct = layers.settings.input_correction > 0
@@ -82,14 +80,14 @@ class LowMemoryWalk:
             last = indices[-1]
             for i, block in enumerate(blocks[: last + 1]):
                 names = layers.members.get(i, [])
-                with self._block_on_device(block, names, done=indices.index(i) < finished if names else True):
+                with self._block_on_device(
+                    block, names, done=indices.index(i) < finished if names else True
+                ) as serving:
                     if any(name not in layers.done for name in names):
                         for stage_names in self._stages(i, names):
-                            self._solve(i, stage_names)
+                            self._solve(i, stage_names, serving)
                     if i < last:
                         self._pass(i)
-        from plr.gptq.walk import check_all_reached
-
         check_all_reached(layers)
 
     def _stages(self, i: int, names: Sequence[str]) -> list[list[str]]:
@@ -123,7 +121,7 @@ class LowMemoryWalk:
             before = (X, version)
         return stages
 
-    def _solve(self, i: int, names: Sequence[str]) -> None:
+    def _solve(self, i: int, names: Sequence[str], serving: ExitStack) -> None:
         """Quantize the layers of one stage."""
         stage = Stage(names[0], correct=self.correct)
         for batch, rows in enumerate(self.rows):
@@ -132,7 +130,7 @@ class LowMemoryWalk:
         for name in names:
             self.layers.solve(name, stage)
             if self.correct:
-                self._serve_both(name)
+                serving.enter_context(both_streams(self.model.get_submodule(name), self.layers.targets[name]))
 
     def _input_of(self, i: int, name: str, batch: int) -> Tensor:
         found: list[Tensor] = []
@@ -175,8 +173,6 @@ class LowMemoryWalk:
 
     def _run(self, i: int, batch: int) -> Tensor | None:
         """Call the model with block `i` real and all others stubs; the hidden state that block `i` returns."""
-        from plr.gptq.walk import forward_in
-
         out: list[Tensor] = []
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -252,33 +248,21 @@ class LowMemoryWalk:
                 _move_own(module, self.home, dtype)
 
     @contextmanager
-    def _block_on_device(self, block: nn.Module, names: Sequence[str], *, done: bool) -> Generator[None]:
-        """`block` in float32 on the device; afterwards back, in its own dtype."""
+    def _block_on_device(self, block: nn.Module, names: Sequence[str], *, done: bool) -> Generator[ExitStack]:
+        """`block` in float32 on the device; afterwards back, in its own dtype. Yields what ends before it goes back."""
         dtype = next((p.dtype for p in block.parameters() if p.is_floating_point()), torch.float32)
         block.to(self.device, torch.float32)
-        if self.correct and done:
-            for name in names:  # the dense layers of a block that an earlier run finished
-                self.layers.targets[name].to(self.device, torch.float32)
-                self._serve_both(name)
         try:
-            yield
+            with ExitStack() as serving:
+                if self.correct and done:
+                    for name in names:  # the dense layers of a block that an earlier run finished
+                        dense = self.layers.targets[name].to(self.device, torch.float32)
+                        serving.enter_context(both_streams(self.model.get_submodule(name), dense))
+                yield serving
         finally:
             for name in names:
-                layer = self.model.get_submodule(name)
-                layer.__dict__.pop("forward", None)
                 self.layers.targets[name].to(self.home, dtype)
             block.to(self.home, dtype)
-
-    def _serve_both(self, name: str) -> None:
-        packed, linear = self.model.get_submodule(name), self.layers.targets[name]
-        assert isinstance(packed, PackedLinear)
-        own = packed.forward
-
-        def forward(input: Tensor) -> Tensor:
-            quantized, source = input.chunk(2)
-            return torch.cat([own(quantized), linear(source)])
-
-        packed.forward = forward
 
 
 def _rest(output: Any) -> tuple[Any, ...]:
