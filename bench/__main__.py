@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import load, lowbit, quantize, scale
+from bench import adapters, load, lowbit, quantize, scale
 from bench.harness import BenchError
 
 __all__ = ["main", "parser"]
 
-BENCHMARKS = {"quantize": quantize, "lowbit": lowbit, "load": load, "scale": scale}
+BENCHMARKS = {"quantize": quantize, "lowbit": lowbit, "load": load, "scale": scale, "adapters": adapters}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,6 +23,8 @@ def block(folder: Path) -> str:
     Raises:
         ValueError: ``table.md`` has no table.
     """
+    if (folder / "compare.md").is_file():
+        return compared(folder)
     text = (folder / "table.md").read_text(encoding="utf-8").strip()
     if not (folder / "results.csv").is_file():
         return f"{text}\n"
@@ -42,6 +44,26 @@ def block(folder: Path) -> str:
     where = f"notes/results/{folder.name}"
     said += parts[:first]
     said.append(f"Everything: [table]({where}/table.md), [CSV]({where}/results.csv).")
+    return "\n\n".join(said) + "\n"
+
+
+def compared(folder: Path) -> str:
+    """What ``plr compare`` wrote: adapters by task where there are several tasks, then the figure; the costs of one task whole."""
+    sections = (folder / "compare.md").read_text(encoding="utf-8").strip().split("\n\n### ")
+    costs = sections[-1].partition("\n\n")[2]
+    where = f"notes/results/{folder.name}"
+    figure = f"![metric against peak memory]({where}/compare.svg)" if (folder / "compare.svg").is_file() else ""
+    said = [f"{_counts(folder / 'results.csv')}."]
+    if len(sections) > 1:
+        said.append(sections[0].partition("\n\n")[2])
+        said.append(f"What they cost: [compare.md]({where}/compare.md). Everything: [CSV]({where}/results.csv).")
+    else:
+        said += [figure] if figure else []
+        said += ["<details><summary>The whole table</summary>", costs, "</details>"]
+        said.append(f"Everything: [CSV]({where}/results.csv).")
+    note = folder / "note.md"
+    if note.is_file():
+        said.append(note.read_text(encoding="utf-8").strip())
     return "\n\n".join(said) + "\n"
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from plr.peft_hook import install
+
 if TYPE_CHECKING:
     from plr.adapters import AdapterMethod
     from plr.engines import Engine
@@ -100,3 +102,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+install()  # PEFT opens adapters of plr's own methods

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from plr.embedded import tiny_path
 from plr.errors import ModelError, UnknownNameError, UsageError
 from plr.fingerprint import file_sha256, folder_sha256
+from plr.heads import graft, is_encoder, load_classifier
 from plr.hub import cached_sha, commit_sha, is_offline
 from plr.registry import did_you_mean
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Quantize, Source
 from plr.store import Store
+from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,9 @@ class Loaded:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    head: HeadSpec | None = None
+    head_is_new: bool = False
+    """Whether the head's weights are a random start, and no checkpoint's."""
 
 
 def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
@@ -138,49 +143,88 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
 
 
 def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``ref``, with a padding token (the EOS token where the model has none)."""
+    """The tokenizer of ``ref``, with a padding token (the EOS token where the model has none).
+
+    Raises:
+        ModelError: it has no EOS token, and no separator as an encoder's has.
+    """
     from transformers import AutoTokenizer
 
     path = model_path(ref, offline=offline)
     folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, **more)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
         raise ModelError(f"the tokenizer of {ref.name} has no EOS token", expected="eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     return tokenizer
 
 
-def load_source(ref: ModelRef, *, dtype: torch.dtype | Literal["auto"], device: str, offline: bool = False) -> Loaded:
+def load_source(
+    ref: ModelRef,
+    *,
+    dtype: torch.dtype | Literal["auto"],
+    device: str,
+    offline: bool = False,
+    head: HeadSpec | None = None,
+) -> Loaded:
     """The unquantized model and its tokenizer; ``auto`` is the dtype it is stored in.
+
+    With ``head`` it is a sequence classification model; without, a causal language model, or of an encoder the body alone.
 
     Raises:
         ModelError: transformers cannot load the checkpoint; its own words are given.
     """
-    from transformers import AutoModelForCausalLM
-
     path = model_path(ref, offline=offline)
     folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
     tokenizer = load_tokenizer(ref, offline=offline)
+    if head is not None:
+        pad: Any = tokenizer.pad_token_id
+        model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **more)
+        return Loaded(model.to(device), tokenizer, head, not trained)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
+        model = _auto_class(folder, **more).from_pretrained(folder, dtype=dtype, **more)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{ref.name} cannot be loaded from {path}: {error}",
-            expected="a causal language model that this version of transformers knows",
+            expected="a causal language model, or an encoder, that this version of transformers knows",
         ) from error
     return Loaded(model.to(device).eval(), tokenizer)
 
 
-def load_base(base: Source | Quantize, store: Store, runtime: Runtime) -> Loaded:
-    """A base at its bits: the source, or the quantized checkpoint out of the store."""
+def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
+    """A base at its bits: the source, or the quantized checkpoint out of the store; with ``head``, for classification.
+
+    Raises:
+        ModelError: an encoder without a head: it writes no text.
+    """
     dtype, device = runtime_dtype(runtime), runtime.torch_device()
     if isinstance(base, Source):
-        return load_source(base.model, dtype=dtype, device=device, offline=runtime.offline)
-    folder = store.require(base).path
-    kernel = runtime.kernel_name(folder, itemsize=dtype.itemsize)
-    model = load_quantized(folder, dtype=dtype, device=device, kernel=kernel)
-    return Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
+        loaded = load_source(base.model, dtype=dtype, device=device, offline=runtime.offline, head=head)
+    else:
+        folder = store.require(base).path
+        kernel = runtime.kernel_name(folder, itemsize=dtype.itemsize)
+        model = load_quantized(folder, dtype=dtype, device=device, kernel=kernel)
+        if head is None:
+            loaded = Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
+        else:
+            loaded = load_source(base.model, dtype=dtype, device="cpu", offline=runtime.offline, head=head)
+            graft(loaded.model, model)
+            loaded.model.to(device)  # type: ignore[arg-type]
+    if head is None and is_encoder(loaded.model.config):
+        raise ModelError(
+            f"{base.model.name} is an encoder ({loaded.model.config.model_type}): it writes no text",
+            expected="a causal language model",
+            hint="use it for a classification task: plr train --task glue_cola",
+        )
+    return loaded
+
+
+def _auto_class(folder: Path, **more: Any) -> Any:
+    """The class that loads a model without a head of its own."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **more)) else AutoModelForCausalLM
 
 
 def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str = "dequantized") -> PreTrainedModel:

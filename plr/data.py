@@ -18,19 +18,32 @@ from plr.errors import DataError
 from plr.fingerprint import file_sha256, fingerprint
 from plr.hub import cached_sha, commit_sha, is_offline
 from plr.specs import Calibration, TaskSpec
-from plr.tasks import Example, Split, TaskData, check_leakage, check_text_leakage, tasks
+from plr.tasks import (
+    Classification,
+    Example,
+    HeadSpec,
+    Split,
+    TaskData,
+    Texts,
+    check_leakage,
+    check_text_leakage,
+    tasks,
+)
 from plr.tasks.splits import choose, normalized
 
 __all__ = [
     "CalibrationText",
     "calibration_text",
     "draw",
+    "guard_other",
     "guarded_train",
     "has_split",
+    "head_of",
     "load_split",
     "read_texts",
     "resolve_file",
     "resolve_task",
+    "seen_in_train",
     "undrawn_texts",
 ]
 
@@ -96,12 +109,53 @@ def _task_data(spec: TaskSpec) -> TaskData:
 def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
     """The train split, after proof that none of its rows stands in validation or test.
 
+    Between splits that were published as they are (``Task.official_splits``) equal rows are no error: see
+    :func:`seen_in_train`.
+
     Raises:
         LeakageError: some do; the first of them are named.
     """
     rows = load_split(spec, "train").examples
-    check_leakage(rows, _held_out(spec))
+    official = tasks.get(spec.name).official_splits
+    check_leakage(
+        rows,
+        {
+            split: examples
+            for split, examples in _held_out(spec).items()
+            if not official or load_split(spec, split).report.cut is not None
+        },
+    )
     return rows
+
+
+def guard_other(trained: TaskSpec, scored: TaskSpec, rows: Sequence[Example]) -> None:
+    """Prove that ``rows`` of ``scored`` do not stand in the train split of ``trained``, where the two are not one task.
+
+    Raises:
+        LeakageError: some do; the first of them are named.
+    """
+    if trained.identity() != scored.identity():
+        check_leakage(load_split(trained, "train").examples, {scored.name: rows})
+
+
+@lru_cache(maxsize=32)
+def seen_in_train(spec: TaskSpec, split: str) -> frozenset[str]:
+    """The ids of the rows of ``split`` whose prompt stands in the train split too."""
+    if split == "train" or not has_split(spec, "train"):
+        return frozenset()
+    train = {normalized(row.prompt) for row in load_split(spec, "train").examples}
+    return frozenset(row.id for row in load_split(spec, split).examples if normalized(row.prompt) in train)
+
+
+@lru_cache(maxsize=32)
+def head_of(spec: TaskSpec) -> HeadSpec | None:
+    """The classification head that the task needs; None for a task whose answer is written.
+
+    Raises:
+        DataError: labels that depend on data which cannot be read.
+    """
+    task = tasks.get(spec.name)
+    return task.head(_task_data(spec)) if isinstance(task, Classification) else None
 
 
 def draw(rows: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
@@ -116,6 +170,8 @@ class CalibrationText:
     ids: list[str]
     pairs: list[tuple[str, str]]
     report: dict[str, Any] = field(default_factory=dict)
+    texts: list[Texts] | None = None
+    """What a classification head reads, where the task is of that kind; the labels are no part of it."""
 
 
 def calibration_text(calibration: Calibration) -> CalibrationText:
@@ -130,7 +186,9 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
         if not rows:
             raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
         ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
-        return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
+        task = tasks.get(calibration.task.name)
+        judged = [task.texts(row.row) for row in rows] if isinstance(task, Classification) else None
+        return CalibrationText(ids, pairs, _report(calibration, ids, pairs), judged)
     texts, order = _shuffled(calibration)
     chosen = sorted(order[: calibration.samples])
     ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]

@@ -1,34 +1,32 @@
 """Carry out Evaluate steps: one base in memory, the adapters of all its cells swapped over it.
 
-Each cell is scored twice over: greedy generation (accuracy and whether the answer ended) and the teacher-forced loss of the gold
-answer, which still moves where accuracy is at its floor. Files are written in lm-eval's layout.
+A cell whose answer is written is scored twice over: greedy generation (accuracy and whether the answer ended) and the
+teacher-forced loss of the gold answer, which still moves where accuracy is at its floor. A cell with a classification head is
+scored by :mod:`plr.evaluate_heads`. Files are written in lm-eval's layout.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from plr.bases import Loaded, load_base
-from plr.data import draw, load_split
+from plr.data import draw, guard_other, load_split
+from plr.evaluate_heads import head_for, head_record, score_head
 from plr.fingerprint import canonical_json
-from plr.lm import AnswerLoss, Generation, answer_loss, generate, logits_probe
-from plr.provenance import provenance
+from plr.gptq.blocks import replace_module
+from plr.lm import AnswerLoss, Generation, answer_loss, generate
+from plr.lm.classify import Probe, probe
+from plr.records import ANSWER_LOSS, record, summary, write
 from plr.restore import attach, probe_texts, served
 from plr.runtime import Runtime
 from plr.scoring import Score
 from plr.specs import Evaluate, Restore
 from plr.store import Store
-from plr.tasks import Example, Response, Task, tasks
+from plr.tasks import Example, HeadSpec, Response, Task, tasks
 
 __all__ = ["BaseHolder", "evaluate"]
-
-ANSWER_LOSS = "answer_loss"
 
 
 class BaseHolder:
@@ -36,18 +34,20 @@ class BaseHolder:
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self.store, self.runtime = store, runtime
-        self._key: str | None = None
+        self._key: tuple[str, HeadSpec | None] | None = None
         self._loaded: Loaded | None = None
-        self._probes: dict[str, Any] = {}
+        self._probes: dict[str, Probe] = {}
 
     def base(self, step: Evaluate) -> Loaded:
+        """The base of ``step``, with the head that its task asks for."""
+        head = head_for(step)
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
             self._key = None
-            return _load_served(step, self.store, self.runtime)
-        if self._key != step.base.fingerprint or self._loaded is None:
+            return _load_served(step, self.store, self.runtime, head)
+        if self._key != (step.base.fingerprint, head) or self._loaded is None:
             self._loaded = None
-            self._loaded = load_base(step.base, self.store, self.runtime)
-            self._key, self._probes = step.base.fingerprint, {}
+            self._loaded = load_base(step.base, self.store, self.runtime, head=head)
+            self._key, self._probes = (step.base.fingerprint, head), {}
         return self._loaded
 
     def with_adapter(self, step: Restore, loaded: Loaded) -> tuple[Any, Callable[[], None], float]:
@@ -57,12 +57,17 @@ class BaseHolder:
         task = step.adapter.task.identity()
         key = canonical_json(task)
         if key not in self._probes:
-            self._probes[key] = logits_probe(loaded.model, loaded.tokenizer, probe_texts(step))
+            self._probes[key] = probe(loaded.model, loaded.tokenizer, probe_texts(step))
         folder = self.store.require(step.adapter).path
+        modules: dict[str, Any] = dict(loaded.model.named_modules())
         model, change = attach(loaded, step, folder, "cell", self._probes[key])
 
         def detach() -> None:
             loaded.model = adapters.get(step.adapter.adapter.method).unload(model, "cell")
+            # A head that came with the adapter must go too: every module is again the one it was, parents first.
+            for name, module in modules.items():
+                if name and loaded.model.get_submodule(name) is not module:
+                    replace_module(loaded.model, name, module)
 
         return model, detach, change
 
@@ -73,27 +78,40 @@ def evaluate(
     """Score one cell and write ``results_*.json`` and ``samples_*.jsonl`` to ``folder``.
 
     Returns the metrics of the manifest: value, standard error and n of each metric, and the settings of the run.
+
+    Raises:
+        LeakageError: the adapter was trained on another task, in whose rows some of these stand.
     """
     task = tasks.get(step.task.name)
     rows = draw(load_split(step.task, step.split).examples, step.limit, step.limit_seed)
+    if isinstance(step.target, Restore):
+        guard_other(step.target.adapter.task, step.task, rows)
     loaded = holder.base(step)
     change: float | None = None
     detach: Callable[[], None] | None = None
     model: Any = loaded.model
     if isinstance(step.target, Restore) and not step.target.is_checkpoint:
         model, detach, change = holder.with_adapter(step.target, loaded)
+    head = head_for(step)
     try:
-        samples = list(_score(step, task, rows, model, loaded, holder.runtime, on_progress))
+        if head is None:
+            samples = list(_score(step, task, rows, model, loaded, holder.runtime, on_progress))
+            metrics, settings, more = summary(samples), _settings(step, task), dict[str, Any]()
+        else:
+            samples, metrics = score_head(step, rows, model, loaded, on_progress)
+            more = head_record(step, rows, loaded)
+            settings = {"output_type": "classification", "doc_to_choice": more["head"]["labels"]}
     finally:
         if detach is not None:
             detach()
-    summary = _summary(samples)
-    _write(step, task, samples, summary, folder, total=len(load_split(step.task, step.split).examples))
+    total = len(load_split(step.task, step.split).examples)
+    write(step, task, samples, metrics, folder, total=total, settings=settings)
     return {
         "task": step.task.name,
-        "primary": task.primary if step.generate else ANSWER_LOSS,
-        "metrics": summary,
+        "primary": task.primary if step.generate or head is not None else ANSWER_LOSS,
+        "metrics": metrics,
         "n": len(samples),
+        **more,
         "largest_logit_change": change,
         "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,
         "restore_bits": step.base.bits,
@@ -101,8 +119,8 @@ def evaluate(
     }
 
 
-def _load_served(step: Evaluate, store: Store, runtime: Runtime) -> Loaded:
-    from transformers import AutoModelForCausalLM
+def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec | None) -> Loaded:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from plr.bases import load_quantized, load_tokenizer, runtime_dtype
 
@@ -113,9 +131,10 @@ def _load_served(step: Evaluate, store: Store, runtime: Runtime) -> Loaded:
         kernel = runtime.kernel_name(path, itemsize=dtype.itemsize)
         model = load_quantized(path, dtype=dtype, device=device, kernel=kernel)
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+        model = auto.from_pretrained(path, dtype=dtype)
         model.to(device)
-    return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline))
+    return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)
 
 
 def _score(
@@ -154,89 +173,24 @@ def _record(
     if generation is not None:
         scores = task.score(row, Response(text=generation.text, ended=generation.ended))
     text = generation.text if generation else None
-    doc = dict(row.row)
-    return {
-        "doc_id": int(row.id.rsplit("-", 1)[1]),
-        "doc": doc,
-        "target": row.target,
-        "arguments": {"gen_args_0": {"arg_0": row.prompt, "arg_1": _generation_settings(step, task)}},
-        "resps": [[text]],
-        "filtered_resps": [text],
-        "filter": "none",
-        "metrics": [*scores, ANSWER_LOSS],
-        "doc_hash": _sha(canonical_json(doc)),
-        "prompt_hash": _sha(row.prompt),
-        "target_hash": _sha(row.target),
-        "tokens": generation.raw_tokens if generation else None,
-        "answers": {name: score.answer for name, score in scores.items()},
-        ANSWER_LOSS: loss.mean,
-        "answer_nll": loss.nll,
-        "answer_tokens": loss.tokens,
-        **{name: score.value for name, score in scores.items()},
-    }
+    return record(
+        row,
+        arguments=[row.prompt, _generation(step, task)],
+        response=text,
+        answer=text,
+        scores={name: score.value for name, score in scores.items()},
+        loss=loss.mean,
+        tokens=generation.raw_tokens if generation else None,
+        answers={name: score.answer for name, score in scores.items()},
+        answer_nll=loss.nll,
+        answer_tokens=loss.tokens,
+    )
 
 
-def _generation_settings(step: Evaluate, task: Task) -> dict[str, Any]:
+def _settings(step: Evaluate, task: Task) -> dict[str, Any]:
+    output = "generate_until" if step.generate else "loglikelihood"
+    return {"output_type": output, "generation_kwargs": _generation(step, task)}
+
+
+def _generation(step: Evaluate, task: Task) -> dict[str, Any]:
     return {"until": list(task.stop), "do_sample": False, "max_gen_toks": step.max_new_tokens}
-
-
-def _summary(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean, standard error of the mean and n over the scored samples of each metric."""
-    summary: dict[str, dict[str, Any]] = {}
-    for name in samples[0]["metrics"] if samples else []:
-        values = [float(s[name]) for s in samples if s[name] is not None]
-        n = len(values)
-        mean = sum(values) / n if n else None
-        stderr = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if mean is not None and n > 1 else None
-        summary[name] = {"value": mean, "stderr": stderr, "n": n, "unscored": len(samples) - n}
-    return summary
-
-
-def _write(
-    step: Evaluate, task: Task, samples: list[dict[str, Any]], summary: dict[str, Any], folder: Path, total: int
-) -> None:
-    now = datetime.now(UTC)
-    stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    results: dict[str, Any] = {"alias": task.name}
-    for name, metric in summary.items():
-        measure, _, filter_name = name.partition(",")
-        results[f"{measure},{filter_name or 'none'}"] = metric["value"]
-        results[f"{measure}_stderr,{filter_name or 'none'}"] = "N/A" if metric["stderr"] is None else metric["stderr"]
-    made_by = provenance()
-    document = {
-        "results": {task.name: results},
-        "group_subtasks": {task.name: []},
-        "configs": {
-            task.name: {
-                "task": task.name,
-                "test_split": step.split,
-                "output_type": "generate_until" if step.generate else "loglikelihood",
-                "generation_kwargs": _generation_settings(step, task),
-                "num_fewshot": 0,
-                "metadata": {"version": task.version, "primary": task.primary},
-            }
-        },
-        "versions": {task.name: task.version},
-        "n-shot": {task.name: 0},
-        "higher_is_better": {task.name: {name.partition(",")[0]: name != ANSWER_LOSS for name in summary}},
-        "n-samples": {task.name: {"original": total, "effective": len(samples)}},
-        "config": {
-            "model": "plr",
-            "model_args": step.target.label,
-            "limit": step.limit,
-            "step": step.model_dump(mode="json"),
-        },
-        "git_hash": (made_by["git"] or {}).get("commit"),
-        "date": now.timestamp(),
-        "task_hashes": {task.name: _sha("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))},
-        "model_name": step.base.model.name,
-        "versions_of_packages": made_by["versions"],
-    }
-    (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False))
-    with (folder / f"samples_{task.name}_{stamp}.jsonl").open("w", encoding="utf-8") as stream:
-        for sample in samples:
-            stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ How it works.
    A text has no say in a rule that the 16-bit model itself fails on it (a loss at chance; I <= 0): it cannot tell.
 
 What it gives up: H of a short text is too small (a guess that has seen the text), so the rule is a little strict there.
+An encoder predicts no next token: nothing is measured, and the record says so.
 Nothing here changes a byte of the base.
 """
 
@@ -34,11 +35,14 @@ import torch
 from plr.bases import Loaded
 from plr.data import has_split, load_split, read_texts, undrawn_texts
 from plr.errors import DataError, ModelError
+from plr.heads import is_encoder
 from plr.lm import encode_pair
+from plr.lm.classify import encode_texts
 from plr.lm.divergence import Reference, Shift
 from plr.lm.support import decoder_config, position_limit
 from plr.lm.tokens import encode_prompt
 from plr.specs import Calibration, TaskSpec
+from plr.tasks import Classification, Example, tasks
 from plr.tasks.splits import normalized
 
 __all__ = ["GATE_ROWS", "TEXT_TOKENS", "Gate"]
@@ -90,13 +94,21 @@ class Gate:
         limit = position_limit(loaded.model)
         self.longest = math.inf if limit is None else limit + 1
         task = task or (calibration.task or calibration.guard if calibration else None)
-        self.texts = [self._task(task)] if task else []
+        self.texts: list[_Text] = []
+        self.reference: Reference | None = None
+        self.why_not = ""
+        if is_encoder(loaded.model.config):
+            self.why_not = "an encoder predicts no next token; its adapters' scores tell what is left of it"
+            names = [f"task {task.name}, validation"] if task else []
+            names += [Path(file).name for file in (calibration and calibration.path, text) if file is not None]
+            self.texts = [_Text(name) for name in names]
+            return
+        if task:
+            self.texts.append(self._task(task))
         if calibration is not None and calibration.task is None:
             self.texts.append(self._undrawn(calibration))
         if text is not None:
             self.texts.append(self._given(Path(text), calibration))
-        self.reference: Reference | None = None
-        self.why_not = ""
         if rows := [row for one in self.texts for row in one.rows]:
             try:
                 self.reference = Reference(loaded.model, rows)
@@ -134,15 +146,23 @@ class Gate:
         text = _Text(f"task {task.name}, validation")
         rows = load_split(task, "validation").examples[:GATE_ROWS] if has_split(task, "validation") else []
         for row in rows:
-            prompt, target = encode_pair(self.loaded.tokenizer, row.prompt, row.target)
+            prompt, target = self._encode(task, row)
             if not 2 <= len(prompt) + len(target) <= self.longest:
                 text.left_out += 1
                 continue
             text.rows.append(prompt + target)
-            text.answers.append(min(len(target), len(prompt) + len(target) - 1))
+            if target:
+                text.answers.append(min(len(target), len(prompt) + len(target) - 1))
         if not text.rows:
             text.why_not = f"{text.left_out} rows, none fits the model" if text.left_out else "no validation rows"
         return text
+
+    def _encode(self, task: TaskSpec, row: Example) -> tuple[list[int], list[int]]:
+        """Prompt and answer in tokens; of a task with labels the text alone, for nothing writes the label."""
+        work = tasks.get(task.name)
+        if isinstance(work, Classification):
+            return encode_texts(self.loaded.tokenizer, [work.texts(row.row)])[0]["input_ids"], []
+        return encode_pair(self.loaded.tokenizer, row.prompt, row.target)
 
     def _undrawn(self, calibration: Calibration) -> _Text:
         text = _Text(f"{Path(calibration.path or '').name}, documents not drawn")

@@ -18,7 +18,9 @@ from plr.data import calibration_text
 from plr.errors import ModelError
 from plr.gate import Gate
 from plr.gptq.blocks import is_linear, replace_module
+from plr.heads import is_encoder
 from plr.lm import choose_dtype, encode_pair
+from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
 from plr.runtime import Runtime
 from plr.specs import Calibration, Quantize
@@ -29,6 +31,8 @@ Progress = Callable[[int, int], None]
 BATCH_TOKENS = 4096
 AUTOCAST_FROM = 512
 """Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
+_DECODERS_ALONE = ("nf4", "int8")
+"""Methods whose checkpoints are read back as causal language models."""
 
 
 class SourceHolder:
@@ -61,6 +65,12 @@ class SourceHolder:
                 f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file"
             )
         loaded, batches, record, gate = self._load(step)
+        if is_encoder(loaded.model.config) and spec.method in _DECODERS_ALONE:
+            raise ModelError(
+                f"method {spec.method} is for language models, and {step.model.name} is an encoder",
+                expected="gptq or rtn",
+                hint="--method gptq",
+            )
         runtime = self.runtime
         execution = Execution(
             work=work,
@@ -111,30 +121,29 @@ def forward_dtype(model: Any, asked: str = "auto", device: str = "cpu") -> torch
 
 
 def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
-    """Draw and tokenize: batches of similar length, int64 [b, t], right-padded; at most BATCH_TOKENS cells each."""
+    """Draw and tokenize: batches of similar length, int64 [b, t], right-padded; at most BATCH_TOKENS cells each.
+
+    Prompt, answer and EOS for a model that writes; for an encoder, or a task with labels, what a classification head reads.
+    """
     text = calibration_text(calibration)
-    rows: list[list[int]] = []
-    truncated = 0
-    for prompt, target in text.pairs:
-        prompt_ids, target_ids = encode_pair(loaded.tokenizer, prompt, target)
-        ids = prompt_ids + target_ids
-        truncated += len(ids) > calibration.max_length
-        rows.append(ids[: calibration.max_length])
-    tokens = sum(map(len, rows))
-    rows.sort(key=len)
-    pad: Any = loaded.tokenizer.pad_token_id
+    tokenizer: Any = loaded.tokenizer
+    if text.texts is not None:
+        rows = encode_texts(tokenizer, text.texts)
+    elif is_encoder(loaded.model.config):
+        rows = encode_texts(tokenizer, [(prompt + target, None) for prompt, target in text.pairs])
+    else:
+        pairs = [encode_pair(tokenizer, prompt, target) for prompt, target in text.pairs]
+        rows = [{"input_ids": prompt + target} for prompt, target in pairs]
+    truncated = sum(len(row["input_ids"]) > calibration.max_length for row in rows)
+    rows = [{key: values[: calibration.max_length] for key, values in row.items()} for row in rows]
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    rows.sort(key=lambda row: len(row["input_ids"]))
     device = loaded.model.device
     batches: list[dict[str, Tensor]] = []
     while rows:
-        width = len(rows[-1])
-        count = max(1, BATCH_TOKENS // width)
+        count = max(1, BATCH_TOKENS // len(rows[-1]["input_ids"]))
         chunk, rows = rows[-count:], rows[:-count]
-        ids = torch.full((len(chunk), width), pad)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(chunk):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        batches.append({"input_ids": ids.to(device), "attention_mask": mask.to(device)})
+        batches.append({key: value.to(device) for key, value in collate(tokenizer, chunk).items()})
     return batches, {**text.report, "tokens": tokens, "truncated": truncated, "max_length": calibration.max_length}
 
 

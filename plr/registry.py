@@ -42,7 +42,10 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, group: str) -> None:
         self.kind = kind
         self.group = group
+        self.fallback: Callable[[str], T | None] | None = None
+        """Asked for a name that is not registered; what it gives is kept under that name and not listed."""
         self._items: dict[str, T] = {}
+        self._others: dict[str, T] = {}
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -64,14 +67,17 @@ class Registry(Generic[T]):
         """
         if name not in self._items:
             self._discover()
-        try:
+        if name in self._items:
             return self._items[name]
-        except KeyError:
-            raise UnknownNameError(
-                f"unknown {self.kind} {name!r}",
-                expected="one of " + ", ".join(self.names()),
-                hint=did_you_mean(name, self._items),
-            ) from None
+        if name not in self._others and self.fallback is not None and (found := self.fallback(name)) is not None:
+            self._others[name] = found
+        if name in self._others:
+            return self._others[name]
+        raise UnknownNameError(
+            f"unknown {self.kind} {name!r}",
+            expected="one of " + ", ".join(self.names()),
+            hint=did_you_mean(name, self._items),
+        )
 
     def names(self) -> list[str]:
         self._discover()

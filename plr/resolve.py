@@ -62,6 +62,12 @@ class Resolver:
 
         return adapters.get(method).resolve(config)
 
+    def learning_rate(self, method: str, lora: float) -> float:
+        """What becomes of LoRA's learning rate for another method."""
+        from plr.adapters import adapters
+
+        return float(f"{lora * adapters.get(method).properties.learning_rate:.6g}")
+
     def calibration(
         self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any
     ) -> Calibration | None:

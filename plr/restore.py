@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
 from plr.bases import Loaded, load_base, load_source, model_path
-from plr.data import load_split
-from plr.errors import IntegrityError, ProvenanceError
-from plr.lm import logits_probe
+from plr.data import head_of, load_split
+from plr.errors import IntegrityError, ProvenanceError, UsageError
+from plr.lm.classify import Probe, probe
 from plr.modes import check_mode
 from plr.quantize import calibrate
 from plr.quantizers import densify, quantizers
 from plr.runtime import Runtime
 from plr.specs import Evaluate, Quantize, Restore, Source, Train
 from plr.store import Store
+from plr.tasks import Classification, Texts, tasks
 
 __all__ = ["attach", "check_provenance", "restore"]
 
@@ -46,8 +46,7 @@ def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch:
     """Refuse a pair that does not belong together.
 
     Raises:
-        ProvenanceError: another source model (then also tokenizer and shapes may differ), or an initialisation that absorbed
-            the quantization error of the training base and is wrong on any other.
+        ProvenanceError: another source model (then also tokenizer and shapes may differ).
     """
     ours, theirs = adapter.base.model, base.model
     if ours.identity() != theirs.identity() and not allow_mismatch:
@@ -57,28 +56,50 @@ def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch:
             expected="a base made from the same source model",
             hint=f"use --model {ours.path or ours.name}, or --allow-mismatch (recorded in the result)",
         )
-    init = str(adapter.adapter.config.get("init_lora_weights", "")).lower()
-    if init.startswith(ABSORBING_INITS) and base != adapter.base:
+
+
+def _check_init(step: Restore, folder: Path) -> None:
+    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see ``conversion.json``)."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    init = str(config.get("init_lora_weights", "")).lower()
+    if init.startswith(ABSORBING_INITS):
         raise ProvenanceError(
-            f"the adapter was initialised with {init}: it holds a part of its own {adapter.base.bits}-bit base",
-            expected="an adapter that is zero at the start (init_lora_weights: true)",
-            hint="serve it on the base it was trained on (mode keep), or train again without that init",
+            f"the adapter was initialised with {init}: it holds a part of its own {step.adapter.base.bits}-bit base",
+            expected="an adapter that is zero at the start, or one converted to that when it was saved",
+            hint="train it again: plr converts pissa and olora exactly, and refuses the others",
         )
 
 
-def attach(loaded: Loaded, step: Restore, folder: Path, name: str, probe: Tensor | None = None) -> tuple[Any, float]:
+def _check_merges(step: Restore) -> None:
+    """Refuse what needs a merge for a method that has none.
+
+    Raises:
+        UsageError: what the method trains is no part of the base's weights.
+    """
+    method = step.adapter.adapter.method
+    if step.is_checkpoint and not adapters.get(method).properties.merges:
+        raise UsageError(
+            f"{'--merge' if step.merge else 'mode ' + step.mode} adds the adapter into the weights, and {method} is beside them",
+            expected="a method that merges (plr adapters lists them)",
+            hint="use --mode restore: the adapter stays beside the base",
+        )
+
+
+def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> tuple[Any, float]:
     """Put the adapter saved in ``folder`` on ``loaded`` and prove that it acts.
 
-    ``probe`` holds the base's own logits on the step's probe texts. Returns the model and the largest change of a logit.
+    ``before`` is what the base itself says of the step's probe texts. Returns the model and the largest change of a logit.
 
     Raises:
         ProvenanceError: see :func:`check_provenance`; also when names or shapes do not match the base.
         IntegrityError: the logits do not change at all.
     """
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
+    _check_init(step, folder)
     texts = probe_texts(step)
-    if probe is None:
-        probe = logits_probe(loaded.model, loaded.tokenizer, texts)
+    if before is None:
+        before = probe(loaded.model, loaded.tokenizer, texts)
     try:
         model = adapters.get(step.adapter.adapter.method).load(loaded.model, folder, name)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -86,7 +107,7 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, probe: Tensor
             f"the adapter {step.adapter.label} does not fit {step.base.label}: {str(error).splitlines()[0]}",
             expected="the same module names and shapes as in training",
         ) from error
-    change = float((logits_probe(model, loaded.tokenizer, texts) - probe).abs().max())
+    change = before.change(probe(model, loaded.tokenizer, texts))
     if change == 0.0:
         raise IntegrityError(
             f"the adapter {step.adapter.label} changes no logit of {step.base.label}",
@@ -95,9 +116,11 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, probe: Tensor
     return model, change
 
 
-def probe_texts(step: Restore) -> list[str]:
-    """A few validation prompts of the task the adapter was trained on."""
-    return [row.prompt for row in load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]]
+def probe_texts(step: Restore) -> list[str] | list[Texts]:
+    """A few validation rows of the task the adapter was trained on: prompts, or what its head judges."""
+    rows = load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]
+    task = tasks.get(step.adapter.task.name)
+    return [task.texts(row.row) for row in rows] if isinstance(task, Classification) else [row.prompt for row in rows]
 
 
 def restore(
@@ -114,19 +137,22 @@ def restore(
         ProvenanceError, IntegrityError: see :func:`attach`.
     """
     check_mode(step)
+    _check_merges(step)
     source = store.require(step.adapter)
     if step.mode == "requantize":
         assert isinstance(step.base, Quantize)
         return _requantize(step, step.base, source.path, folder, runtime, on_progress)
     if step.mode == "roundtrip" or step.merge:
-        loaded = load_base(step.base, store, runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"}))
+        exact = runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
+        loaded = load_base(step.base, store, exact, head=head_of(step.adapter.task))
         densify(loaded.model)
         return _write_merged(step, loaded, source.path, folder)
-    loaded = load_base(step.base, store, runtime)
+    loaded = load_base(step.base, store, runtime, head=head_of(step.adapter.task))
     _, change = attach(loaded, step, source.path, "restored")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy2(source.path / name, folder / name)
-    if isinstance(step.base, Quantize):
+    for file in source.path.iterdir():
+        if file.is_file() and file.name != "manifest.json":
+            shutil.copy2(file, folder / file.name)
+    if isinstance(step.base, Quantize) and (folder / "adapter_config.json").is_file():
         name_base(folder, str(store.require(step.base).path), None)
     return {**_bits(step), "largest_logit_change": change}
 
@@ -145,14 +171,14 @@ def _write_merged(step: Restore, loaded: Loaded, adapter: Path, folder: Path) ->
     """Merge in float32, then save in the dtype of the source checkpoint."""
     model, change = attach(loaded, step, adapter, "restored")
     texts = probe_texts(step)
-    attached = logits_probe(model, loaded.tokenizer, texts)
+    attached = probe(model, loaded.tokenizer, texts)
     merged: Any = adapters.get(step.adapter.adapter.method).merge(model)
     dtype = _source_dtype(step)
     merged.to(dtype)
     merged.config.dtype = dtype
     merged.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    difference = float((logits_probe(merged.float(), loaded.tokenizer, texts) - attached).abs().max())
+    difference = attached.change(probe(merged.float(), loaded.tokenizer, texts))
     return {
         **_bits(step),
         "largest_logit_change": change,
@@ -169,7 +195,10 @@ def _requantize(
     runtime: Runtime,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    loaded = load_source(base.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline)
+    head = head_of(step.adapter.task)
+    loaded = load_source(
+        base.model, dtype=torch.float32, device=runtime.torch_device(), offline=runtime.offline, head=head
+    )
     model, change = attach(loaded, step, adapter, "restored")
     merged: Any = adapters.get(step.adapter.adapter.method).merge(model)
     spec = base.quantization

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +14,17 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
-from plr.adapters import adapters
+from plr.adapters import Kind, adapters
 from plr.adapters.peft import name_base
 from plr.bases import Loaded, load_base
-from plr.data import draw, guarded_train, load_split
-from plr.errors import DataError, ResourceError, TrainingError
-from plr.lm import answer_loss, encode_pair
+from plr.costs import inference_overhead, peak_memory, reset_peak_memory
+from plr.data import draw, guarded_train, head_of, load_split
+from plr.errors import ResourceError, TrainingError
+from plr.objectives import AnswerObjective, HeadObjective, Objective
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Train
 from plr.store import Store
-from plr.tasks import Example
 from plr.trainer import (
-    AnswerCollator,
     OrderedRows,
     PlrTrainer,
     ProgressCallback,
@@ -49,7 +46,8 @@ def train(
     """Train the adapter of ``step`` and write it to ``folder``.
 
     Goes on from the last checkpoint in ``store.work(step)`` if an earlier run was killed. Returns the metrics of the
-    manifest: loss curve, best validation loss, trainable parameters, seconds a step, peak memory, row and token counts.
+    manifest: loss curve, best validation loss, trainable and updated parameters, seconds a step, peak memory, what the adapter
+    costs a forward pass, row and token counts.
 
     Raises:
         DataError: rows that do not fit max_length; nothing is cut.
@@ -58,38 +56,38 @@ def train(
     """
     spec, work = step.train, store.work(step)
     work.mkdir(parents=True, exist_ok=True)
-    loaded = load_base(step.base, store, runtime)
+    reset_peak_memory()
+    head = head_of(step.task)
+    kind: Kind = "generation" if head is None else "classification"
+    loaded = load_base(step.base, store, runtime, head=head)
     method = adapters.get(step.adapter.method)
-    model = method.attach(loaded.model, step.adapter.config, seed=spec.seed)
     train_rows = draw(guarded_train(step.task), spec.train_limit, spec.seed)
     validation = draw(load_split(step.task, "validation").examples, spec.validation_limit, 0)
-    encoded = [_encode(loaded, row, spec.max_length) for row in train_rows]
-    lengths = [len(prompt) + len(target) for prompt, target in encoded]
-    order = training_order(lengths, epochs=spec.epochs, batch_size=spec.batch_size, seed=spec.seed)
-    pairs = [(row.prompt, row.target) for row in validation]
-
-    def validate() -> float:
-        losses = answer_loss(model, loaded.tokenizer, pairs)
-        return sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)
-
+    objective: Objective
+    if head is None:
+        objective = AnswerObjective(loaded, train_rows, validation, spec.max_length)
+    else:
+        objective = HeadObjective(loaded, step.task, head, train_rows, validation, spec.max_length)
+    order = training_order(objective.lengths, epochs=spec.epochs, batch_size=spec.batch_size, seed=spec.seed)
+    steps = math.ceil(len(order) / spec.batch_size)
+    model = method.attach(loaded.model, step.adapter.config, seed=spec.seed, kind=kind, steps=steps)
+    objective.bind(model)
     trainer = PlrTrainer(
         model=model,
         args=_arguments(step, runtime, work, len(order), loaded),
-        train_dataset=OrderedRows(encoded, order),
-        eval_dataset=pairs,
-        data_collator=AnswerCollator(
-            loaded.tokenizer.pad_token_id,  # type: ignore[arg-type]
-            position_ids="position_ids" in inspect.signature(loaded.model.forward).parameters,
-        ),
-        callbacks=[ProgressCallback(on_progress, runtime.checkpoint_seconds)],
+        train_dataset=OrderedRows(objective.rows, order),
+        eval_dataset=validation,
+        callbacks=[
+            ProgressCallback(on_progress, runtime.checkpoint_seconds),
+            *method.callbacks(model, step.adapter.config),
+        ],
         work=work,
-        validate=validate,
+        objective=objective,
         save_best=lambda path: method.save(model, path),
+        buffers=lambda: method.buffers(model),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(TqdmCallback)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     resumed = latest_checkpoint(work)
     try:
         result = trainer.train(resume_from_checkpoint=resumed)
@@ -105,39 +103,42 @@ def train(
         raise TrainingError(
             f"training {step.label} diverged: loss {result.training_loss}", hint="lower the learning rate"
         )
+    peak = peak_memory()
     best = read_best(work)
     if spec.select == "best_validation_loss" and best is not None:
         shutil.copytree(work / best["folder"], folder, dirs_exist_ok=True)
     else:
         method.save(model, folder)
     _name_base(folder, step.base.model)
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
         "train_bits": step.base.bits,
         "best": None if best is None else {"validation_loss": best["loss"], "step": best["step"]},
         "steps": trainer.state.global_step,
         "curve": history,
-        "rows": {"train": len(train_rows), "validation": len(pairs)},
-        "tokens_seen": sum(lengths[i] for i in order),
-        "trainable_parameters": parameters,
+        "rows": {"train": len(train_rows), "validation": len(validation)},
+        "tokens_seen": sum(objective.lengths[i] for i in order),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "updated_parameters": method.updated_parameters(model),
         "adapter_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         "seconds_per_step": result.metrics["train_runtime"] / max(1, trainer.state.global_step - _step_of(resumed)),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak,
+        "inference_overhead": {
+            "unmerged": _overhead(model, objective, runtime),
+            "merged": 1.0 if method.properties.merges else None,
+        },
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "devices": trainer.args.world_size,
         "resumed_from_step": _step_of(resumed),
     }
 
 
-def _encode(loaded: Loaded, row: Example, max_length: int) -> tuple[list[int], list[int]]:
-    prompt, target = encode_pair(loaded.tokenizer, row.prompt, row.target)
-    if len(prompt) + len(target) > max_length:
-        raise DataError(
-            f"row {row.id} has {len(prompt) + len(target)} tokens",
-            expected=f"at most train.max_length = {max_length}",
-            hint="raise train.max_length, or drop long rows with the task's max_prompt_chars",
-        )
-    return prompt, target
+def _overhead(model: Any, objective: Objective, runtime: Runtime) -> float:
+    """What the adapter costs a forward pass over a few training rows, unmerged."""
+    batch = objective.collate(list(objective.rows[: runtime.micro_batch]))
+    labels = batch.pop("labels").to(runtime.torch_device())
+    batch.pop("shift_labels")
+    inputs = {name: tensor.to(runtime.torch_device()) for name, tensor in batch.items()}
+    return inference_overhead(model, lambda: objective.loss(model, inputs, labels))
 
 
 def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loaded) -> TrainingArguments:
@@ -194,6 +195,8 @@ def _curve(log: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _name_base(folder: Path, model: ModelRef) -> None:
+    if not (folder / "adapter_config.json").is_file():
+        return  # a whole checkpoint (full fine-tuning) stands by itself
     is_hub = model.kind == "hub"
     name = model.name if is_hub else model.path or f"{model.kind}:{model.name}"
     name_base(folder, name, model.revision if is_hub else None)
@@ -201,10 +204,3 @@ def _name_base(folder: Path, model: ModelRef) -> None:
 
 def _step_of(checkpoint: str | None) -> int:
     return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU's allocator, or on the CPU the largest resident set of this process so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

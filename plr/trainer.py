@@ -1,7 +1,7 @@
 """transformers' Trainer, taught four things.
 
-1. *Logits at the answer only.* Rows are padded on the left, so all targets stand in the last columns and the output layer is
-   applied to those columns alone (``logits_to_keep``).
+1. *The loss is the objective's* (:mod:`plr.objectives`): that of the answer's tokens, with logits at the answer only, or that of a
+   classification head; always divided by the items of the whole optimizer batch.
 2. *The batch is a value, its cutting is not.* Each optimizer step takes ``batch_size`` rows drawn by the seed; inside that
    batch rows are sorted by length before they are cut into micro-batches, so padding is small and the update is the same
    for every micro-batch size.
@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import time
@@ -23,16 +22,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
+from plr.objectives import IGNORE, Objective
 from plr.store import write_atomic
 
-__all__ = ["AnswerCollator", "OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]
-
-Row = tuple[list[int], list[int]]
-IGNORE = -100
+__all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]
 
 
 def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[int]:
@@ -52,44 +48,17 @@ def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, se
     return order
 
 
-class OrderedRows(Dataset[Row]):
+class OrderedRows(Dataset[Any]):
     """Rows in training order: item ``i`` is the ``i``-th row the model sees, over all epochs."""
 
-    def __init__(self, rows: Sequence[Row], order: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[Any], order: Sequence[int]) -> None:
         self.rows, self.order = rows, order
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> Any:
         return self.rows[self.order[index]]
-
-
-class AnswerCollator:
-    """Rows -> tensors, padded on the left: input_ids, attention_mask, position_ids int64 [b, t]; labels int64 [b, n].
-
-    ``labels`` are the last ``n`` tokens, with IGNORE where a row has prompt instead of answer; the logits that predict them
-    are those of the last ``n + 1`` positions but one.
-    """
-
-    def __init__(self, pad_token_id: int, *, position_ids: bool) -> None:
-        self.pad_token_id = pad_token_id
-        self.position_ids = position_ids
-
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
-        width = max(len(prompt) + len(target) for prompt, target in rows)
-        answer = max(len(target) for _, target in rows)
-        ids = torch.full((len(rows), width), self.pad_token_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        labels = torch.full((len(rows), answer), IGNORE)
-        for i, (prompt, target) in enumerate(rows):
-            ids[i, width - len(prompt) - len(target) :] = torch.tensor(prompt + target)
-            mask[i, width - len(prompt) - len(target) :] = 1
-            labels[i, answer - len(target) :] = torch.tensor(target)
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "shift_labels": labels}
-        if self.position_ids:
-            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        return batch
 
 
 class ProgressCallback(TrainerCallback):
@@ -110,35 +79,32 @@ class ProgressCallback(TrainerCallback):
 
 
 class PlrTrainer(Trainer):
-    """See the module's docstring. ``validate`` gives the validation loss; ``save_best`` writes the adapter to a folder."""
+    """See the module's docstring. ``save_best`` writes the adapter to a folder; ``buffers`` are saved in checkpoints beside what is
+    trained, and read back in place."""
 
     def __init__(
-        self, *args: Any, work: Path, validate: Callable[[], float], save_best: Callable[[Path], None], **kwargs: Any
+        self,
+        *args: Any,
+        work: Path,
+        objective: Objective,
+        save_best: Callable[[Path], None],
+        buffers: Callable[[], dict[str, Tensor]] = dict,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, data_collator=objective.collate, **kwargs)
         self.work = work
-        self.validate = validate
+        self.objective = objective
         self.save_best = save_best
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole batch itself
-        forward = inspect.signature(self.accelerator.unwrap_model(self.model).get_base_model().forward).parameters
-        self.keeps_logits = "logits_to_keep" in forward
-        # A slice of the hidden states is not contiguous, and the output layer on it runs as a slow batched product.
-        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
-        if isinstance(head, torch.nn.Linear):
-            head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+        self.buffers = buffers
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the items of the whole batch itself
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Summed cross entropy over the answer tokens of this micro-batch, over the answer tokens of the whole batch."""
-        labels: Tensor = inputs.pop("labels")  # [b, n]
+        """Summed loss of this micro-batch, over the items of the whole batch."""
+        labels: Tensor = inputs.pop("labels")
         inputs.pop("shift_labels", None)
-        more = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
-        outputs = model(**inputs, **more, use_cache=False)
-        logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
-        loss = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE, reduction="sum"
-        )
+        loss, outputs = self.objective.loss(model, inputs, labels)
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices
@@ -148,8 +114,8 @@ class PlrTrainer(Trainer):
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validation loss in nats a target token; the best adapter so far is kept in ``work``."""
-        loss = self.validate()
+        """Mean validation loss an item; the best adapter so far is kept in ``work``."""
+        loss = self.objective.validate(self.accelerator.unwrap_model(self.model))
         self.log({"eval_loss": loss})
         if self.is_world_process_zero():
             best = read_best(self.work)
@@ -173,6 +139,9 @@ class PlrTrainer(Trainer):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(self._trained(), partial / "trained.safetensors")
+        save_file(
+            {name: b.detach().cpu().contiguous() for name, b in self.buffers().items()}, partial / "buffers.safetensors"
+        )
         tensors, rest = _flatten(self.optimizer.state_dict())  # type: ignore[union-attr]
         save_file(tensors | _rng_state(), partial / "optimizer.safetensors")
         scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if _is_json(v)}  # type: ignore[union-attr]
@@ -189,9 +158,12 @@ class PlrTrainer(Trainer):
         trained = dict(self._named_trained())
         if saved.keys() != trained.keys():
             raise RuntimeError(f"{resume_from_checkpoint} belongs to another adapter")
+        buffers = load_file(Path(resume_from_checkpoint) / "buffers.safetensors")
         with torch.no_grad():
             for name, tensor in saved.items():
                 trained[name].copy_(tensor)
+            for name, buffer in self.buffers().items():
+                buffer.copy_(buffers[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

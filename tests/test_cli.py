@@ -15,7 +15,10 @@ import plr
 from plr.cli.root import app, main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["quantize", "train", "restore", "eval", "grid", "report", "ls", "show", "verify", "gc", "doctor"]
+COMMANDS = [
+    "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
+    "ls", "show", "verify", "gc", "doctor",
+]  # fmt: skip
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -80,7 +83,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["quantize", "--group-size", "0"], 2, "group_size is 0"),
     (["quantize", "--preset", "tny"], 2, "unknown preset 'tny'"),
     (["train", "--task", "gms8k"], 2, "unknown task 'gms8k'"),
-    (["train", "--adapter", "lroa"], 2, "unknown adapter method 'lroa' expected: one of lora next: did you mean lora?"),
+    (["train", "--adapter", "doraa"], 2, "next: did you mean dora"),
     (["train", "--set", "train.epoch=2"], 2, "unknown key train.epoch, did you mean epochs?"),
     (["train", "--set", "adapters.0.config.rank=2"], 2, "LoraConfig has no key 'rank'"),
     (["train", "-c", "none.yaml"], 2, "there is no file none.yaml"),
@@ -355,5 +358,10 @@ def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
     assert "2 of 3 cells failed" in err
     assert "the Hessian is not positive definite" in err
     assert "50.00" in out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "results.csv", "table.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "compare.md",
+        "report.html",
+        "results.csv",
+        "table.md",
+    ]
     assert "Hessian is not positive definite" in (tmp_path / "out" / "report.html").read_text()

@@ -158,7 +158,7 @@ def test_plug_ins_of_the_architecture_page_are_complete(monkeypatch: pytest.Monk
     monkeypatch.setattr(Registry, "register", register)
     for code in blocks(ARCHITECTURE, "python"):
         exec(compile(code, "docs/architecture.md", "exec"), {"__name__": "example"})
-    assert list(made) == ["capitals", "vera", "mse-rounding", "in-order"]
+    assert list(made) == ["capitals", "vera-qv", "mse-rounding", "in-order"]
 
     task, row = made["capitals"], {"country": "France", "capital": "Paris"}
     example = Example("test-0", row, task.prompt(row), task.target(row))

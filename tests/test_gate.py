@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
 from plr import gate as gates
 from plr.bases import Loaded, load_source, resolve_model
@@ -243,13 +243,25 @@ def test_text_that_is_not_there_is_an_error(loaded: Loaded, tmp_path: Path) -> N
         Gate(loaded, None, text=tmp_path / "nowhere.txt")
 
 
-def test_model_without_an_output_head_is_not_measured_and_the_record_says_why(source: Loaded, file: Path) -> None:
-    config = BertConfig(vocab_size=source.model.config.vocab_size, hidden_size=32, num_hidden_layers=1,
-                        num_attention_heads=4, intermediate_size=48)  # fmt: skip
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (BertConfig(vocab_size=1000, **SIZES), "an encoder predicts no next token"),
+        (LlamaConfig(vocab_size=1000, pad_token_id=0, **SIZES), "LlamaForSequenceClassification is no language model"),
+    ],
+    ids=["encoder", "decoder with a head"],
+)
+def test_model_without_an_output_head_is_not_measured_and_the_record_says_why(
+    config: Any, why: str, source: Loaded, file: Path
+) -> None:
     model: Any = AutoModelForSequenceClassification.from_config(config)
     record = Gate(Loaded(model, source.tokenizer), None, text=file).measure()
-    assert record["verdict"].startswith("not measured: BertForSequenceClassification is no language model")
-    assert "no language model" in record["texts"][0]["not_measured"]
+    assert record["verdict"].startswith(f"not measured: {why}")
+    assert why in record["texts"][0]["not_measured"]
+    assert record["texts"][0]["text"] == file.name
 
 
 def test_rows_longer_than_the_positions_are_counted(loaded: Loaded, task: Any) -> None:

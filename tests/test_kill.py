@@ -133,7 +133,13 @@ def test_killed_study_goes_on_without_redoing_finished_steps(tmp_path: Path) -> 
     again = subprocess.run(words, cwd=root, env=environment, capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()[-2000:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert sorted(path.name for path in runs.iterdir()) == ["report.html", "results.csv", "table.md"]
+    assert sorted(path.name for path in runs.iterdir()) == [
+        "compare.md",
+        "compare.svg",
+        "report.html",
+        "results.csv",
+        "table.md",
+    ]
     assert len(list(home.glob("result/*/manifest.json"))) == 3
 
 

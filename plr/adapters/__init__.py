@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from plr.adapters.base import AdapterMethod, adapters
+from plr.adapters import methods as _methods  # registers them
+from plr.adapters.base import AdapterMethod, Kind, Properties, adapters
 from plr.adapters.peft import PeftMethod
 
-__all__ = ["AdapterMethod", "PeftMethod", "adapters"]
+__all__ = ["AdapterMethod", "Kind", "PeftMethod", "Properties", "adapters"]
+
+del _methods

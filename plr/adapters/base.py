@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from plr.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from transformers import TrainerCallback
 
-__all__ = ["AdapterMethod", "adapters"]
+__all__ = ["AdapterMethod", "Kind", "Properties", "adapters"]
+
+Kind = Literal["generation", "classification"]
+"""What the model does: write an answer (causal language model), or choose a label (sequence classification head)."""
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What a method is, for people who choose one and for the commands that use it."""
+
+    summary: str
+    """One line: what is trained, and where."""
+    family: Literal["reparameterization", "additive", "prompt", "selective", "full"]
+    merges: bool = True
+    """Whether it can be added into the weights of a 16-bit base, so that inference costs nothing more."""
+    learning_rate: float = 1.0
+    """The learning rate it wants, as a multiple of LoRA's on the same base."""
+    kinds: tuple[Kind, ...] = ("generation", "classification")
+    quantized: bool = True
+    """Whether it trains on bases below 16 bits."""
+    source: str = ""
+    """The paper."""
 
 
 class AdapterMethod(ABC):
@@ -21,6 +44,8 @@ class AdapterMethod(ABC):
     A method is stateless: it is given the base and its whole configuration (no default of a library stands in), and what it
     saves must open without plr.
     """
+
+    properties: Properties = Properties(summary="", family="reparameterization")
 
     @abstractmethod
     def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +56,16 @@ class AdapterMethod(ABC):
         """
 
     @abstractmethod
-    def attach(self, model: nn.Module, config: Mapping[str, Any], *, seed: int) -> Any:
-        """The base with a fresh trainable adapter; only the adapter requires gradients."""
+    def attach(
+        self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> Any:
+        """The base with a fresh trainable adapter; only the adapter (and a classification head) requires gradients.
+
+        ``steps`` is how many optimizer steps will follow, for methods that plan ahead.
+
+        Raises:
+            ModelError: the base has nothing that the method could be attached to, or is quantized and must not be.
+        """
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -48,7 +81,23 @@ class AdapterMethod(ABC):
 
     @abstractmethod
     def merge(self, model: Any) -> nn.Module:
-        """The dense base with the active adapter added into its weights."""
+        """The dense base with the active adapter added into its weights.
+
+        Raises:
+            ModelError: what the method trains is no part of the base's weights.
+        """
+
+    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
+        """What must happen between optimizer steps."""
+        return ()
+
+    def buffers(self, model: Any) -> dict[str, Tensor]:
+        """Tensors that are no parameters but belong to the state of training: saved in checkpoints, read back in place."""
+        return {}
+
+    def updated_parameters(self, model: Any) -> int:
+        """How many weights of the base the trained adapter changes when merged; 0 for one that stays beside it."""
+        return 0
 
 
 adapters: Registry[AdapterMethod] = Registry("adapter method", "plr.adapters")

@@ -1,111 +1,244 @@
-"""One entry for the methods of PEFT.
+"""One entry for the methods of PEFT, and for plr's own that are made like PEFT's.
 
-A method is its PEFT config class, the keys plr spells out by default and nothing else. Adapters are saved in PEFT's own
+A method is its PEFT config class, the keys plr spells out by default, and its properties. Adapters are saved in PEFT's own
 format; ``base_model_name_or_path`` names the source model (never a local folder of k-bit weights), so that the adapter opens
 with ``PeftModel.from_pretrained`` on any machine. Which base it was trained on stands in the manifest beside it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plr.adapters.base import AdapterMethod, adapters
-from plr.errors import ConfigError, ModelError
+from plr.adapters.base import AdapterMethod, Kind, Properties
+from plr.adapters.targets import named_in
+from plr.errors import ConfigError, ModelError, PlrError
 from plr.quiet import import_gptqmodel
 from plr.registry import did_you_mean
 from plr.store import write_atomic
 
-__all__ = ["PeftMethod"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ACTIVE", "SET_BY_PLR", "PeftMethod", "calm", "is_quantized", "name_base"]
 
 ACTIVE = "default"
+SET_BY_PLR = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "auto_mapping",
+        "peft_version",
+    }
+)
+"""Keys of every PEFT config that are no choice of the user's."""
+TASK_TYPES: dict[Kind, str] = {"generation": "CAUSAL_LM", "classification": "SEQ_CLS"}
 
 
 class PeftMethod(AdapterMethod):
-    """A method of PEFT, e.g. ``PeftMethod("LoraConfig", {"r": 16, ...})``."""
+    """A method of PEFT, e.g. ``PeftMethod("LoraConfig", {"r": 16, ...})``.
 
-    def __init__(self, config_class: str, defaults: Mapping[str, Any]) -> None:
+    Args:
+        config_class: its name in ``module``.
+        defaults: every key that bears identity; a user may give any other key of the config class too.
+        properties: what it is; by default a family like LoRA.
+        module: where the config class is defined; importing it makes PEFT know the method.
+        updates: the attribute of a layer (adapter name -> tensor) that holds one number for each weight of the base that a
+            merge changes; None where a merge changes the whole weight of every layer it is put on.
+        state: parts of the names of buffers that change in training.
+    """
+
+    filled_in: frozenset[str] = frozenset()
+    """Keys that depend on the run: plr fills them in, see :meth:`settings`."""
+
+    def __init__(
+        self,
+        config_class: str,
+        defaults: Mapping[str, Any],
+        properties: Properties | None = None,
+        module: str = "peft",
+        *,
+        updates: str | None = None,
+        state: tuple[str, ...] = (),
+    ) -> None:
         self.config_class = config_class
         self.defaults = dict(defaults)
+        self.properties = properties or Properties(
+            summary=f"PEFT's {config_class.removesuffix('Config')}", family="reparameterization"
+        )
+        self.module = module
+        self.updates = updates
+        self.state = state
 
     def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
         for key in config.keys() - self.defaults.keys():
-            known = {field.name for field in fields(self._config_class())} - _SET_BY_PLR
+            known = {field.name for field in fields(self._config_class())} - SET_BY_PLR - self.filled_in
             if key not in known:
                 raise ConfigError(
                     f"{self.config_class} has no key {key!r}",
-                    expected="a key of PEFT's config class: " + ", ".join(sorted(known)),
+                    expected="a key of its config class: " + ", ".join(sorted(known)),
                     hint=did_you_mean(key, known),
                 )
         return {**self.defaults, **config}
 
-    def attach(self, model: Any, config: Mapping[str, Any], *, seed: int) -> Any:
+    def attach(
+        self, model: Any, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> Any:
         import torch
         from peft import get_peft_model
 
+        config_class = self._config_class()
+        self._check(model, kind)
         import_gptqmodel()
-        with torch.random.fork_rng():
+        settings = self.settings(model, named_in(model, config, self.config_class), seed=seed, steps=steps)
+        with torch.random.fork_rng(), calm():
             torch.manual_seed(seed)
             try:
-                return get_peft_model(model, self._config_class()(task_type="CAUSAL_LM", **config), adapter_name=ACTIVE)
-            except (ValueError, TypeError) as error:
+                peft_config = config_class(task_type=TASK_TYPES[kind], **settings)
+                return get_peft_model(model, peft_config, adapter_name=ACTIVE)
+            except PlrError:
+                raise
+            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
                 raise ModelError(
-                    f"{self.config_class} cannot be attached to {type(model).__name__}: {error}",
-                    hint="give target_modules that this model has: --set adapters.0.config.target_modules='[...]'",
+                    f"{self.config_class} cannot be attached to {type(model).__name__}: {_first_line(error)}",
+                    hint="give other settings, e.g. --set adapters.0.config.target_modules='[...]'",
                 ) from error
 
+    def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
+        """``config`` as PEFT wants it: what depends on the run is filled in.
+
+        Raises:
+            ModelError: the run is too short for what the method plans.
+        """
+        return config
+
     def save(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(folder, safe_serialization=True, selected_adapters=[ACTIVE])
+        with calm():
+            model.save_pretrained(folder, safe_serialization=True, selected_adapters=[ACTIVE])
         readme = folder / "README.md"
         readme.unlink(missing_ok=True)
 
     def load(self, model: Any, folder: Path, name: str) -> Any:
         from peft import PeftModel
 
+        self._config_class()
         import_gptqmodel()
         try:
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
-            else:
-                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
-        except (
-            TypeError
-        ) as error:  # trained on k-bit layers, which are nn.Linear; the 16-bit base may have Conv1D (GPT-2)
+            with calm():
+                if isinstance(model, PeftModel):
+                    model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+                else:
+                    model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
+        except (TypeError, NotImplementedError, ValueError) as error:
+            # Trained on k-bit layers, which are nn.Linear; the 16-bit base may have Conv1D (GPT-2). Or the other way round.
+            if isinstance(error, ValueError) and "Target module" not in str(error):
+                raise
             raise ModelError(
-                f"{self.config_class} cannot be put on {type(model).__name__}: {str(error).splitlines()[0]}",
+                f"{self.config_class} cannot be put on {type(model).__name__}: {_first_line(error)}",
                 expected="layers that PEFT's method knows (on Conv1D: lora, dora, ia3, adalora, vera, fourierft)",
-                hint="serve it on a k-bit base, or train a method that PEFT also puts on this base",
+                hint="serve it on a " + ("k-bit" if "Conv1D" in str(error) else "16-bit") + " base, or train a method "
+                "that PEFT also puts on this base",
             ) from error
         model.set_adapter(name)
         return model.eval()
 
     def unload(self, model: Any, name: str) -> Any:
-        if list(model.peft_config) == [name]:
-            return model.unload()
-        model.delete_adapter(name)
-        return model
+        config = model.peft_config[name]
+        if list(model.peft_config) != [name]:
+            with calm():
+                model.delete_adapter(name)
+            return model
+        if config.is_prompt_learning:  # it lives in the wrapper alone
+            return _bared(model.base_model)
+        if config.is_adaption_prompt:
+            model.base_model.disable_adapter_layers()
+        return _bared(model.base_model.model)
 
     def merge(self, model: Any) -> Any:
-        return model.merge_and_unload(safe_merge=True)
+        if not self.properties.merges:
+            raise ModelError(
+                f"{self.config_class} cannot be merged: what it trains is no part of the base's weights",
+                expected="a method that merges: see plr adapters",
+                hint="serve the adapter beside its base (no --merge, mode restore or keep)",
+            )
+        try:
+            return model.merge_and_unload(safe_merge=True)
+        except (NotImplementedError, ValueError) as error:  # what PEFT has no merge for, or not into these layers
+            raise ModelError(
+                f"{self.config_class} cannot be merged into {type(model.get_base_model()).__name__}: {_first_line(error)}",
+                hint="serve the adapter beside its base (no --merge, mode restore or keep)",
+            ) from error
+
+    def buffers(self, model: Any) -> dict[str, Tensor]:
+        return {n: b for n, b in model.named_buffers() if any(part in n.split(".") for part in self.state)}
+
+    def updated_parameters(self, model: Any) -> int:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if not self.properties.merges:
+            return 0
+        total = 0
+        for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+            for name in layer.active_adapters:
+                if self.updates is not None:
+                    held = getattr(layer, self.updates)
+                    total += held[name].numel() if name in held else 0
+                elif _acts(layer, name):
+                    total += _weights_of(layer.get_base_layer())
+        return total
+
+    def _check(self, model: Any, kind: Kind) -> None:
+        if kind not in self.properties.kinds:
+            raise ModelError(
+                f"{self.config_class} is not for {kind}", expected=f"a task of {', '.join(self.properties.kinds)}"
+            )
+        if not self.properties.quantized and is_quantized(model):
+            raise ModelError(
+                f"{self.config_class} does not train on a quantized base",
+                expected="a base at 16 bits",
+                hint="train with --bits 16, or choose another method: see plr adapters",
+            )
 
     def _config_class(self) -> Any:
-        import peft
-
-        return getattr(peft, self.config_class)
+        return getattr(importlib.import_module(self.module), self.config_class)
 
 
-_SET_BY_PLR = {
-    "task_type",
-    "peft_type",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "auto_mapping",
-    "peft_version",
-}
+NO_NEWS = (
+    "fan_in_fan_out is set to",  # PEFT puts it right by itself
+    "Failed to load the CUDA extension",  # BOFT then computes the same in torch
+    "Setting boft_n_butterfly_factor to 1",  # to 1, which it is
+    "Unsupported layer type",  # layer norms, which PEFT's LN tuning was made for
+    "The following rank_pattern keys did not match",  # AdaLoRA names tensors where LoRA names modules
+    r"Adapter '.*': \d+ LoRA tensor",  # AdaLoRA gave up all ranks of a layer
+    "Adapter .* was active which is now deleted",
+)
+"""What PEFT warns of and nobody can act on."""
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Without those warnings of PEFT's that say nothing; all others pass."""
+    with warnings.catch_warnings():
+        for message in NO_NEWS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether any layer of ``model`` holds fewer than 16 bits."""
+    from plr.gptq import PackedLinear
+    from plr.quantizers.bnb import is_bitsandbytes
+
+    return any(isinstance(module, PackedLinear) or is_bitsandbytes(module) for module in model.modules())
 
 
 def name_base(folder: Path, base: str, revision: str | None) -> None:
@@ -114,23 +247,46 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = base
     config["revision"] = revision
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # PEFT keeps a set: its order would differ from run to run
+    for key in ("target_modules", "feedforward_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key].sort()  # PEFT keeps a set: its order would differ from run to run
     write_atomic(file, json.dumps(config, indent=2, sort_keys=True))
 
 
-adapters.register("lora")(
-    PeftMethod(
-        "LoraConfig",
-        {
-            "r": 16,
-            "lora_alpha": 16,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "use_rslora": False,
-            "use_dora": False,
-            "init_lora_weights": True,
-            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        },
-    )
-)
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _acts(layer: Any, name: str) -> bool:
+    return any(name in getattr(layer, part, ()) for part in layer.adapter_layer_names)
+
+
+def _weights_of(layer: Any) -> int:
+    """How many weights a layer has; a k-bit one by its shape."""
+    shape = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
+    return shape[0] * shape[1] if None not in shape else sum(p.numel() for p in layer.parameters())  # type: ignore[operator]
+
+
+def _bared(model: Any) -> Any:
+    """``model`` without the adapter's layers: each is replaced by the layer it was put on, a trained head by the untrained one.
+
+    PEFT's own ``unload`` assigns the base layer's weight to the base layer, which a k-bit layer refuses.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+
+    done: tuple[str, ...] = ()
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) or name.startswith(done):
+            continue
+        parent, _, last = name.rpartition(".")
+        if isinstance(module, ModulesToSaveWrapper):
+            below = module.original_module  # PEFT's unload leaves the trained one
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            below = module.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None)
+        else:
+            below = module.get_base_layer()
+        setattr(model.get_submodule(parent), last, below)
+        done = (*done, f"{name}.")
+    vars(model).pop("peft_config", None)
+    return model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -43,9 +44,16 @@ def _root(
     return None
 
 
-from plr.cli import make, store, study  # noqa: E402  (they register their commands on the app above)
-
-_COMMANDS = (make, study, store)
+for _name in (
+    "make",
+    "study",
+    "adapters",
+    "compare",
+    "blocks",
+    "forgetting",
+    "store",
+):  # the order in which --help lists their commands
+    import_module(f"plr.cli.{_name}")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plr.report.blocks import SparseAdapter
 from plr.report.cells import CellResult, Metric, ResultSet
 from plr.report.html import report_html
 from plr.report.results import contrasts, write_csv
@@ -23,11 +24,12 @@ def write_report(
     provenance: Mapping[str, Any],
     timings: Sequence[Mapping[str, Any]],
     bases: Sequence[Mapping[str, Any]] = (),
+    sparse: Sequence[SparseAdapter] = (),
 ) -> dict[str, Path]:
     """Write the three files into ``folder``, each whole or not at all, and return them as csv, table and html.
 
-    ``cells`` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. ``bases``: see
-    :func:`report_html`.
+    ``cells`` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. ``bases`` and
+    ``sparse``: see :func:`report_html`.
     """
     from plr.store import write_atomic
 
@@ -35,8 +37,8 @@ def write_report(
     found = contrasts(results)
     paths = {"csv": folder / "results.csv", "table": folder / "table.md", "html": folder / "report.html"}
     table = table_md(results, found)
-    given: dict[str, Any] = {"settings": settings, "provenance": provenance, "timings": timings, "bases": bases}
-    page = report_html(results, title=title, found=found, **given)
+    given: dict[str, Any] = {"settings": settings, "provenance": provenance, "timings": timings}
+    page = report_html(results, title=title, found=found, bases=bases, sparse=sparse, **given)
     write_csv(results.cells, paths["csv"])
     write_atomic(paths["table"], table)
     write_atomic(paths["html"], page)

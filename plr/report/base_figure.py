@@ -13,6 +13,7 @@ from html import escape
 
 from plr.report.bases import Module
 from plr.report.figures import ticks
+from plr.report.svg import SERIES, svg_style
 
 __all__ = ["error_figure"]
 
@@ -20,10 +21,6 @@ WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 66, 150, 56, 52
 ENTRY = 22
 """Height of one entry of the key."""
-
-_LIGHT = ("#0b62a8", "#b85a00", "#007a5e", "#a8487f", "#6b5b00", "#45464a", "#7a4fc4", "#b3261e")
-_DARK = ("#77b8f0", "#f0a04b", "#4fcaa5", "#e39ac4", "#d9c94d", "#c3c5c9", "#b9a2f2", "#f2938c")
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 3", "12 4", "5 2 1 2")
 
 
 def error_figure(modules: Sequence[Module], title: str) -> str | None:
@@ -59,7 +56,7 @@ def error_figure(modules: Sequence[Module], title: str) -> str | None:
         'role="img" aria-labelledby="t d">',
         f'<title id="t">{escape(title)}</title>',
         f'<desc id="d">{escape(_described(order, solved, rounded))}</desc>',
-        _style(),
+        svg_style(),
         f'<rect class="page" width="{WIDTH}" height="{height}"/>',
         f'<text class="head" x="{LEFT}" y="26">{escape(title)}</text>',
         f'<text class="soft" x="{LEFT}" y="44">relative output error of each quantized layer, log scale</text>',
@@ -74,7 +71,7 @@ def error_figure(modules: Sequence[Module], title: str) -> str | None:
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="soft" x="{middle:.1f}" y="{height - 12}" text-anchor="middle">block</text>')
     for index, kind in enumerate(order):
-        style = f"s{index % len(_LIGHT)}"
+        style = f"s{index % SERIES}"
         parts.append(f'<g class="{style}">')
         if kind in rounded:
             parts.append(f'<polyline class="thin" points="{_path(rounded[kind], x, y)}"/>')
@@ -131,7 +128,7 @@ def _key(order: Sequence[str], rounded: bool) -> list[str]:
     for index, kind in enumerate(order):
         at = TOP + 6 + ENTRY * index
         parts.append(
-            f'<g class="s{index % len(_LIGHT)}"><path class="line" d="M{left} {at}h26"/>'
+            f'<g class="s{index % SERIES}"><path class="line" d="M{left} {at}h26"/>'
             f'<circle class="dot" cx="{left + 13}" cy="{at}" r="2.4"/>'
             f'<text class="ink" x="{left + 34}" y="{at + 4}">{escape(_shortened(kind))}</text></g>'
         )
@@ -153,22 +150,3 @@ def _described(order, solved, rounded) -> str:
         return f"{kind}: mean {_mean(solved[kind]):.3g}{beside}, largest {worst[1]:.3g} in block {worst[0]}"
 
     return "Relative output error by kind of layer. " + "; ".join(map(one, order)) + "."
-
-
-def _style() -> str:
-    light = " ".join(f".s{i} {{ color: {color}; }}" for i, color in enumerate(_LIGHT))
-    dark = " ".join(f".s{i} {{ color: {color}; }}" for i, color in enumerate(_DARK))
-    dashes = " ".join(f".s{i} .line {{ stroke-dasharray: {dash}; }}" for i, dash in enumerate(_DASHES) if dash)
-    return f"""<style>
-svg {{ color-scheme: light dark; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
-.page {{ fill: #fcfcfa; }} .head {{ fill: #1b1c1e; font-size: 15px; font-weight: 600; }} .ink {{ fill: #1b1c1e; }}
-.soft {{ fill: #5b5e64; font-variant-numeric: tabular-nums; }} .rule {{ stroke: #dcdcd6; }} .neutral {{ color: #5b5e64; }}
-.line {{ fill: none; stroke: currentColor; stroke-width: 1.9; }} .dot {{ fill: currentColor; }}
-.thin {{ fill: none; stroke: currentColor; stroke-width: 0.9; opacity: 0.65; }}
-{light}
-{dashes}
-@media (prefers-color-scheme: dark) {{
-.page {{ fill: #131518; }} .head, .ink {{ fill: #e9e9e6; }} .soft {{ fill: #a2a6ad; }} .rule {{ stroke: #31353b; }}
-.neutral {{ color: #a2a6ad; }} {dark}
-}}
-</style>"""

@@ -16,6 +16,8 @@ from importlib.resources import files
 from typing import Any
 
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
+from plr.report.blocks import SparseAdapter
+from plr.report.blocks_figure import blocks_section
 from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
 from plr.report.figures import STYLES, Series, gain_chart, marker
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
@@ -57,6 +59,7 @@ def report_html(
     provenance: Mapping[str, Any],
     timings: Sequence[Mapping[str, Any]],
     bases: Sequence[Mapping[str, Any]] = (),
+    sparse: Sequence[SparseAdapter] = (),
     found: Sequence[Contrast] | None = None,
 ) -> str:
     """The whole page as text.
@@ -66,6 +69,7 @@ def report_html(
         settings, provenance: printed as they are, nested keys joined by dots.
         timings: one mapping a row, the union of their keys as columns.
         bases: for each quantized base its `name` and the `gate` of its manifest; none, and the section is left out.
+        sparse: the study's sparse adapters, whose block scores are drawn; none, and the section is left out.
         found: `contrasts` of the same cells, if already computed.
     """
     from jinja2 import Environment, StrictUndefined
@@ -92,6 +96,7 @@ def report_html(
         tables=_tables(results),
         base_head=(*GATE_HEAD[1:], "answer loss, nats"),
         bases=[line for base in bases for line in _base_lines(base)],
+        blocks=blocks_section(sparse),
         limits=[*sample_words(results), *detectable_words(results)],
         failed=results.failed,
         settings=flatten(settings),

@@ -25,6 +25,7 @@ __all__ = [
     "CONTRAST_LEGEND",
     "console_table",
     "contrast_rows",
+    "markdown",
     "metric_title",
     "other_metrics",
     "show_p",
@@ -75,13 +76,13 @@ def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = Non
         keep = _used_columns(rows)
         parts.append("### Contrasts, on the same documents")
         parts.append(CONTRAST_LEGEND)
-        parts.append(_markdown([CONTRAST_HEAD[i] for i in keep], [[row[i] for i in keep] for row in rows]))
+        parts.append(markdown([CONTRAST_HEAD[i] for i in keep], [[row[i] for i in keep] for row in rows]))
     for line in [*stop_words(results), *sample_words(results), *detectable_words(results)]:
         parts.append(_text(line))
     if results.failed:
         parts.append("### Failed cells")
         head = ("Dataset", "Model", "Adapter", "k", "l", "Mode", "Seed", "Reason")
-        parts.append(_markdown(head, [_failure(cell) for cell in results.failed]))
+        parts.append(markdown(head, [_failure(cell) for cell in results.failed]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -170,7 +171,7 @@ def _section(
         if sheet is not None:
             parts += [f"**{_text(block.title)}**"] if block.title else []
             head = ["Datasets", "Models", *(column.head for column in block.columns)]
-            parts.append(_markdown(head, _sheet_rows(sheet), bold=[(False, False, *row.best) for row in sheet.rows]))
+            parts.append(markdown(head, _sheet_rows(sheet), bold=[(False, False, *row.best) for row in sheet.rows]))
     return [f"### {title}", *([legend] if legend else []), *parts] if parts else []
 
 
@@ -217,7 +218,9 @@ def _failure(cell: CellResult) -> list[str]:
     return [cell.task, cell.model, cell.adapter, *places, " ".join((cell.error or "").split())]
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[Sequence[bool]] | None = None) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[Sequence[bool]] | None = None) -> str:
+    """A Markdown table; nothing in its cells can end a cell or start markup. ``bold``: which cells of the rows are."""
+
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(texts) + " |"
 

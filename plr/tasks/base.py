@@ -21,9 +21,10 @@ from plr.registry import Registry
 from plr.scoring.score import Score
 from plr.tasks.hub import HubData
 from plr.tasks.loading import available_splits, load_split
-from plr.tasks.sources import GeneratedSource
+from plr.tasks.local import STEMS
+from plr.tasks.sources import GeneratedSource, Row
 from plr.tasks.splits import normalized
-from plr.tasks.types import Example, Response, Split, TaskData
+from plr.tasks.types import Example, Kind, Response, Split, TaskData
 
 __all__ = ["Task", "tasks"]
 
@@ -46,7 +47,13 @@ class Task(ABC):
     stop: ClassVar[tuple[str, ...]] = ()
     """Texts at which generation may end early; no metric depends on what would follow them."""
     max_new_tokens: ClassVar[int] = 256
+    kind: ClassVar[Kind] = "generation"
     hub: ClassVar[HubData | None] = None
+    stems: ClassVar[Mapping[str, str]] = STEMS
+    """Which split a local file is, by its name without suffix."""
+    official_splits: ClassVar[bool] = False
+    """Train and test were published as they are, so rows that stand in both are counted and kept, as everybody
+    keeps them. What plr cuts itself is checked all the same."""
 
     @abstractmethod
     def prompt(self, row: Mapping[str, Any]) -> str:
@@ -89,6 +96,10 @@ class Task(ABC):
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """What is wrong with a row that has all fields, or None."""
         return None
+
+    def adopt(self, rows: list[Row]) -> list[Row]:
+        """The rows of a source (one at least) as the task knows them, before any field is checked."""
+        return rows
 
     def generated(self) -> GeneratedSource | None:
         """Rows that the task makes itself, where it reads no data set."""

@@ -67,7 +67,7 @@ def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
 
 def _source(task: Task, data: TaskData) -> Source:
     if data.path is not None:
-        return LocalSource(data.path)
+        return LocalSource(data.path, task.stems)
     if task.hub is not None:
         return HubSource(task.name, task.hub, data.revision)
     made = task.generated()
@@ -105,7 +105,7 @@ def _example(task: Task, row: Row) -> Example:
 
 
 def _checked(task: Task, source: Source, split: str) -> list[Row]:
-    rows = source.read(split)
+    rows = task.adopt(source.read(split))
     for row in rows:
         for name in task.fields:
             value = row.values.get(name)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from plr.errors import DataError
 from plr.tasks.sources import Row
 
-__all__ = ["LocalSource"]
+__all__ = ["STEMS", "LocalSource"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 STEMS = {
@@ -27,8 +27,8 @@ STEMS = {
 class LocalSource:
     """A folder of split files, or one file: the split it is named for (``test.jsonl``), else ``all``."""
 
-    def __init__(self, path: str) -> None:
-        """Look, without reading.
+    def __init__(self, path: str, stems: Mapping[str, str] = STEMS) -> None:
+        """Look, without reading. ``stems`` says which split a file is, by its name without suffix.
 
         Raises:
             DataError: nothing there, no file of a known name, or two files for one split.
@@ -39,10 +39,10 @@ class LocalSource:
         if root.is_file():
             if root.suffix.lower() not in SUFFIXES:
                 raise DataError(f"{root} is not a kind of file that is read", expected="one of " + ", ".join(SUFFIXES))
-            self.files[STEMS.get(root.stem.lower(), "all")] = root
+            self.files[stems.get(root.stem.lower(), "all")] = root
         elif root.is_dir():
             for file in sorted(root.iterdir()):
-                split = STEMS.get(file.stem.lower()) if file.suffix.lower() in SUFFIXES else None
+                split = stems.get(file.stem.lower()) if file.suffix.lower() in SUFFIXES else None
                 if split in self.files:
                     raise DataError(
                         f"{root} has two files for {split}: {self.files[split].name} and {file.name}",
@@ -54,7 +54,7 @@ class LocalSource:
                 given = ", ".join(sorted(file.name for file in root.iterdir())[:8]) or "nothing"
                 raise DataError(
                     f"the folder {root} has no data file that is known by name; it holds {given}",
-                    expected="train.jsonl, validation.jsonl (or dev.jsonl), test.jsonl; or .json, .csv, .tsv",
+                    expected=", ".join(f"{stem}.jsonl" for stem in stems) + "; or .json, .csv, .tsv",
                 )
         else:
             raise DataError(

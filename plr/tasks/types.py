@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from plr.fingerprint import fingerprint
 
-__all__ = ["SPLITS", "Example", "LoadReport", "Response", "Split", "TaskData"]
+__all__ = ["SPLITS", "Example", "HeadSpec", "Kind", "LoadReport", "Response", "Split", "TaskData", "Texts"]
 
 SPLITS = ("train", "validation", "test")
+Kind = Literal["generation", "classification"]
+"""What a task asks of a model: to write an answer, or to choose a label (or give a number) with a head."""
+Texts = tuple[str, str | None]
+"""What a head judges: a text, or a pair."""
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The outputs of a classification head: one a label, in the order of ``names``; or one number."""
+
+    names: tuple[str, ...]
+    """Of the labels; empty for a number."""
+
+    @property
+    def regression(self) -> bool:
+        return not self.names
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head."""
+        return len(self.names) or 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pytest
 from plr.errors import DataError, UnknownNameError
 from plr.registry import Registry
 from plr.scoring import Score
-from plr.tasks import Example, Response, Task, TaskData, tasks
+from plr.scoring.classification import METRICS
+from plr.tasks import Classification, Example, Response, Task, TaskData, tasks
 from plr.tasks.gsm8k import GSM8K
 
 
@@ -43,10 +44,15 @@ def test_every_task_keeps_the_contract(name: str) -> None:
     assert task.name == name
     assert task.version >= 1
     assert task.max_new_tokens > 0
-    assert task.metrics[-1] == "ended"
     assert len(set(task.metrics)) == len(task.metrics)
     assert task.primary in task.metrics
-    assert task.strict in task.metrics
+    if task.kind == "generation":
+        assert task.metrics[-1] == "ended"
+        assert task.strict in task.metrics
+    else:
+        assert isinstance(task, Classification)
+        assert set(task.metrics) <= METRICS.keys()
+        assert set(task.text_fields) <= set(task.fields)
     assert (type(task).__module__ or "").startswith("plr.tasks")
 
 

@@ -1,0 +1,196 @@
+"""forgetting: what an adapter costs the rest of what its base knew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plr.cli.options import Device, Json, Offline, lab
+from plr.cli.root import app
+from plr.errors import UsageError
+
+if TYPE_CHECKING:
+    from plr.lab import Lab
+    from plr.specs import Restore
+    from plr.store import Artifact
+
+__all__: list[str] = []
+
+HEAD = ("measured on", "metric", "base alone", "with the adapter", "change", "95 % interval", "n")
+
+
+@app.command()
+def forgetting(
+    ref: Annotated[
+        str | None, typer.Argument(help="Adapter: path, name or hash prefix; the latest if left out.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="General text (.jsonl with a text field, or plain): its perplexity.")
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Another task, NAME or NAME=FOLDER with its data; may be repeated."),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", "-b", help="Serve on this base; the adapter's own if left out.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="About how many tokens of the text are read.")] = 8192,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score only this many rows of a task, drawn by seed.")
+    ] = None,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what an adapter makes its base forget: perplexity of general text and scores of other tasks, before and after.
+
+    Example: [bold]plr forgetting 3fa9c1 --text wiki.txt --task tiny_sql --limit 50[/bold]
+    """
+    from plr.cli.show import emit
+    from plr.forgetting import check_writes
+    from plr.lab import check_bits
+
+    if bits is not None:
+        check_bits(bits)
+    here = lab(device, offline)
+    trained = here.store.find(ref, ("adapter",))
+    step = here.restored(trained, trained.step.base.bits if bits is None else bits)
+    wanted = task or ([] if text else _embedded(step))
+    if text is None and not wanted:
+        raise UsageError(
+            "there is nothing to measure", expected="--text FILE, --task NAME or both", hint="plr forgetting --help"
+        )
+    check_writes(step)
+    rows = _tasks(here, step, wanted, limit, as_json)
+    if text is not None:
+        rows.insert(0, _text(here, step, text, tokens, as_json))
+    if as_json:
+        emit(
+            {
+                "adapter": step.adapter.label,
+                "train_bits": step.adapter.base.bits,
+                "restore_bits": step.base.bits,
+                "rows": rows,
+            }
+        )
+    else:
+        _print(step, rows)
+
+
+def _embedded(step: Restore) -> list[str]:
+    """The other tasks of the embedded base, which need no data."""
+    if step.base.model.kind != "embedded":
+        return []
+    return [name for name in ("tiny_math", "tiny_sql") if name != step.adapter.task.name]
+
+
+def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[dict[str, Any]]:
+    """Two Evaluate steps for each task, on the base alone and with the adapter: found in the store or made."""
+    from plr.cli.show import watch
+    from plr.steps import Plan
+
+    steps: list[Any] = []
+    for text in wanted:
+        name, _, data = text.partition("=")
+        base: Any = step.base
+        steps += [here.result(target, name, data=data or None, limit=limit) for target in (base, step)]
+    if not steps:
+        return []
+    with watch(Plan.of(steps, here.store).missing, quiet=quiet) as watcher:
+        made = here.make_all(steps, on_event=watcher)
+    return [row for before, after in zip(made[::2], made[1::2], strict=True) for row in _changes(before, after)]
+
+
+def _changes(before: Artifact, after: Artifact) -> list[dict[str, Any]]:
+    """The primary metric and the answer loss of one task, document by document."""
+    from plr.stats import paired_bootstrap
+
+    rows = []
+    for name in dict.fromkeys([before.metrics["primary"], "answer_loss"]):
+        if name not in before.metrics["metrics"]:
+            continue
+        first, second = _values(before, name), _values(after, name)
+        pairs = [(a, b) for key, a in first.items() if a is not None and (b := second.get(key)) is not None]
+        found = paired_bootstrap([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
+        rows.append(
+            {
+                "what": before.metrics["task"],
+                "metric": name,
+                "before": before.metrics["metrics"][name]["value"],
+                "after": after.metrics["metrics"][name]["value"],
+                "change": None if found is None else found.value,
+                "low": None if found is None else found.low,
+                "high": None if found is None else found.high,
+                "n": len(pairs),
+            }
+        )
+    return rows
+
+
+def _values(artifact: Artifact, metric: str) -> dict[int, float | None]:
+    """Document -> score, from the samples file of a result."""
+    found: dict[int, float | None] = {}
+    for file in artifact.path.glob("samples_*.jsonl"):
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                sample = json.loads(line)
+                found[sample["doc_id"]] = sample[metric]
+    return found
+
+
+def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> dict[str, Any]:
+    from plr.cli.show import console
+    from plr.data import read_texts
+    from plr.forgetting import text_shift
+    from plr.quiet import quiet_libraries
+    from plr.stats import paired_bootstrap
+
+    if not file.is_file():
+        raise UsageError(f"there is no text {file}", expected="a .jsonl or text file")
+    texts = read_texts(file)
+    if step.base.bits < 16:
+        here.make(step.base)
+    quiet_libraries()
+    if not quiet:
+        console(stderr=True).print(f"reading {file.name} without and with the adapter", highlight=False)
+    shift = text_shift(step, texts, here.store, here.runtime(here.recipe_for(step).get("runtime")), tokens=tokens)
+    found = paired_bootstrap(shift.before, shift.after)
+    return {
+        "what": file.name,
+        "metric": "perplexity",
+        "before": shift.perplexity_before,
+        "after": shift.perplexity_after,
+        "change": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": len(shift.before),
+        "tokens": shift.tokens,
+    }
+
+
+def _print(step: Restore, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from plr.cli.show import console
+    from plr.report.metrics import show, show_signed
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for index, name in enumerate(HEAD):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows:
+        loss = "answer_loss" if row["metric"] == "perplexity" else row["metric"]  # its change is one of the loss
+        values = [show(row["metric"], row[key]) for key in ("before", "after")]
+        if row["metric"] == "perplexity":
+            values = [f"{row[key]:.2f}" for key in ("before", "after")]
+        ends = "-" if row["low"] is None else f"{show_signed(loss, row['low'])} to {show_signed(loss, row['high'])}"
+        table.add_row(row["what"], row["metric"], *values, show_signed(loss, row["change"]), ends, str(row["n"]))
+    out = console()
+    out.print(f"[bold]forgetting[/bold] {step.adapter.label} on {step.base.bits} bits", highlight=False)
+    out.print(table)
+    out.print(
+        "change: points, or of a loss (also that of a perplexity) nats a token; n: documents, or chunks of text",
+        highlight=False,
+    )

@@ -1,0 +1,103 @@
+"""Loading a model with a classification head, at 16 bits and at fewer.
+
+How it works.
+
+1. The model of the source is loaded with a head of as many outputs as the task has labels. The head is new, unless the
+   checkpoint has one of that size: its random start is seeded, so that it is the same for all bits and machines. What a trained
+   adapter carries takes its place (PEFT's ``modules_to_save``).
+2. For a k-bit base the linear layers of the body are then replaced by the k-bit layers of the quantized checkpoint, which
+   was made without a head, by their names within the body. So one quantized base serves the language model and every head.
+
+What it gives up: the dense layers are loaded and let go again, once a base.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plr.errors import ModelError
+from plr.tasks import HeadSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["HEAD_SEED", "graft", "is_encoder", "load_classifier"]
+
+HEAD_SEED = 0
+"""Of the random start of a head that no checkpoint holds."""
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model of this config reads a whole text at once and predicts no next token (BERT, RoBERTa, DeBERTa, ...)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    decodes = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    return config.model_type in MASKED and not decodes
+
+
+def load_classifier(
+    folder: Path, head: HeadSpec, *, dtype: torch.dtype | str, pad_token_id: int, name: str, **more: Any
+) -> tuple[Any, bool]:
+    """The model in ``folder`` with ``head``, on the CPU in eval mode; and whether its head came out of the checkpoint.
+
+    Raises:
+        ModelError: no classification model of this architecture, or weights of its body are missing.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    names = head.names or ("value",)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(HEAD_SEED)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                dtype=dtype,
+                num_labels=head.num_labels,
+                problem_type="regression" if head.regression else "single_label_classification",
+                id2label=dict(enumerate(names)),
+                label2id={label: i for i, label in enumerate(names)},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **more,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{name} cannot be loaded with a classification head from {folder}: {error}",
+            expected="a model for which transformers has a ForSequenceClassification class",
+        ) from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    new = [*info["missing_keys"], *mismatched]
+    body = [key for key in new if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    if body:
+        raise ModelError(
+            f"{name} lacks {len(body)} weights of its body: {', '.join(sorted(body)[:4])}",
+            expected="a whole checkpoint",
+            hint="fetch it again",
+        )
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.pad_token_id = pad_token_id
+    return model.eval(), not new
+
+
+def graft(model: Any, quantized: Any) -> None:
+    """Replace the linear layers of ``model``'s body, in place, by the k-bit layers of ``quantized``, which is used up.
+
+    Raises:
+        ModelError: the bodies differ.
+    """
+    from plr.gptq import PackedLinear
+    from plr.gptq.blocks import is_linear, replace_module
+    from plr.quantizers.bnb import is_bitsandbytes
+
+    body, theirs = model.base_model, quantized.base_model
+    layers = {n: m for n, m in theirs.named_modules() if isinstance(m, PackedLinear) or is_bitsandbytes(m)}
+    known = dict(body.named_modules())
+    for name, layer in layers.items():
+        if not is_linear(known.get(name)):
+            raise ModelError(
+                f"the quantized base has a layer {name} that {type(model).__name__} has not",
+                expected="a base made from the same source model",
+            )
+        replace_module(body, name, layer)

@@ -1,0 +1,100 @@
+"""Adapters down, tasks across: the form of a paper's main table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from plr.report.cells import NO_ADAPTER
+from plr.report.metrics import LOSS, is_loss, show
+from plr.report.sheets import adapter_label
+from plr.report.table import markdown
+
+if TYPE_CHECKING:
+    from plr.report.compare import CostRow
+
+__all__ = ["by_task_md"]
+
+
+def by_task_md(rows: Sequence[CostRow]) -> str:
+    """Three tables for each model: the primary metrics with their mean, their 95 % intervals with n, and the answer losses.
+
+    Empty where a study has one task alone: then there is nothing to put side by side. The best value of a task is bold; the
+    mean is over the tasks, and only of rows that have all of them.
+    """
+    parts: list[str] = []
+    for model in dict.fromkeys(row.model for row in rows):
+        of = [row for row in rows if row.model == model]
+        tasks = list(dict.fromkeys(row.task for row in of))
+        if len(tasks) < 2:
+            continue
+        metrics = {row.task: row.metric for row in of if row.metric}
+        named = ", ".join(f"{task} {metrics.get(task, '')}".strip() for task in tasks)
+        lines = _lines(of)
+        losses = not all(is_loss(metric) for metric in metrics.values())
+        mean = not len({is_loss(metric) for metric in metrics.values()}) > 1
+        parts += [
+            f"{model}: {named}.",
+            _table(lines, tasks, lambda row: row.value, lambda row: row.text, mean=mean, costs=True),
+            "<details><summary>95 % intervals and n</summary>",
+            _table(lines, tasks, lambda _: None, _interval),
+            "</details>",
+        ]
+        if losses and any(row.loss is not None for row in of):
+            parts += [
+                "Answer loss, nats per token (of a head: nats per row; of a number: squared error):",
+                _table(lines, tasks, lambda row: row.loss, lambda row: show(LOSS, row.loss), loss=True, mean=True),
+            ]
+    return "\n\n".join(parts)
+
+
+def _lines(rows: Sequence[CostRow]) -> dict[tuple[str, str], dict[str, CostRow]]:
+    """(adapter, k -> l) -> task -> row."""
+    lines: dict[tuple[str, str], dict[str, CostRow]] = {}
+    for row in rows:
+        lines.setdefault((row.adapter, row.bits), {})[row.task] = row
+    return lines
+
+
+def _table(
+    lines: dict[tuple[str, str], dict[str, CostRow]],
+    tasks: Sequence[str],
+    value: Callable[[CostRow], float | None],
+    text: Callable[[CostRow], str],
+    *,
+    loss: bool = False,
+    mean: bool = False,
+    costs: bool = False,
+) -> str:
+    best: dict[str, float] = {}
+    for line in lines.values():
+        for task, row in line.items():
+            found = value(row)
+            if found is not None:
+                lower = loss or is_loss(row.metric)
+                best[task] = found if task not in best else (min if lower else max)(best[task], found)
+    body: list[list[str]] = []
+    marks: list[list[bool]] = []
+    for (adapter, bits), line in lines.items():
+        found = [line.get(task) for task in tasks]
+        cells = ["-" if row is None else text(row) for row in found]
+        bold = [row is not None and row.task in best and value(row) == best[row.task] for row in found]
+        values = [value(line[task]) for task in tasks if task in line]
+        known = [found for found in values if found is not None]
+        average = fmean(known) if len(known) == len(tasks) else None
+        metric = LOSS if loss else next(iter(line.values())).metric
+        trained = next(iter(line.values())).costs.get("trainable_parameters")
+        label = "none" if adapter == NO_ADAPTER else adapter_label(adapter)
+        front = [label, bits.replace("->", "→"), *(["-" if trained is None else f"{trained:,.0f}"] if costs else [])]
+        back = [show(metric, average)] if mean else []
+        body.append([*front, *cells, *back])
+        marks.append([False] * len(front) + bold + [False] * len(back))
+    head = ["Adapter", "k → l", *(["Trainable"] if costs else []), *tasks, *(["Avg."] if mean else [])]
+    return markdown(head, body, marks)
+
+
+def _interval(row: CostRow) -> str:
+    if row.low is None:
+        return f"- (n = {row.n})" if row.n else "-"
+    return f"{show(row.metric, row.low)} to {show(row.metric, row.high)} (n = {row.n})"

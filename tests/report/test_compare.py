@@ -1,0 +1,155 @@
+"""The cost table and its picture, on cells whose numbers are known."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plr import stats
+from plr.report.cells import CellResult, ResultSet
+from plr.report.compare import COMPARE_HEAD, compare_md, compare_rows, compare_texts, costs_of, write_compare
+from plr.report.compare_figure import compare_figure
+from plr.specs import AdapterSpec, Evaluate, ModelRef, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.store import Store
+from plr.study import Cell
+
+COST = {
+    "trainable_parameters": 16_384,
+    "updated_parameters": 12_288,
+    "adapter_bytes": 70_000,
+    "peak_memory_bytes": 5 * 10**8,
+    "seconds_per_step": 0.25,
+    "inference_overhead": {"unmerged": 1.125, "merged": 1.0},
+}
+
+
+def _columns(row: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(COMPARE_HEAD, row, strict=True))
+
+
+def test_row_of_one_cell(cell: Any) -> None:
+    rows = compare_rows(ResultSet([cell(4, 16, "1101", losses=[0.1, 0.2, 0.3, 0.4])]), {"041600": COST})
+    assert _columns(compare_texts(rows)[0]) == {
+        "Task": "math",
+        "Model": "tiny",
+        "Adapter": "LoRA",
+        "k -> l": "4 -> 16",
+        "Trainable": "16,384",
+        "Updated": "12,288",
+        "Adapter, MB": "0.07",
+        "Peak memory, MB": "500",
+        "s/step": "0.250",
+        "Forward, unmerged": "1.12",
+        "Forward, merged": "1.00",
+        "Metric": "exact_match,first-answer",
+        "Value": "75.00",
+        "95 % interval": "30.06 to 95.44",
+        "n": "4",
+        "Answer loss": "0.2500",
+    }
+    assert (rows[0].low, rows[0].high) == stats.wilson(3, 4)
+
+
+def test_what_was_not_recorded_is_a_dash(cell: Any) -> None:
+    cells = [cell(4, 4, "10"), cell(4, 16, error="broke", primary=""), cell(16, 16, "11", adapter="prompt")]
+    partly = {"trainable_parameters": 5, "inference_overhead": {"unmerged": 2.0, "merged": None}}
+    rows = {row.bits: _columns(text) for row, text in _pairs(cells, {"161600": partly, "040400": {}})}
+    assert [rows["4 -> 4"][name] for name in ("Trainable", "Peak memory, MB", "Forward, unmerged")] == ["-", "-", "-"]
+    names = ("Metric", "Value", "95 % interval", "n")
+    assert [rows["4 -> 16"][name] for name in names] == ["exact_match,first-answer", "failed", "-", "-"]
+    assert [rows["16 -> 16"][name] for name in ("Trainable", "Updated", "Forward, unmerged", "Forward, merged")] == [
+        "5",
+        "-",
+        "2.00",
+        "-",
+    ]
+
+
+def _pairs(cells: list[CellResult], costs: dict[str, Any]) -> Any:
+    rows = compare_rows(ResultSet(cells), costs)
+    return zip(rows, compare_texts(rows), strict=True)
+
+
+def test_seeds_are_means_and_rows_are_in_order(cell: Any) -> None:
+    cells = [
+        cell(4, 16, "1100", seed=0), cell(4, 16, "1111", seed=1), cell(16, 16, "1111"), cell(4, 4, "1000"),
+        cell(4, 4, "0000", adapter="none"), cell(4, 4, "0000", mode="roundtrip"),
+    ]  # fmt: skip
+    costs = {"041600": COST, "041601": COST | {"seconds_per_step": 0.75}}
+    rows = compare_rows(ResultSet(cells), costs)
+    assert [row.bits for row in rows] == ["4", "16 -> 16", "4 -> 16", "4 -> 4", "4 -> 4 roundtrip"]
+    both = rows[2]
+    assert (both.costs["seconds_per_step"], both.value, both.seeds, both.text) == (0.5, 0.75, 2, "75.00 ± 35.36")
+    assert (both.low, both.high) == stats.wilson(3, 4)
+
+
+def test_a_loss_has_students_interval(cell: Any) -> None:
+    row = compare_rows(ResultSet([cell(4, 4, [0.2, 0.4, 0.9], primary="answer_loss")]), {})[0]
+    assert (row.text, (row.low, row.high)) == ("0.5000", stats.mean_interval([0.2, 0.4, 0.9]))
+
+
+def test_markdown_says_once_what_all_rows_share(cell: Any) -> None:
+    text = compare_md(compare_rows(ResultSet([cell(4, 4, "1"), cell(4, 16, "1")]), {"040400": COST}), "study")
+    assert "Task: math. Model: tiny. Metric: exact_match,first-answer." in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table[0].startswith("| Adapter | k → l | Trainable |")
+    assert [line.split("|")[2].strip() for line in table[2:]] == ["4 → 16", "4 → 4"]
+    two = compare_md(compare_rows(ResultSet([cell(4, 4, "1"), cell(4, 4, "1", task="a|b")]), {}), "study")
+    assert "| Task |" in two
+    assert "a\\|b" in two
+
+
+def test_picture_places_points_by_memory_and_value(cell: Any) -> None:
+    cells = [cell(16, 16, "1111"), cell(4, 4, "1100"), cell(4, 16, "1110"), cell(2, 2, "0000", adapter="sparse")]
+    costs = {
+        f"{k}{ell}00": COST | {"peak_memory_bytes": memory * 10**6}
+        for k, ell, memory in (("16", "16", 900), ("04", "04", 500), ("04", "16", 500))
+    }
+    rows = compare_rows(ResultSet(cells), costs)
+    svg = compare_figure(rows, "t")
+    assert svg is not None
+    root = ET.fromstring(svg)
+    points = [
+        g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.find("{http://www.w3.org/2000/svg}title") is not None
+    ]
+    assert len(points) == 3  # the sparse one has no recorded memory
+    at = {g[0].text: (float(g.find("{*}circle").attrib["cx"]), float(g.find("{*}circle").attrib["cy"])) for g in points}  # type: ignore[union-attr]
+    best, low, high = at["LoRA 16 -> 16: 100.00"], at["LoRA 4 -> 4: 50.00"], at["LoRA 4 -> 16: 75.00"]
+    assert low[0] == high[0] < best[0]
+    assert best[1] < high[1] < low[1]
+    assert low[1] - high[1] == pytest.approx(high[1] - best[1], abs=0.11)
+
+
+def test_labels_of_equal_points_do_not_overlap(cell: Any) -> None:
+    cells = [cell(k, ell, "10") for k, ell in ((4, 4), (4, 8), (4, 16))]
+    rows = compare_rows(ResultSet(cells), {f"04{ell}00": COST for ell in ("04", "08", "16")})
+    labels = re.findall(r'x="([\d.]+)" y="([\d.]+)"( text-anchor="end")?>4\u2192', compare_figure(rows, "t") or "")
+    places = {(bool(end), float(y)) for _, y, end in labels}
+    assert len(labels) == len(places) == 3
+    for side in (True, False):
+        heights = sorted(y for end, y in places if end is side)
+        assert all(b - a >= 12 for a, b in pairwise(heights))
+
+
+def test_files(cell: Any, tmp_path: Path) -> None:
+    without = write_compare([cell(4, 4, "1")], {}, tmp_path, "study")
+    assert set(without) == {"costs"}
+    paths = write_compare([cell(4, 4, "1")], {"040400": COST}, tmp_path, "study")
+    assert {path.name for path in paths.values()} == {"compare.md", "compare.svg"}
+    assert all(path.is_file() for path in paths.values())
+
+
+def test_costs_are_those_of_the_training_behind_a_cell(tmp_path: Path) -> None:
+    source, task = Source(model=ModelRef(kind="local", name="m", revision="0")), TaskSpec(name="t", version=1)
+    trained = [Train(base=source, task=task, adapter=AdapterSpec(), train=TrainSpec(seed=seed)) for seed in (0, 1)]
+    store = Store(tmp_path)
+    store.make(trained[0], lambda folder: COST)
+    steps = [Evaluate(target=Restore(adapter=train, base=source, mode="keep"), task=task) for train in trained]
+    cells = [Cell("m", "t", "lora", 16, 16, "keep", seed, step) for seed, step in enumerate(steps)]
+    cells.append(Cell("m", "t", "none", 16, 16, "keep", 0, Evaluate(target=source, task=task)))
+    assert costs_of(cells, store) == {steps[0].fingerprint: COST}
