@@ -56,7 +56,7 @@ def refuse(config: Mapping[str, Any], quantized: bool) -> None:
         raise ConfigError(
             f"init_lora_weights is {init!r}, which quantizes the base in a format of its own",
             expected="an initialisation that leaves the base as it is, or pissa, olora on a 16-bit base",
-            hint="set init_lora_weights: true; the base is quantized by its own step (--bits, --quantizer)",
+            hint="set init_lora_weights: true; the base is quantized by its own step (--bits, --method)",
         )
     if init.startswith(NEEDS_DATA):
         raise ConfigError(

@@ -277,6 +277,8 @@ class PackedLinear(nn.Linear):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
+            if isinstance(value, FrozenWeight) and torch.equal(value, self.dense()):
+                return  # the weight it has: PEFT's unload() gives each layer its own back
             raise FrozenWeightError(
                 "A new weight was assigned to a PackedLinear.",
                 "no assignment: the layer stores k-bit codes.",

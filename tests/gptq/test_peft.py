@@ -84,6 +84,21 @@ def test_merging_into_packed_layers_is_refused(base: Path, method: str) -> None:
         model.merge_and_unload()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_unloading_gives_the_packed_base_back(base: Path, method: str) -> None:
+    plain, ids = load_checkpoint(base, kernel="packed").eval(), make_batches()[0]["input_ids"]
+    before = plain(input_ids=ids).logits
+    model = peft.get_peft_model(plain, METHODS[method]())
+    train_step(model)
+    assert torch.equal(model.unload().eval()(input_ids=ids).logits, before)
+
+
+def test_another_weight_is_not_taken(base: Path) -> None:
+    layer = load_checkpoint(base).get_submodule("model.layers.0.self_attn.q_proj")
+    with pytest.raises(FrozenWeightError):
+        layer.weight = torch.nn.Parameter(torch.zeros(layer.out_features, layer.in_features))
+
+
 def test_safe_merge_is_refused_too(base: Path) -> None:
     model = peft.get_peft_model(load_checkpoint(base), METHODS["lora"]())
     with pytest.raises(FrozenWeightError):
