@@ -35,6 +35,9 @@ from plr.trainer import (
 
 __all__ = ["train"]
 
+PROBE_ROWS = 4
+"""Rows of the forward pass that says what the adapter costs at inference."""
+
 
 def train(
     step: Train,
@@ -134,7 +137,7 @@ def train(
 
 def _overhead(model: Any, objective: Objective, runtime: Runtime) -> float:
     """What the adapter costs a forward pass over a few training rows, unmerged."""
-    batch = objective.collate(list(objective.rows[: runtime.micro_batch]))
+    batch = objective.collate(list(objective.rows[:PROBE_ROWS]))
     labels = batch.pop("labels").to(runtime.torch_device())
     batch.pop("shift_labels")
     inputs = {name: tensor.to(runtime.torch_device()) for name, tensor in batch.items()}
