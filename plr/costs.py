@@ -5,6 +5,8 @@ Both are measured, not derived. Times are ratios of interleaved passes, so a bus
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import statistics
 import time
@@ -24,10 +26,15 @@ _PASSES = 7  # the first is not counted
 
 
 def reset_peak_memory() -> None:
-    """Let :func:`peak_memory` count from here: on Linux the kernel forgets the largest resident set it has seen."""
+    """Let :func:`peak_memory` count from here: what earlier steps left is given back, and the kernel forgets its peak (Linux)."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if _CLEAR.exists():
+        # glibc keeps freed memory; other allocators give it back by themselves.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
         try:
             _CLEAR.write_text("5")
         except OSError:  # a sandbox may forbid it: then the peak is that of the whole process
