@@ -36,6 +36,7 @@ LEGEND = (
     "(on a CPU the whole process, libraries included). Forward: time of a forward pass with the adapter on over one without; "
     "merged into a 16-bit base, `-` where the method cannot be. -: not recorded."
 )
+Z95 = 1.959963984540054
 KEYS = ("trainable_parameters", "updated_parameters", "adapter_bytes", "peak_memory_bytes", "seconds_per_step")
 
 
@@ -179,14 +180,21 @@ def _row(
 def _interval(
     results: ResultSet, line: Line, metric: str, mean: float | None, n: int, cells: Sequence[CellResult]
 ) -> tuple[float | None, float | None]:
-    """95 %: Wilson of a proportion, Student over the documents otherwise; of the mean over seeds."""
+    """95 %: Wilson of a proportion, Student over the documents; of a metric of all rows at once its own standard error. Of the mean
+    over seeds."""
     if mean is None:
         return None, None
     if is_proportion(metric, results.of(line)) and n:
         return stats.wilson(min(float(n), max(0.0, mean * n)), n)
     scored = [cell for cell in cells if cell.value(metric) is not None]
     values, _ = paired_scores(scored, scored, metric)
-    return stats.mean_interval(values) if len(values) > 1 else (None, None)
+    if len(values) > 1:
+        return stats.mean_interval(values)
+    errors = [
+        cell.metrics[metric].stderr for cell in scored
+    ]  # the seeds share their rows: no less than one seed's error
+    known = [error for error in errors if error is not None]
+    return (mean - Z95 * fmean(known), mean + Z95 * fmean(known)) if known else (None, None)
 
 
 def _mean(values: Iterable[Any]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plr import stats
-from plr.report.cells import CellResult, ResultSet
+from plr.report.cells import CellResult, Metric, ResultSet
 from plr.report.compare import COMPARE_HEAD, compare_md, compare_rows, compare_texts, costs_of, write_compare
 from plr.report.compare_figure import compare_figure
 from plr.specs import AdapterSpec, Evaluate, ModelRef, Restore, Source, TaskSpec, Train, TrainSpec
@@ -91,6 +91,14 @@ def test_seeds_are_means_and_rows_are_in_order(cell: Any) -> None:
 def test_a_loss_has_students_interval(cell: Any) -> None:
     row = compare_rows(ResultSet([cell(4, 4, [0.2, 0.4, 0.9], primary="answer_loss")]), {})[0]
     assert (row.text, (row.low, row.high)) == ("0.5000", stats.mean_interval([0.2, 0.4, 0.9]))
+
+
+def test_a_metric_of_all_rows_at_once_has_the_interval_of_its_error(cell: Any) -> None:
+    cells = [cell(16, 16, "11", primary="mcc", extra={"mcc": Metric(0.5, 0.1, 40)}, seed=seed) for seed in (0, 1)]
+    for one in cells:
+        one.samples["mcc"].clear()
+    row = compare_rows(ResultSet(cells), {})[0]
+    assert (row.low, row.high) == (pytest.approx(0.5 - 1.96 * 0.1, abs=1e-4), pytest.approx(0.5 + 1.96 * 0.1, abs=1e-4))
 
 
 def test_markdown_says_once_what_all_rows_share(cell: Any) -> None:
