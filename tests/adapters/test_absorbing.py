@@ -9,33 +9,14 @@ from typing import Any
 import peft
 import pytest
 import torch
-import transformers
 from peft.tuners.lora import LoraLayer
+from small_models import small_model
 
 from plr.adapters.absorbing import CONVERSION_FILE, absorbs, converted, initial, refuse, save_converted
 from plr.errors import ConfigError, ModelError
-from plr.gptq import quantize_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 TARGETS = ["q_proj", "down_proj"]
-
-
-def make_model(kind: str = "llama", bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "pad_token_id": 0}
-    model: Any
-    if kind == "bert":
-        model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
-    elif kind == "gpt2":
-        model = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
-        )
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=16, method="rtn")
-    return model.eval()
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -70,18 +51,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_source_with_the_converted_adapter_computes_what_was_trained(variant: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = logits(make_model())
+    source = logits(small_model())
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", target_modules=TARGETS, **{"r": 4, "lora_alpha": 8} | VARIANTS[variant]
     )
-    model = peft.get_peft_model(make_model(), config)
+    model = peft.get_peft_model(small_model(), config)
     start = initial(model)
     torch.testing.assert_close(logits(model), source, rtol=1e-3, atol=1e-4)
     train(model)
     trained = logits(model)
     assert not torch.allclose(trained, source, atol=1e-2)
     save_converted(model, start, tmp_path)
-    restored = peft.PeftModel.from_pretrained(make_model(), tmp_path).eval()
+    restored = peft.PeftModel.from_pretrained(small_model(), tmp_path).eval()
     torch.testing.assert_close(logits(restored), trained, rtol=1e-3, atol=1e-4)
     for name, layer in restored.named_modules():
         if isinstance(layer, LoraLayer):
@@ -94,11 +75,11 @@ def test_the_source_with_the_converted_adapter_computes_what_was_trained(variant
 def test_unconverted_it_would_be_wrong_on_the_source() -> None:
     """What the conversion is for: the trained tensors as they are do not restore."""
     model = peft.get_peft_model(
-        make_model(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights="pissa")
+        small_model(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights="pissa")
     )
     train(model)
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
-    plain = peft.get_peft_model(make_model(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
+    plain = peft.get_peft_model(small_model(), peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             if name in trained:
@@ -110,13 +91,13 @@ def test_unconverted_it_would_be_wrong_on_the_source() -> None:
 def test_it_restores_to_a_quantized_base_as_an_update_of_its_weights(bits: int, tmp_path: Path) -> None:
     """The oracle adds ``trained weight - source weight`` to the quantized layers' dense weights."""
     model = peft.get_peft_model(
-        make_model(), peft.LoraConfig(r=4, target_modules=TARGETS, init_lora_weights="pissa", task_type="CAUSAL_LM")
+        small_model(), peft.LoraConfig(r=4, target_modules=TARGETS, init_lora_weights="pissa", task_type="CAUSAL_LM")
     )
     start = initial(model)
     train(model)
     save_converted(model, start, tmp_path)
-    restored = peft.PeftModel.from_pretrained(make_model(bits=bits), tmp_path).eval()
-    merged, source, oracle = model.merge_and_unload(), make_model(), make_model(bits=bits)
+    restored = peft.PeftModel.from_pretrained(small_model(bits=bits), tmp_path).eval()
+    merged, source, oracle = model.merge_and_unload(), small_model(), small_model(bits=bits)
     for name, layer in list(oracle.named_modules()):
         if name.endswith(tuple(TARGETS)):
             dense = layer.to_linear()
@@ -128,27 +109,27 @@ def test_it_restores_to_a_quantized_base_as_an_update_of_its_weights(bits: int, 
 
 def test_gpt2s_transposed_layers_convert_too(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=4, target_modules=["c_attn"], init_lora_weights="pissa", fan_in_fan_out=True)
-    model = peft.get_peft_model(make_model("gpt2"), config)
+    model = peft.get_peft_model(small_model("gpt2"), config)
     start = initial(model)
     train(model)
     save_converted(model, start, tmp_path)
-    restored = peft.PeftModel.from_pretrained(make_model("gpt2"), tmp_path).eval()
+    restored = peft.PeftModel.from_pretrained(small_model("gpt2"), tmp_path).eval()
     torch.testing.assert_close(logits(restored), logits(model), rtol=1e-3, atol=1e-4)
 
 
 def test_a_trained_head_is_taken_over(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=4, target_modules=["query"], init_lora_weights="olora", task_type="SEQ_CLS")
-    model = peft.get_peft_model(make_model("bert"), config)
+    model = peft.get_peft_model(small_model("bert"), config)
     start = initial(model)
     train(model)
     save_converted(model, start, tmp_path)
-    restored = peft.PeftModel.from_pretrained(make_model("bert"), tmp_path).eval()
+    restored = peft.PeftModel.from_pretrained(small_model("bert"), tmp_path).eval()
     torch.testing.assert_close(logits(restored), logits(model), rtol=1e-3, atol=1e-4)
 
 
 def test_the_conversion_is_recorded_and_no_init_is_left(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights="pissa", use_rslora=True)
-    model = peft.get_peft_model(make_model(), config)
+    model = peft.get_peft_model(small_model(), config)
     start = initial(model)
     train(model)
     record = save_converted(model, start, tmp_path)

@@ -8,29 +8,13 @@ from typing import Any
 import peft
 import pytest
 import torch
-import transformers
+from small_models import small_model
 from torch.nn import functional as F
 
 from plr.adapters.bottleneck import BottleneckConfig, BottleneckLayer
 from plr.errors import ConfigError, ModelError
-from plr.gptq import quantize_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
-
-
-def make_model(kind: str = "llama", bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "pad_token_id": 0}
-    if kind == "bert":
-        model: Any = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
-    elif kind == "llama_classifier":
-        model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**sizes))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=16, method="rtn")
-    return model.eval()
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -59,7 +43,7 @@ WHERE = {"serial": None, "parallel": ["mlp"], "parallel linear": ["down_proj", "
 @pytest.mark.parametrize("bits", [16, 3])
 @pytest.mark.parametrize("where", WHERE)
 def test_it_is_the_base_at_the_start_and_trains_the_adapter_only(where: str, bits: int) -> None:
-    base = make_model(bits=bits)
+    base = small_model(bits=bits)
     before = logits(base)
     model = attach(base, mode=where.split()[0], target_modules=WHERE[where])
     assert torch.equal(logits(model), before)
@@ -82,7 +66,7 @@ def test_it_is_the_base_at_the_start_and_trains_the_adapter_only(where: str, bit
 
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
 def test_a_layer_computes_the_papers_formula(mode: str) -> None:
-    model = attach(make_model(), mode=mode, target_modules=["down_proj"], scaling=4.0, non_linearity="relu")
+    model = attach(small_model(), mode=mode, target_modules=["down_proj"], scaling=4.0, non_linearity="relu")
     move(model)
     layer = next(module for module in model.modules() if isinstance(module, BottleneckLayer))
     x = torch.randn(2, 3, 64)
@@ -94,7 +78,7 @@ def test_a_layer_computes_the_papers_formula(mode: str) -> None:
 
 
 def test_parallel_around_a_whole_module_adds_to_its_output() -> None:
-    model = attach(make_model(), mode="parallel", target_modules=["mlp"])
+    model = attach(small_model(), mode="parallel", target_modules=["mlp"])
     move(model)
     layer = model.base_model.model.model.layers[0].mlp
     assert (layer.in_features, layer.out_features) == (32, 32)
@@ -104,14 +88,14 @@ def test_parallel_around_a_whole_module_adds_to_its_output() -> None:
 
 
 def test_parameters_are_those_of_two_small_layers_with_bias() -> None:
-    model = attach(make_model())
+    model = attach(small_model())
     per_layer = [8 * (32 + 1) + 32 * (8 + 1)] * 2  # o_proj and down_proj both return 32 features
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * sum(per_layer)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("bert", 4), ("llama", 4)])
 def test_default_targets_are_the_output_projections_of_both_sublayers(kind: str, count: int) -> None:
-    model = attach(make_model(kind))
+    model = attach(small_model(kind))
     names = [name for name, module in model.named_modules() if isinstance(module, BottleneckLayer)]
     assert len(names) == count
     ends = ("attention.output.dense", "output.dense") if kind == "bert" else ("o_proj", "down_proj")
@@ -120,29 +104,29 @@ def test_default_targets_are_the_output_projections_of_both_sublayers(kind: str,
 
 @pytest.mark.parametrize("kind", ["bert", "llama_classifier"])
 def test_a_classification_head_trains_and_is_saved(kind: str, tmp_path: Path) -> None:
-    model = attach(make_model(kind))
+    model = attach(small_model(kind))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert any("score" in name or "classifier" in name for name in trained)
     move(model)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(make_model(kind), tmp_path).eval()), logits(model))
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(small_model(kind), tmp_path).eval()), logits(model))
 
 
 @pytest.mark.parametrize("bits", [16, 2])
 def test_a_saved_adapter_opens_with_equal_logits_and_goes_on_other_bases(bits: int, tmp_path: Path) -> None:
-    model = attach(make_model(bits=4), target_modules=["o_proj", "down_proj"])
+    model = attach(small_model(bits=4), target_modules=["o_proj", "down_proj"])
     move(model)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(make_model(bits=4), tmp_path)), logits(model))
-    lean = peft.PeftModel.from_pretrained(make_model(bits=4), tmp_path, low_cpu_mem_usage=True)
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(small_model(bits=4), tmp_path)), logits(model))
+    lean = peft.PeftModel.from_pretrained(small_model(bits=4), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits(lean), logits(model))
-    base = make_model(bits=bits)
+    base = small_model(bits=bits)
     before = logits(base)
     assert not torch.allclose(logits(peft.PeftModel.from_pretrained(base, tmp_path)), before)
 
 
 def test_several_adapters_are_added_switched_and_deleted() -> None:
-    base = make_model()
+    base = small_model()
     before = logits(base)
     model = attach(base)
     model.add_adapter("other", BottleneckConfig(task_type="CAUSAL_LM", bottleneck_size=4, mode="parallel"))
@@ -169,7 +153,7 @@ def test_several_adapters_are_added_switched_and_deleted() -> None:
 
 
 def test_a_bfloat16_base_keeps_its_dtype_and_the_adapter_float32() -> None:
-    model = attach(make_model().to(torch.bfloat16))
+    model = attach(small_model().to(torch.bfloat16))
     layer = model.base_model.model.model.layers[0].mlp.down_proj
     assert layer.bottleneck_up["default"].weight.dtype == torch.float32
     assert logits(model).dtype == torch.bfloat16
@@ -178,7 +162,7 @@ def test_a_bfloat16_base_keeps_its_dtype_and_the_adapter_float32() -> None:
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     grads = []
     for checkpointing in (False, True):
-        model = attach(make_model())
+        model = attach(small_model())
         move(model)
         model.train()
         if checkpointing:
@@ -190,13 +174,13 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 
 
 def test_an_adapter_for_each_row_is_refused_not_left_unheard() -> None:
-    model = attach(make_model())
+    model = attach(small_model())
     with pytest.raises(ModelError, match="adapter_names was given to BottleneckModel"):
         model(input_ids=IDS, adapter_names=["default", "__base__"])
 
 
 def test_merging_is_refused_and_changes_nothing() -> None:
-    model = attach(make_model())
+    model = attach(small_model())
     move(model)
     before = logits(model)
     for merge in (model.merge_adapter, model.merge_and_unload, lambda: model.base_model.merge_and_unload(True, True)):
@@ -207,21 +191,21 @@ def test_merging_is_refused_and_changes_nothing() -> None:
 
 def test_a_module_inside_another_target_is_refused() -> None:
     with pytest.raises(ModelError, match=r"nested: model\.layers\.0\.mlp\.down_proj lies in model\.layers\.0\.mlp"):
-        attach(make_model(), mode="parallel", target_modules=["mlp", "down_proj"])
-    model = attach(make_model(), mode="parallel", target_modules=["mlp"])
+        attach(small_model(), mode="parallel", target_modules=["mlp", "down_proj"])
+    model = attach(small_model(), mode="parallel", target_modules=["mlp"])
     with pytest.raises(ModelError, match="nested"):
         model.add_adapter("other", BottleneckConfig(task_type="CAUSAL_LM", target_modules=["down_proj"]))
 
 
 def test_a_module_that_returns_no_single_tensor_is_refused() -> None:
-    model = attach(make_model(), mode="parallel", target_modules=["self_attn"])
+    model = attach(small_model(), mode="parallel", target_modules=["self_attn"])
     with pytest.raises(ModelError, match="self_attn returns tuple"):
         logits(model)
 
 
 def test_a_module_without_linear_layers_is_refused() -> None:
     with pytest.raises(ModelError, match="without a linear layer"):
-        attach(make_model(), target_modules=["input_layernorm"])
+        attach(small_model(), target_modules=["input_layernorm"])
 
 
 @pytest.mark.parametrize(

@@ -8,26 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from small_models import small_model
 
 from plr.adapters.full import FullMethod
 from plr.errors import ConfigError, ModelError, ProvenanceError
-from plr.gptq import quantize_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 METHOD = FullMethod()
-
-
-def make_model(kind: str = "llama", bits: int = 16, hidden: int = 32, **more: Any) -> Any:
-    torch.manual_seed(1)
-    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": hidden, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "pad_token_id": 0, **more}
-    if kind == "bert":
-        model: Any = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=16, method="rtn")
-    return model.eval()
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -50,7 +37,7 @@ def train(model: Any, steps: int = 4) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_every_parameter_trains_in_float32(kind: str) -> None:
-    base = make_model(kind).to(torch.bfloat16).requires_grad_(False)
+    base = small_model(kind).to(torch.bfloat16).requires_grad_(False)
     kinds = {"llama": "generation", "bert": "classification"}
     model = METHOD.attach(base, {}, seed=0, kind=kinds[kind])  # type: ignore[arg-type]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -63,17 +50,17 @@ def test_every_parameter_trains_in_float32(kind: str) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_is_saved_opens_without_plr_and_goes_on_the_base_and_off_again(tied: bool, tmp_path: Path) -> None:
-    model = METHOD.attach(make_model(tie_word_embeddings=tied), {}, seed=0)
+    model = METHOD.attach(small_model(tie_word_embeddings=tied), {}, seed=0)
     train(model)
     METHOD.save(model, tmp_path)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(logits(plain), logits(model))
-    base = make_model(tie_word_embeddings=tied)
+    base = small_model(tie_word_embeddings=tied)
     before, own = logits(base), {key: t.clone() for key, t in base.state_dict().items()}
     served = METHOD.load(base, tmp_path, "cell")
     assert torch.equal(logits(served), logits(model))
     assert (
-        METHOD.merge(METHOD.load(make_model(tie_word_embeddings=tied), tmp_path, "cell")).config.model_type == "llama"
+        METHOD.merge(METHOD.load(small_model(tie_word_embeddings=tied), tmp_path, "cell")).config.model_type == "llama"
     )
     restored = METHOD.unload(served, "cell")
     assert torch.equal(logits(restored), before)
@@ -82,41 +69,41 @@ def test_what_is_saved_opens_without_plr_and_goes_on_the_base_and_off_again(tied
 
 
 def test_a_head_is_saved_with_the_rest(tmp_path: Path) -> None:
-    model = METHOD.attach(make_model("bert"), {}, seed=0, kind="classification")
+    model = METHOD.attach(small_model("bert"), {}, seed=0, kind="classification")
     train(model)
     METHOD.save(model, tmp_path)
-    base = make_model("bert")
+    base = small_model("bert")
     torch.nn.init.normal_(base.classifier.weight)
     assert torch.equal(logits(METHOD.load(base, tmp_path, "cell")), logits(model))
 
 
 def test_a_base_keeps_its_dtype(tmp_path: Path) -> None:
-    model = METHOD.attach(make_model(), {}, seed=0)
+    model = METHOD.attach(small_model(), {}, seed=0)
     METHOD.save(model, tmp_path)
-    assert METHOD.load(make_model().to(torch.bfloat16), tmp_path, "cell").dtype == torch.bfloat16
+    assert METHOD.load(small_model().to(torch.bfloat16), tmp_path, "cell").dtype == torch.bfloat16
 
 
 def test_a_k_bit_base_neither_trains_nor_takes_the_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="on a quantized LlamaForCausalLM"):
-        METHOD.attach(make_model(bits=4), {}, seed=0)
-    METHOD.save(METHOD.attach(make_model(), {}, seed=0), tmp_path)
+        METHOD.attach(small_model(bits=4), {}, seed=0)
+    METHOD.save(METHOD.attach(small_model(), {}, seed=0), tmp_path)
     with pytest.raises(ModelError, match="put on a k-bit base") as caught:
-        METHOD.load(make_model(bits=4), tmp_path, "cell")
+        METHOD.load(small_model(bits=4), tmp_path, "cell")
     assert "--mode requantize" in str(caught.value.hint)
 
 
 def test_another_size_or_architecture_is_refused(tmp_path: Path) -> None:
-    METHOD.save(METHOD.attach(make_model(), {}, seed=0), tmp_path / "llama")
+    METHOD.save(METHOD.attach(small_model(), {}, seed=0), tmp_path / "llama")
     with pytest.raises(ProvenanceError, match=r"has shape \[64, 32\] as lm_head\.weight"):
-        METHOD.load(make_model(hidden=64), tmp_path / "llama", "cell")
-    METHOD.save(METHOD.attach(make_model("bert"), {}, seed=0), tmp_path / "bert")
+        METHOD.load(small_model(hidden=64), tmp_path / "llama", "cell")
+    METHOD.save(METHOD.attach(small_model("bert"), {}, seed=0), tmp_path / "bert")
     with pytest.raises(ProvenanceError, match="no whole checkpoint of LlamaForCausalLM"):
-        METHOD.load(make_model(), tmp_path / "bert", "cell")
+        METHOD.load(small_model(), tmp_path / "bert", "cell")
 
 
 def test_two_sets_of_weights_do_not_go_on_one_base(tmp_path: Path) -> None:
-    METHOD.save(METHOD.attach(make_model(), {}, seed=0), tmp_path)
-    base = METHOD.load(make_model(), tmp_path, "cell")
+    METHOD.save(METHOD.attach(small_model(), {}, seed=0), tmp_path)
+    base = METHOD.load(small_model(), tmp_path, "cell")
     with pytest.raises(ModelError, match="a base that carries cell"):
         METHOD.load(base, tmp_path, "other")
     with pytest.raises(ModelError, match="under the name 'other'"):

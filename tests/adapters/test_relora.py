@@ -12,13 +12,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from small_models import small_model
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from plr.adapters.relora import ReLoraMethod
 from plr.adapters.restarts import Jagged, Restarts, reset
 from plr.errors import ConfigError, ModelError, TrainingError
-from plr.gptq import quantize_model
 from plr.trainer import OrderedRows, PlrTrainer, latest_checkpoint
 
 IDS = torch.randint(3, 64, (8, 10), generator=torch.Generator().manual_seed(0))
@@ -27,22 +27,7 @@ SMALL = {"r": 2, "lora_alpha": 4, "restarts": 2, "target_modules": ["q_proj", "d
 
 
 def make_model(kind: str = "llama", bits: int = 16, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(1)
-    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "pad_token_id": 0}
-    model: Any
-    if kind == "bert":
-        model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
-    elif kind == "gpt2":
-        model = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
-        )
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    model = model.to(dtype)
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=16, method="rtn")
-    return model.eval().requires_grad_(False)
+    return small_model(kind, bits, dtype=dtype).requires_grad_(False)
 
 
 def attach(base: Any, kind: Any = "generation", **more: Any) -> tuple[Any, dict[str, Any]]:
