@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256"]
+__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json"]
 
 _CHUNK = 1 << 20
 
@@ -30,6 +30,19 @@ def canonical_json(value: Any) -> str:
     '{"a":[true,null,0.5],"b":1}'
     """
     return json.dumps(_checked(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def is_json(value: Any) -> bool:
+    """Whether ``json.dumps`` can write ``value``.
+
+    >>> is_json({"a": [1, None]}), is_json({1, 2})
+    (True, False)
+    """
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def fingerprint(value: Any) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
+from plr.fingerprint import is_json
 from plr.objectives import IGNORE, Objective
 from plr.store import write_atomic
 
@@ -144,7 +145,7 @@ class PlrTrainer(Trainer):
         )
         tensors, rest = _flatten(self.optimizer.state_dict())  # type: ignore[union-attr]
         save_file(tensors | _rng_state(), partial / "optimizer.safetensors")
-        scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if _is_json(v)}  # type: ignore[union-attr]
+        scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if is_json(v)}  # type: ignore[union-attr]
         (partial / "rest.json").write_text(json.dumps({"optimizer": rest, "scheduler": scheduler}))
         self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(final, ignore_errors=True)
@@ -216,7 +217,7 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-    return tensors, {"param_groups": [{k: v for k, v in g.items() if _is_json(v)} for g in state["param_groups"]]}
+    return tensors, {"param_groups": [{k: v for k, v in g.items() if is_json(v)} for g in state["param_groups"]]}
 
 
 def _unflatten(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
@@ -226,11 +227,3 @@ def _unflatten(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, An
         if index != "rng":
             state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": rest["param_groups"]}
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -23,6 +22,7 @@ from plr.adapters.base import Properties
 from plr.adapters.peft import SET_BY_PLR, PeftMethod
 from plr.adapters.targets import ATTENTION
 from plr.errors import ConfigError
+from plr.fingerprint import is_json
 from plr.quiet import quiet_libraries
 
 __all__ = ["REFUSED", "OtherPeftMethod", "peft_names"]
@@ -100,16 +100,8 @@ def _defaults(config_class: Any) -> dict[str, Any]:
             continue
         value = field.default_factory() if field.default_factory is not MISSING else field.default
         value = value.value if isinstance(value, Enum) else value
-        if value is not MISSING and _is_json(value):
+        if value is not MISSING and is_json(value):
             values[field.name] = value
     if "target_modules" in values and values["target_modules"] is None:
         values["target_modules"] = list(ATTENTION)
     return values
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True
