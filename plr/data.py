@@ -27,7 +27,8 @@ from plr.tasks import (
     Texts,
     check_leakage,
     check_text_leakage,
-    tasks,
+    find_task,
+    task_of,
 )
 from plr.tasks.splits import choose, normalized
 
@@ -56,24 +57,29 @@ def resolve_task(
     max_prompt_chars: int | None = None,
     offline: bool = False,
 ) -> TaskSpec:
-    """The identity of a task with its data.
+    """The identity of a task with its data; ``name`` is that of a registered task, or a task file.
 
     Raises:
         UnknownNameError: no such task.
+        ConfigError: a task file that cannot be read.
         DataError: ``data`` is not there, or the hub data set cannot be resolved.
     """
-    task = tasks.get(name)
+    task = find_task(name)
     common: dict[str, Any] = {
-        "name": name,
+        "name": name if task.definition is None else task.name,
         "version": task.version,
+        "definition": task.definition,
         "split_seed": split_seed,
         "max_prompt_chars": max_prompt_chars,
     }
+    data = data or task.data
     if data is not None:
         path = Path(data).expanduser().absolute()
         return TaskSpec(**common, path=str(path), data_sha256=_data_sha256(path))
     if task.hub is not None:
-        return TaskSpec(**common, revision=task.hub.revision or _hub_revision(name, task.hub.id, offline=offline))
+        return TaskSpec(
+            **common, revision=task.hub.revision or _hub_revision(common["name"], task.hub.id, offline=offline)
+        )
     return TaskSpec(**common)
 
 
@@ -96,7 +102,7 @@ def load_split(spec: TaskSpec, split: str) -> Split:
         raise DataError(
             f"{spec.path} changed since this study was planned", hint="run the command again: the data is resolved anew"
         )
-    return tasks.get(spec.name).load(split, _task_data(spec))
+    return task_of(spec).load(split, _task_data(spec))
 
 
 def _task_data(spec: TaskSpec) -> TaskData:
@@ -116,7 +122,7 @@ def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
         LeakageError: some do; the first of them are named.
     """
     rows = load_split(spec, "train").examples
-    official = tasks.get(spec.name).official_splits
+    official = task_of(spec).official_splits
     check_leakage(
         rows,
         {
@@ -154,7 +160,7 @@ def head_of(spec: TaskSpec) -> HeadSpec | None:
     Raises:
         DataError: labels that depend on data which cannot be read.
     """
-    task = tasks.get(spec.name)
+    task = task_of(spec)
     return task.head(_task_data(spec)) if isinstance(task, Classification) else None
 
 
@@ -186,7 +192,7 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
         if not rows:
             raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
         ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
-        task = tasks.get(calibration.task.name)
+        task = task_of(calibration.task)
         judged = [task.texts(row.row) for row in rows] if isinstance(task, Classification) else None
         return CalibrationText(ids, pairs, _report(calibration, ids, pairs), judged)
     texts, order = _shuffled(calibration)
@@ -222,7 +228,7 @@ def _shuffled(calibration: Calibration) -> tuple[list[str], list[int]]:
 
 def has_split(spec: TaskSpec, split: str) -> bool:
     """Whether the data of the task has this split."""
-    return split in tasks.get(spec.name).splits(_task_data(spec))
+    return split in task_of(spec).splits(_task_data(spec))
 
 
 def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:

@@ -24,7 +24,7 @@ from plr.runtime import Runtime
 from plr.scoring import Score
 from plr.specs import Evaluate, Restore
 from plr.store import Store
-from plr.tasks import Example, HeadSpec, Response, Task, tasks
+from plr.tasks import Example, HeadSpec, Response, Task, task_of
 
 __all__ = ["BaseHolder", "evaluate"]
 
@@ -82,7 +82,7 @@ def evaluate(
     Raises:
         LeakageError: the adapter was trained on another task, in whose rows some of these stand.
     """
-    task = tasks.get(step.task.name)
+    task = task_of(step.task)
     rows = draw(load_split(step.task, step.split).examples, step.limit, step.limit_seed)
     if isinstance(step.target, Restore):
         guard_other(step.target.adapter.task, step.task, rows)

@@ -21,7 +21,7 @@ from plr.lm.classify import classify, head_loss
 from plr.records import ANSWER_LOSS, record, summary
 from plr.scoring.classification import measure, predicted
 from plr.specs import Evaluate, Restore
-from plr.tasks import Classification, Example, HeadSpec, tasks
+from plr.tasks import Classification, Example, HeadSpec, task_of
 
 __all__ = ["head_for", "head_record", "score_head"]
 
@@ -60,7 +60,7 @@ def score_head(
     """One record a row, in row order, and the summary of each metric."""
     import torch
 
-    task, head = tasks.get(step.task.name), head_of(step.task)
+    task, head = task_of(step.task), head_of(step.task)
     assert isinstance(task, Classification)
     assert head is not None
     texts = [task.texts(row.row) for row in rows]

@@ -42,7 +42,7 @@ from plr.lm.divergence import Reference, Shift
 from plr.lm.support import decoder_config, position_limit
 from plr.lm.tokens import encode_prompt
 from plr.specs import Calibration, TaskSpec
-from plr.tasks import Classification, Example, tasks
+from plr.tasks import Classification, Example, task_of
 from plr.tasks.splits import normalized
 
 __all__ = ["GATE_ROWS", "TEXT_TOKENS", "Gate"]
@@ -159,7 +159,7 @@ class Gate:
 
     def _encode(self, task: TaskSpec, row: Example) -> tuple[list[int], list[int]]:
         """Prompt and answer in tokens; of a task with labels the text alone, for nothing writes the label."""
-        work = tasks.get(task.name)
+        work = task_of(task)
         if isinstance(work, Classification):
             return encode_texts(self.loaded.tokenizer, [work.texts(row.row)])[0]["input_ids"], []
         return encode_pair(self.loaded.tokenizer, row.prompt, row.target)

@@ -130,7 +130,7 @@ class Lab:
             task=spec,
             split=split,  # type: ignore[arg-type]
             limit=limit or self.recipe_for(step).get("evaluate", {}).get("limit"),
-            max_new_tokens=max_new_tokens or self.resolver.max_new_tokens(spec.name),
+            max_new_tokens=max_new_tokens or self.resolver.max_new_tokens(spec),
         )
 
     def study_for(
@@ -226,6 +226,8 @@ class Lab:
         # No quantization to follow: the model's recipe, calibrated on the adapter's task.
         ref = source.model
         name = f"{ref.name}@{ref.revision}" if ref.kind == "hub" else ref.path or ref.title
+        if trained.task.definition is not None:
+            self.resolver.known[trained.task.name] = trained.task
         overrides = [f"quantize.method={method}"] if method else []
         quantized = self.base(name, bits, task=trained.task.name, data=trained.task.path, overrides=overrides)
         assert isinstance(quantized, Quantize)

@@ -21,7 +21,7 @@ from plr.lm import answer_loss, encode_pair
 from plr.lm.classify import classify, collate, encode_texts, head_loss, needs_equal_lengths
 from plr.lm.support import accepts, prompt_learning, unwrap
 from plr.specs import TaskSpec
-from plr.tasks import Classification, Example, HeadSpec, tasks
+from plr.tasks import Classification, Example, HeadSpec, task_of
 
 __all__ = ["IGNORE", "AnswerCollator", "AnswerObjective", "HeadObjective", "Objective", "Row"]
 
@@ -141,7 +141,7 @@ class HeadObjective(Objective):
     ) -> None:
         self.tokenizer: Any = loaded.tokenizer
         self.head = head
-        work = tasks.get(task.name)
+        work = task_of(task)
         assert isinstance(work, Classification)
         self.work = work
         names = [row.id for row in train]

@@ -29,6 +29,8 @@ class Resolver:
         self.strict = strict
         self.offline = offline
         self.unresolved: list[str] = []
+        self.known: dict[str, TaskSpec] = {}
+        """Tasks that are resolved already, by name: the file that one came from may be gone."""
         self.model = cache(self._model)
 
     def _model(self, text: str) -> ModelRef:
@@ -45,8 +47,10 @@ class Resolver:
     def task(self, name: str, **settings: Any) -> TaskSpec:
         """See :func:`plr.data.resolve_task`."""
         from plr.data import resolve_task
-        from plr.tasks import tasks
+        from plr.tasks import find_task
 
+        if name in self.known:
+            return self.known[name]
         try:
             return resolve_task(name, offline=self.offline, **settings)
         except PlrError as error:
@@ -54,7 +58,9 @@ class Resolver:
                 raise
             self.unresolved.append(f"data of task {name}")
             settings.pop("data", None)
-            return TaskSpec(name=name, version=tasks.get(name).version, revision=UNRESOLVED, **settings)
+            task = find_task(name)
+            own = {"name": name if task.definition is None else task.name, "definition": task.definition}
+            return TaskSpec(**own, version=task.version, revision=UNRESOLVED, **settings)
 
     def adapter_config(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """The whole configuration of an adapter method."""
@@ -100,7 +106,7 @@ class Resolver:
             raise DataError(f"there is no text file {path} to measure on", expected="a .jsonl or text file")
         return str(path)
 
-    def max_new_tokens(self, task: str) -> int:
-        from plr.tasks import tasks
+    def max_new_tokens(self, task: TaskSpec) -> int:
+        from plr.tasks import task_of
 
-        return tasks.get(task).max_new_tokens
+        return task_of(task).max_new_tokens

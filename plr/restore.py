@@ -33,7 +33,7 @@ from plr.quantizers import densify, quantizers
 from plr.runtime import Runtime
 from plr.specs import Evaluate, Quantize, Restore, Source, Train
 from plr.store import Store
-from plr.tasks import Classification, Texts, tasks
+from plr.tasks import Classification, Texts, task_of
 
 __all__ = ["attach", "check_provenance", "restore"]
 
@@ -119,7 +119,7 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
 def probe_texts(step: Restore) -> list[str] | list[Texts]:
     """A few validation rows of the task the adapter was trained on: prompts, or what its head judges."""
     rows = load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]
-    task = tasks.get(step.adapter.task.name)
+    task = task_of(step.adapter.task)
     return [task.texts(row.row) for row in rows] if isinstance(task, Classification) else [row.prompt for row in rows]
 
 

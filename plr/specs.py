@@ -88,11 +88,18 @@ class TaskSpec(Spec, frozen=True):
     LOCATION = frozenset({"path"})
     name: str
     version: int
+    definition: str | None = None
+    """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON."""
     path: str | None = None
     data_sha256: str | None = None
     revision: str | None = None
     split_seed: int = 0
     max_prompt_chars: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """A registered task is its name and version: its identity has no ``definition``."""
+        identity = super().identity()
+        return {key: value for key, value in identity.items() if key != "definition" or value is not None}
 
 
 class Calibration(Spec, frozen=True):

@@ -14,7 +14,7 @@ from typing import Any
 
 from plr.config import parse
 from plr.engines import Outcome, engines
-from plr.errors import PlrError
+from plr.errors import ConfigError, PlrError
 from plr.provenance import provenance
 from plr.quantizers import quantizers
 from plr.report.cells import CellResult, Metric
@@ -76,6 +76,7 @@ class Study:
         scored = [test for task in config.tasks for test in (task, *task.tests)]
         for text in (*config.models, *(task.data for task in scored if task.data)):
             expand(text)  # a variable that is not set is said before the network is asked for anything
+        self._scored: dict[str, str] = {}  # name of a task -> how the file names it
         self.cells = list(self._cells())
 
     @property
@@ -183,11 +184,16 @@ class Study:
         for test in task.tests or (task,):
             evaluation = parse(EvaluateConfig, {**base, **test.evaluate}, f"task {test.name}: evaluate")
             scored = spec if test is task else self._task(test)
-            yield test.name, {"task": scored, **self._evaluation(test.name, evaluation)}
+            if (first := self._scored.setdefault(scored.name, test.name)) != test.name:
+                raise ConfigError(
+                    f"{first} and {test.name} are both called {scored.name}",
+                    hint="rows of results are told apart by name: write name: NAME into one of the files",
+                )
+            yield scored.name, {"task": scored, **self._evaluation(scored, evaluation)}
 
     def _task(self, task: TestConfig) -> TaskSpec:
         return self.resolver.task(
-            task.name,
+            expand(task.name),
             data=expand(task.data) if task.data else None,
             split_seed=task.split_seed,
             max_prompt_chars=task.max_prompt_chars,
@@ -229,7 +235,7 @@ class Study:
         quantizers.get(spec.method).check(spec)
         return Quantize(source=source, quantization=spec)
 
-    def _evaluation(self, task: str, config: EvaluateConfig) -> dict[str, Any]:
+    def _evaluation(self, task: TaskSpec, config: EvaluateConfig) -> dict[str, Any]:
         settings = config.model_dump()
         if settings["max_new_tokens"] is None:
             settings["max_new_tokens"] = self.resolver.max_new_tokens(task)

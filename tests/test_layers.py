@@ -41,6 +41,7 @@ FLOORS = {
     "objectives": 3,
     "costs": 3,
     "forgetting": 3,
+    "predictions": 3,
     "records": 3,
     "evaluate_heads": 3,
     "restore": 3,
@@ -55,13 +56,15 @@ FLOORS = {
     "study_file": 5,
     "doctor": 5,
     "lab": 5,
+    "rescore": 5,
     "cli": 6,
     "__init__": 6,
     "__main__": 6,
 }
-LIGHT = {"__init__", "adapters", "bases", "cli", "config", "data", "doctor", "engines", "errors", "fingerprint", "heads",
-         "hub", "lab", "modes", "peft_hook", "presets", "provenance", "quantizers", "quiet", "registry", "report", "resolve",
-         "runtime", "scoring", "specs", "stats", "steps", "store", "study", "study_file", "tasks"}  # fmt: skip
+LIGHT = {"__init__", "adapters", "bases", "cli", "config", "data", "doctor", "engines", "errors", "fingerprint",
+         "heads", "hub", "lab", "modes", "peft_hook", "predictions", "presets", "provenance", "quantizers", "quiet",
+         "registry", "report", "rescore", "resolve", "runtime", "scoring", "specs", "stats", "steps", "store",
+         "study", "study_file", "tasks"}  # fmt: skip
 HEAVY = {
     "torch",
     "transformers",

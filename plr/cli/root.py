@@ -51,6 +51,9 @@ for _name in (
     "compare",
     "blocks",
     "forgetting",
+    "score",
+    "tasks",
+    "transform",
     "store",
 ):  # the order in which --help lists their commands
     import_module(f"plr.cli.{_name}")

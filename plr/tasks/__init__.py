@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from plr.tasks import arithmetic, glue, gsm8k, sql_create_context, tiny, tsv
+from plr.tasks import arithmetic, glue, gsm8k, instruct, jglue, sql_create_context, tiny, tsv, xlsum
 from plr.tasks.base import Task, tasks
 from plr.tasks.classification import Classification
 from plr.tasks.hub import HubData
 from plr.tasks.leakage import check_leakage, check_text_leakage
+from plr.tasks.task_file import find_task, is_task_file, read_task, task_of
 from plr.tasks.types import Example, HeadSpec, Kind, LoadReport, Response, Split, TaskData, Texts
 
 __all__ = [
@@ -24,10 +25,17 @@ __all__ = [
     "arithmetic",
     "check_leakage",
     "check_text_leakage",
+    "find_task",
     "glue",
     "gsm8k",
+    "instruct",
+    "is_task_file",
+    "jglue",
+    "read_task",
     "sql_create_context",
+    "task_of",
     "tasks",
     "tiny",
     "tsv",
+    "xlsum",
 ]

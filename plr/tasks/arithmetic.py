@@ -42,6 +42,7 @@ from plr.scoring.arithmetic import (
 )
 from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
+from plr.tasks.alpaca import alpaca_prompt
 from plr.tasks.base import Task, tasks
 from plr.tasks.sources import GeneratedSource
 from plr.tasks.types import Example, Response
@@ -65,13 +66,7 @@ class Arithmetic(Task):
     """Where its file lies in the repository of LLM-Adapters."""
 
     def prompt(self, row: Mapping[str, Any]) -> str:
-        instruction, given = str(row["instruction"]).strip(), str(row.get("input") or "").strip()
-        context = ", paired with an input that provides further context" if given else ""
-        return (
-            f"Below is an instruction that describes a task{context}. "
-            "Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\n{instruction}\n\n" + (f"### Input:\n{given}\n\n" if given else "") + "### Response:\n"
-        )
+        return alpaca_prompt(str(row["instruction"]), str(row.get("input") or ""))
 
     def target(self, row: Mapping[str, Any]) -> str:
         return f"The answer is {_plain(row['answer'])}."

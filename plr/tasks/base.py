@@ -49,11 +49,20 @@ class Task(ABC):
     max_new_tokens: ClassVar[int] = 256
     kind: ClassVar[Kind] = "generation"
     hub: ClassVar[HubData | None] = None
+    definition: ClassVar[str | None] = None
+    """Of a task that was read from a file: the file as canonical JSON, which is its identity."""
+    data: ClassVar[str | None] = None
+    """Where the rows lie if neither ``--data`` nor a study says otherwise."""
     stems: ClassVar[Mapping[str, str]] = STEMS
     """Which split a local file is, by its name without suffix."""
     official_splits: ClassVar[bool] = False
     """Train and test were published as they are, so rows that stand in both are counted and kept, as everybody
     keeps them. What plr cuts itself is checked all the same."""
+
+    json_holds_lines: ClassVar[bool] = False
+    """The data is published as JSON lines in files called ``.json``."""
+    halves_validation: ClassVar[bool] = False
+    """Where the source has a validation split and no test split, one half of it (seeded) is the test split."""
 
     @abstractmethod
     def prompt(self, row: Mapping[str, Any]) -> str:

@@ -12,13 +12,13 @@ from plr.errors import DataError
 from plr.tasks.hub import HubSource
 from plr.tasks.local import LocalSource
 from plr.tasks.sources import Row, Source
-from plr.tasks.splits import choose, cut_validation, divide, without_duplicates
+from plr.tasks.splits import choose, cut_validation, divide, halve, without_duplicates
 from plr.tasks.types import SPLITS, Example, LoadReport, Split, TaskData
 
 if TYPE_CHECKING:
     from plr.tasks.base import Task
 
-__all__ = ["available_splits", "load_split"]
+__all__ = ["available_splits", "load_split", "row_problem", "source_rows"]
 
 
 def load_split(task: Task, split: str, data: TaskData) -> Split:
@@ -61,13 +61,14 @@ def load_split(task: Task, split: str, data: TaskData) -> Split:
 def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
     """The splits that :func:`load_split` can give, in the order train, validation, test."""
     given = set(_source(task, data).splits)
+    given |= {"test"} if task.halves_validation and "validation" in given else set()
     given |= set(SPLITS) if "all" in given else {"validation"} if "train" in given else set()
     return tuple(split for split in SPLITS if split in given)
 
 
 def _source(task: Task, data: TaskData) -> Source:
     if data.path is not None:
-        return LocalSource(data.path, task.stems)
+        return LocalSource(data.path, task.stems, json_holds_lines=task.json_holds_lines)
     if task.hub is not None:
         return HubSource(task.name, task.hub, data.revision)
     made = task.generated()
@@ -92,6 +93,11 @@ def _rows_of(task: Task, source: Source, split: str, seed: int) -> tuple[list[Ro
         train, validation = cut_validation(rows, groups, seed)
         words = f"{len(validation)} of the {len(rows)} rows of train are taken as validation, seed {seed}"
         return (train if split == "train" else validation), words
+    if task.halves_validation and "validation" in source.splits and split != "train" and "test" not in source.splits:
+        rows = _checked(task, source, "validation")
+        first, second = halve(rows, groups, seed)
+        words = f"one half of the {len(rows)} rows of validation, seed {seed}"
+        return (first if split == "validation" else second), words
     if split not in source.splits:
         raise DataError(
             f"{source.description} has no {split} split, only {', '.join(source.splits)}",
@@ -104,23 +110,33 @@ def _example(task: Task, row: Row) -> Example:
     return Example(f"{row.split}-{row.position}", row.values, task.prompt(row.values), task.target(row.values))
 
 
+def row_problem(task: Task, row: Row) -> tuple[str, str] | None:
+    """What is wrong with a row, and what would be right; None if it can be used."""
+    for name in task.fields:
+        value = row.values.get(name)
+        if value is None:
+            given = ", ".join(map(str, row.values)) or "none"
+            return (
+                f"the field {name!r} is missing; given are {given}",
+                f"rows of {task.name} have {', '.join(task.fields)}",
+            )
+        if not isinstance(value, str):
+            return f"the field {name!r} is {value!r}", f"text, not {type(value).__name__}"
+        if not value.strip():
+            return f"the field {name!r} is empty", "some text"
+    problem = task.problem(row.values)
+    return None if problem is None else (problem, f"rows in the form of {task.name}")
+
+
+def source_rows(task: Task, data: TaskData) -> dict[str, list[Row]]:
+    """Every split of the source as it stands, not cut and not checked."""
+    source = _source(task, data)
+    return {split: task.adopt(source.read(split)) for split in source.splits}
+
+
 def _checked(task: Task, source: Source, split: str) -> list[Row]:
     rows = task.adopt(source.read(split))
     for row in rows:
-        for name in task.fields:
-            value = row.values.get(name)
-            if value is None:
-                given = ", ".join(map(str, row.values)) or "none"
-                raise DataError(
-                    f"{row.where}: the field {name!r} is missing; given are {given}",
-                    expected=f"rows of {task.name} have {', '.join(task.fields)}",
-                )
-            if not isinstance(value, str):
-                raise DataError(
-                    f"{row.where}: the field {name!r} is {value!r}", expected=f"text, not {type(value).__name__}"
-                )
-            if not value.strip():
-                raise DataError(f"{row.where}: the field {name!r} is empty", expected="some text")
-        if problem := task.problem(row.values):
-            raise DataError(f"{row.where}: {problem}", expected=f"rows in the form of {task.name}")
+        if found := row_problem(task, row):
+            raise DataError(f"{row.where}: {found[0]}", expected=found[1])
     return rows

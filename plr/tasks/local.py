@@ -27,14 +27,16 @@ STEMS = {
 class LocalSource:
     """A folder of split files, or one file: the split it is named for (``test.jsonl``), else ``all``."""
 
-    def __init__(self, path: str, stems: Mapping[str, str] = STEMS) -> None:
-        """Look, without reading. ``stems`` says which split a file is, by its name without suffix.
+    def __init__(self, path: str, stems: Mapping[str, str] = STEMS, *, json_holds_lines: bool = False) -> None:
+        """Look, without reading. ``stems`` says which split a file is, by its name without suffix; ``json_holds_lines`` that a
+        ``.json`` has an object a line.
 
         Raises:
             DataError: nothing there, no file of a known name, or two files for one split.
         """
         root = Path(path).expanduser()
         self.description = str(path)
+        self.json_holds_lines = json_holds_lines
         self.files: dict[str, Path] = {}
         if root.is_file():
             if root.suffix.lower() not in SUFFIXES:
@@ -72,7 +74,12 @@ class LocalSource:
             DataError: the file is empty, not UTF-8 or not in the form its name promises.
         """
         path = self.files[split]
-        readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _table, ".tsv": _table}
+        readers = {
+            ".jsonl": _json_lines,
+            ".json": _json_lines if self.json_holds_lines else _json_list,
+            ".csv": _table,
+            ".tsv": _table,
+        }
         try:
             rows = [
                 Row(split, index, values, where)

@@ -15,7 +15,7 @@ from plr.tasks.sources import Row
 T = TypeVar("T")
 Groups = Callable[[Row], frozenset[str]]
 
-__all__ = ["choose", "cut_validation", "divide", "normalized", "without_duplicates"]
+__all__ = ["choose", "cut_validation", "divide", "halve", "normalized", "without_duplicates"]
 
 HELD_OUT_SHARE = 0.1
 MAX_VALIDATION = 500
@@ -67,6 +67,14 @@ def divide(rows: Sequence[Row], groups: Groups, seed: int) -> dict[str, list[Row
     size = int(len(rows) * HELD_OUT_SHARE)
     side = _fill(_components(rows, groups), [("test", size), ("validation", size)], "train", seed)
     return {name: [r for r, s in zip(rows, side, strict=True) if s == name] for name in ("train", "validation", "test")}
+
+
+def halve(rows: Sequence[Row], groups: Groups, seed: int) -> tuple[list[Row], list[Row]]:
+    """(first, second) half of the rows, the odd one in the first; rows linked by a group stay together."""
+    side = _fill(_components(rows, groups), [("second", len(rows) // 2)], "first", seed)
+    return [r for r, s in zip(rows, side, strict=True) if s == "first"], [
+        r for r, s in zip(rows, side, strict=True) if s == "second"
+    ]
 
 
 def _fill(components: Sequence[str], sizes: list[tuple[str, int]], rest: str, seed: int) -> list[str]:

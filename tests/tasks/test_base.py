@@ -48,7 +48,8 @@ def test_every_task_keeps_the_contract(name: str) -> None:
     assert task.primary in task.metrics
     if task.kind == "generation":
         assert task.metrics[-1] == "ended"
-        assert task.strict in task.metrics
+        # An overlap of texts is a matter of degree: it has no twin that asks for the stop too.
+        assert (task.strict in task.metrics) != task.primary.startswith("rouge")
     else:
         assert isinstance(task, Classification)
         assert set(task.metrics) <= METRICS.keys()

@@ -1,0 +1,99 @@
+"""score: predictions from a file, scored again without a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from plr.cli.options import Data, Json, Offline
+from plr.cli.root import app
+from plr.errors import UsageError
+
+if TYPE_CHECKING:
+    from plr.rescore import Rescored
+
+__all__: list[str] = []
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="Task, or a task file, e.g. gsm8k or my-task.yaml.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help='JSON lines {"doc_id": 0, "response": "text"}, a samples_*.jsonl, or a result folder.'),
+    ],
+    data: Data = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split was answered.")] = "test",
+    missing: Annotated[
+        Literal["leave-out", "wrong", "refuse"], typer.Option(help="What becomes of rows without a prediction.")
+    ] = "leave-out",
+    split_seed: Annotated[int, typer.Option(help="Seed of the cut, where the data has no such split.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write each row with what was read and why it counts.")
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Score predictions again, whoever made them: the scorers of plr eval, no model, no torch.
+
+    Example: [bold]plr score gsm8k predictions.jsonl --data my-data[/bold]
+    """
+    from plr.cli.show import emit
+    from plr.predictions import read_predictions
+    from plr.rescore import rescore
+    from plr.resolve import Resolver
+
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists", hint="choose another --output: nothing is overwritten")
+    read = read_predictions(predictions)
+    spec = Resolver(offline=offline).task(task, data=data, split_seed=split_seed)
+    found = rescore(spec, split, read, missing=missing)
+    if output is not None:
+        with output.open("w", encoding="utf-8") as stream:
+            for row in found.rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if as_json:
+        emit({**found.about, "metrics": found.metrics, **({"output": str(output)} if output else {})})
+    else:
+        _print(found, output)
+
+
+def _print(found: Rescored, output: Path | None) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from plr.cli.show import console
+
+    about, out = found.about, console()
+    out.print(f"[bold]{about['task']}[/bold], {about['split']}: {escape(about['source'])}", highlight=False)
+    table = Table("", "metric", "value", "95 % interval", "n", box=None, header_style="bold", pad_edge=False)
+    for name, metric in found.metrics.items():
+        value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
+        ends = "-" if metric["low"] is None else f"{metric['low']:.4f} to {metric['high']:.4f}"
+        table.add_row("*" if name == about["primary"] else "", name, value, ends, str(metric["n"]))
+    out.print(table, highlight=False)
+    for line in _remarks(found):
+        out.print(line, highlight=False)
+    if output is not None:
+        out.print(str(output), highlight=False)
+
+
+def _remarks(found: Rescored) -> list[str]:
+    """What a reader of the numbers must know, in words."""
+    about = found.about
+    lines: list[str] = []
+    if about["without_prediction"]:
+        what = "count as wrong" if about["missing"] == "wrong" else "are left out"
+        lines.append(f"{about['without_prediction']} of {about['rows']} rows have no prediction and {what}")
+    if about["repeated_lines"]:
+        lines.append(f"{about['repeated_lines']} lines repeat another and count once")
+    if about.get("ended_unknown"):
+        lines.append(f"{about['ended_unknown']} predictions do not say whether the model ended: no ended, no strict")
+    if about.get("outside_labels"):
+        lines.append(f"{about['outside_labels']} answers are none of the labels and count as wrong")
+    if any(name == "roc_auc" and metric["value"] is None for name, metric in found.metrics.items()):
+        lines.append("roc_auc needs the outputs of the head: the name of a label is no probability")
+    return lines

@@ -1,0 +1,285 @@
+"""tasks: which there are, what one asks and how it scores, what is wrong with the data of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from plr.cli.options import Data, Json, Offline
+from plr.cli.root import app
+from plr.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from plr.tasks import Task
+
+__all__: list[str] = []
+
+tasks_app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks_app, name="tasks")
+
+Name = Annotated[str, typer.Argument(help="A task, or a task file, e.g. gsm8k or my-task.yaml.")]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the cut, where the data has no such split.")]
+
+
+@tasks_app.callback()
+def tasks(context: typer.Context, as_json: Json = False) -> None:
+    """List the tasks; show one with a real row, or check the data of one.
+
+    Example: [bold]plr tasks show tiny_math[/bold]
+    """
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise UsageError(
+                "--json stands before the subcommand", hint="put it at the end: plr tasks show NAME --json"
+            )
+        return
+    from plr.cli.show import console, emit
+    from plr.tasks import tasks as registry
+
+    facts = [_facts(registry.get(name)) | {"name": name} for name in registry.names()]
+    if as_json:
+        emit(facts)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("task", "kind", "rows from", "metrics, the primary one first"):
+        table.add_column(head, overflow="fold", no_wrap=head == "task")
+    for fact in facts:
+        others = [metric for metric in fact["metrics"] if metric != fact["primary"]]
+        table.add_row(fact["name"], fact["kind"], fact["source"], ", ".join([fact["primary"], *others]))
+    console().print(table, highlight=False)
+    console().print(
+        "\n--data: rows of your own, which every task takes. A task of your own: one YAML file, wherever a task is named\n"
+        "(--task my-task.yaml); what is wrong with it: plr tasks check my-task.yaml",
+        highlight=False,
+    )
+
+
+@tasks_app.command()
+def show(
+    name: Name,
+    row: Annotated[int, typer.Option(min=0, help="Which row of the split, from 0.")] = 0,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Where the row is taken from.")
+    ] = "test",
+    data: Data = None,
+    split_seed: SplitSeed = 0,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Show a task: a real row, its prompt and target, and what the scorers make of right and wrong answers.
+
+    Example: [bold]plr tasks show gsm8k --data my-data[/bold]
+    """
+    from plr.cli.show import emit
+    from plr.tasks import find_task
+
+    task = find_task(name)
+    facts = _facts(task) | {"rules": _rules(task)}
+    try:
+        facts |= {"instance": _instance(task, name, split, row, data=data, split_seed=split_seed, offline=offline)}
+    except UsageError as error:
+        if data is not None or task.data is not None:
+            raise  # rows were named, and are not there
+        facts |= {"instance": None, "reason": error.message, "next": error.hint}
+    emit(facts) if as_json else _print_one(facts)
+
+
+@tasks_app.command()
+def check(
+    name: Name,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens (with --model) or characters that prompt and target may have.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Count tokens with this model's tokenizer.")
+    ] = None,
+    data: Data = None,
+    split_seed: SplitSeed = 0,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Check the data of a task: leakage between splits, empty targets, wrong gold, labels, truncation. Errors end with 1.
+
+    Example: [bold]plr tasks check my-task.yaml --max-length 512 --model embedded:tiny[/bold]
+    """
+    from plr.cli.show import emit
+    from plr.data import resolve_task
+    from plr.tasks import TaskData, task_of
+    from plr.tasks.check import check_task
+
+    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
+    lengths, unit = None, "characters"
+    if model is not None:
+        lengths, unit = _counter(model, offline), "tokens"
+    rows = TaskData(path=spec.path, revision=spec.revision, split_seed=split_seed)
+    report = check_task(task_of(spec), rows, max_length=max_length, lengths=lengths, unit=unit)
+    if as_json:
+        emit(
+            {
+                "task": spec.name,
+                "errors": report.errors,
+                "findings": [finding._asdict() for finding in report.findings],
+                "splits": report.splits,
+                "labels": report.labels,
+                "longest": {"unit": unit, **report.longest},
+            }
+        )
+    else:
+        _print_report(spec.name, report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    from plr.tasks import Task as Base
+
+    source = "--data"
+    if task.data is not None:
+        source = task.data
+    elif task.hub is not None:
+        source = f"{task.hub.id} ({task.hub.config})" if task.hub.config else task.hub.id
+    elif type(task).generated is not Base.generated and task.name.startswith("tiny_"):
+        source = "made by plr"
+    facts: dict[str, Any] = {
+        "name": task.name,
+        "kind": task.kind,
+        "version": task.version,
+        "source": source,
+        "splits": dict(task.hub.splits) if task.hub is not None else None,
+        "metrics": list(task.metrics),
+        "primary": task.primary,
+    }
+    if task.kind == "generation":
+        facts |= {"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)}
+    return facts
+
+
+def _rules(task: Task) -> str:
+    """The first words of the module that the task is written in."""
+    import inspect
+    import sys
+
+    if task.definition is not None:
+        return "a task of your own, from a file"
+    return (inspect.getdoc(sys.modules[type(task).__module__]) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _instance(task: Task, name: str, split: str, row: int, **where: Any) -> dict[str, Any]:
+    from plr.data import head_of, load_split, resolve_task
+    from plr.tasks import Classification
+    from plr.tasks.specimen import specimens
+
+    spec = resolve_task(name, **where)
+    rows = load_split(spec, split).examples
+    if row >= len(rows):
+        raise DataError(f"there is no row {row} of the {split} split", expected=f"0 to {len(rows) - 1}")
+    example = rows[row]
+    head = head_of(spec)
+    return {
+        "id": example.id,
+        "split": split,
+        "rows": len(rows),
+        "source": load_split(spec, split).report.source,
+        "row": dict(example.row),
+        "prompt": example.prompt,
+        "target": example.target,
+        **({"texts": list(task.texts(example.row))} if isinstance(task, Classification) else {}),
+        **({"labels": list(head.names)} if head is not None else {}),
+        "scored": [
+            {
+                "what": one.what,
+                "response": one.response.text,
+                "ended": one.response.ended,
+                "scores": {
+                    metric: {"value": score.value, "answer": score.answer, "explanation": score.explanation}
+                    for metric, score in one.scores.items()
+                },
+            }
+            for one in specimens(task, example, rows)
+        ],
+    }
+
+
+def _counter(model: str, offline: bool) -> Any:
+    """The lengths of a row in tokens, cut as training cuts them."""
+    from plr.bases import load_tokenizer, resolve_model
+    from plr.lm.tokens import encode_pair
+    from plr.quiet import quiet_libraries
+
+    quiet_libraries()
+    tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)
+
+    def lengths(row: Any) -> tuple[int, int]:
+        prompt, target = encode_pair(tokenizer, row.prompt, row.target)
+        return len(prompt), len(target)
+
+    return lengths
+
+
+def _print_one(facts: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from plr.cli.show import console
+
+    out = console()
+    out.print(f"[bold]{facts['name']}[/bold]  {escape(facts['rules'])}", highlight=False)
+    lines = {"kind": facts["kind"], "rows from": facts["source"], "primary": facts["primary"]}
+    lines["metrics"] = ", ".join(facts["metrics"])
+    if facts["kind"] == "generation":
+        lines["ends at"] = f"EOS, {facts['max_new_tokens']} tokens" + "".join(f", {text!r}" for text in facts["stop"])
+    for label, value in lines.items():
+        out.print(f"  {label:10} {escape(value)}", highlight=False)
+    one = facts["instance"]
+    if one is None:
+        out.print(f"[yellow]no row to show:[/yellow] {escape(facts['reason'])}", highlight=False)
+        if facts["next"]:
+            out.print(f"  next: {escape(facts['next'])}", highlight=False)
+        return
+    out.print(
+        f"\n[bold]{one['id']}[/bold], one of {one['rows']} rows of {one['split']} in {escape(one['source'])}",
+        highlight=False,
+    )
+    for label in ("prompt", "target"):
+        out.print(f"[dim]{label}[/dim]", highlight=False)
+        out.print(escape(one[label]), highlight=False)
+    if "labels" in one:
+        out.print(f"[dim]labels[/dim] {escape(', '.join(one['labels']) or 'a number')}", highlight=False)
+    for specimen in one["scored"]:
+        ended = "" if facts["kind"] == "classification" or specimen["ended"] else ", without EOS"
+        out.print(f"\n[bold]{specimen['what']}{ended}[/bold]", highlight=False)
+        for metric, score in specimen["scores"].items():
+            value = "-" if score["value"] is None else f"{score['value']:.2f}"
+            out.print(f"  {metric:34} {value:>5}  {escape(_line(score['explanation']))}", highlight=False)
+        if not specimen["scores"]:
+            out.print(
+                f"  {', '.join(facts['metrics'])}: over all rows at once, none of them of one row", highlight=False
+            )
+
+
+def _print_report(name: str, report: Any) -> None:
+    from rich.markup import escape
+
+    from plr.cli.show import console
+
+    out = console()
+    colours = {"error": "red", "remark": "yellow", "fine": "green"}
+    sizes = ", ".join(f"{split} {count}" for split, count in report.splits.items())
+    out.print(f"[bold]{name}[/bold]  {sizes}", highlight=False)
+    for finding in report.findings:
+        colour = colours[finding.level]
+        out.print(f"  [{colour}]{finding.level:7}[/{colour}] {finding.about:8} {escape(finding.text)}", highlight=False)
+    for split, labels in report.labels.items():
+        shown = ", ".join(f"{label} {count}" for label, count in labels.items())
+        out.print(f"  {'':7} {split:8} {escape(shown)}", highlight=False)
+    out.print(f"{report.errors} errors" if report.errors else "no errors", highlight=False)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:100]

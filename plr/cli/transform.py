@@ -1,0 +1,136 @@
+"""tasks transform: the rows of a task, rewritten into a task of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from plr.cli.options import Data, Json, Offline
+from plr.cli.tasks import Name, SplitSeed, tasks_app
+from plr.errors import UsageError
+
+if TYPE_CHECKING:
+    from plr.tasks import Example
+
+__all__: list[str] = []
+
+How = Literal["chat", "templates", "in-context", "symbols"]
+
+
+@tasks_app.command()
+def transform(
+    name: Name,
+    how: Annotated[How, typer.Option("--as", help="What the rows become.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder: train, validation, test and task.yaml.")
+    ],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="chat: whose chat template.")] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="templates: a YAML file, templates: a list of {prompt, target}.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--every", help="templates: each row in all wordings.")] = False,
+    shots: Annotated[int, typer.Option(min=1, help="Solved rows before each row; symbols: of each label.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of wordings, solved rows and symbols.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many rows of a split, drawn by seed.")] = None,
+    data: Data = None,
+    split_seed: SplitSeed = 0,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Rewrite a task for instruction tuning: chat template, several wordings (FLAN), in-context tuning, symbol tuning.
+
+    Example: [bold]plr tasks transform tiny_math --as in-context --shots 2 -o shots[/bold]
+    """
+    from plr.cli.show import console, emit
+    from plr.data import draw, has_split, load_split, resolve_task
+    from plr.tasks import Task, task_of
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(
+            f"{output} exists and is not an empty folder", hint="choose another --output: nothing is overwritten"
+        )
+    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
+    splits = {one: load_split(spec, one).examples for one in ("train", "validation", "test") if has_split(spec, one)}
+    rewrite = _rewriter(how, splits.get("train", ()), model, templates, every, shots, seed, offline)
+    made = {split: rewrite(draw(rows, limit, seed)) for split, rows in splits.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    for split, rows in made.items():
+        with (output / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    task: Task = task_of(spec)
+    free = how == "chat" or any("\n" in row["target"].strip() for rows in made.values() for row in rows)
+    settings = {
+        "name": f"{spec.name}_{how.replace('-', '_')}",
+        "data": ".",
+        "prompt": "{prompt}",
+        "target": "{target}",
+        "metric": ["rougeL"] if free else ["exact_match"],
+        "boundary": "text" if free else "line",
+        "max_new_tokens": task.max_new_tokens,
+    }
+    _write_task(output / "task.yaml", settings)
+    counts = {split: len(rows) for split, rows in made.items()}
+    if as_json:
+        emit({"task": str(output / "task.yaml"), "rows": counts, **settings})
+        return
+    out = console()
+    out.print(", ".join(f"{split} {count}" for split, count in counts.items()), highlight=False)
+    out.print(f"[bold]task[/bold] {output / 'task.yaml'}", highlight=False)
+
+
+def _rewriter(
+    how: How,
+    train: Any,
+    model: str | None,
+    templates: Path | None,
+    every: bool,
+    shots: int,
+    seed: int,
+    offline: bool,
+) -> Any:
+    from plr.tasks import transforms
+
+    if how == "chat":
+        if model is None:
+            raise UsageError("a chat template is that of a model", expected="--model M")
+        from plr.bases import load_tokenizer, resolve_model
+        from plr.quiet import quiet_libraries
+
+        quiet_libraries()
+        tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)
+        return lambda rows: list(transforms.as_chat(rows, tokenizer))
+    if how == "templates":
+        wordings = _wordings(templates)
+        return lambda rows: list(transforms.with_templates(rows, wordings, seed=seed, every=every))
+    if not train:
+        raise UsageError(f"--as {how} takes its solved rows from train, and there is no train split")
+
+    def rewrite(rows: list[Example]) -> list[dict[str, str]]:
+        made = transforms.in_context if how == "in-context" else transforms.with_symbols
+        return list(made(rows, train, shots=shots, seed=seed))
+
+    return rewrite
+
+
+def _wordings(file: Path | None) -> list[tuple[str, str]]:
+    from plr.config import load_yaml
+
+    if file is None:
+        raise UsageError("--as templates needs the wordings", expected="--templates FILE.yaml")
+    listed = load_yaml(file).get("templates")
+    form = 'templates:\n  - {prompt: "{question}", target: " {answer}"}'
+    if not isinstance(listed, list):
+        raise UsageError(f"{file} has no list of templates", expected=form)
+    for one in listed:
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("prompt", "target")):
+            raise UsageError(f"{file}: {one!r} is no prompt and target", expected=form)
+    return [(one["prompt"], one["target"]) for one in listed]
+
+
+def _write_task(path: Path, settings: dict[str, Any]) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")

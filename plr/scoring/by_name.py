@@ -1,0 +1,75 @@
+"""Metrics that a task file names: each compares the answer that was read with the gold answer, both as text.
+
+===================================  ================================================================
+``exact_match``                      string equality after strip
+``exact_match_folded``               the same with case and white space left out
+``contains``                         the gold stands in the answer
+``numeric_match``                    the last number of each, by value (:mod:`plr.scoring.numbers`)
+``sql_match``                        SQL in canonical form (:mod:`plr.scoring.sql`)
+``rouge1 rouge2 rougeL``             ROUGE F1 (:mod:`plr.scoring.overlap`)
+``rouge1_ja rouge2_ja rougeL_ja``    the same on Japanese morphemes (:mod:`plr.scoring.japanese`)
+===================================  ================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from plr.scoring.japanese import morphemes
+from plr.scoring.numbers import numeric_match
+from plr.scoring.overlap import rouge_l, rouge_n, words
+from plr.scoring.score import Score
+from plr.scoring.sql import normalized_match
+
+__all__ = ["METRICS", "NamedMetric"]
+
+_SHOWN = 200
+
+
+class NamedMetric(NamedTuple):
+    """``score(answer, gold)``; ``binary`` where it is right or wrong and nothing between."""
+
+    score: Callable[[str, str], Score]
+    binary: bool = True
+
+
+def _exact(answer: str, gold: str) -> Score:
+    equal = answer.strip() == gold.strip()
+    return Score.of(equal, _short(answer.strip()), "equal" if equal else f"gold: {_short(gold.strip())}")
+
+
+def _folded(answer: str, gold: str) -> Score:
+    ours, theirs = (" ".join(text.casefold().split()) for text in (answer, gold))
+    return Score.of(ours == theirs, _short(ours), "equal" if ours == theirs else f"gold: {_short(theirs)}")
+
+
+def _contains(answer: str, gold: str) -> Score:
+    found = gold.strip() in answer
+    return Score.of(
+        found, _short(answer.strip()), f"the gold {_short(gold.strip())!r} {'is' if found else 'is not'} in it"
+    )
+
+
+def _overlap(answer: str, gold: str, *, kind: str, cut: Callable[[str], list[str]]) -> Score:
+    ours, theirs = cut(answer), cut(gold)
+    if not theirs:
+        return Score.unscored("the gold holds no words")
+    value = rouge_l(ours, theirs) if kind == "L" else rouge_n(ours, theirs, int(kind))
+    return Score(value, _short(" ".join(ours)), f"{len(ours)} words against {len(theirs)} of the gold")
+
+
+METRICS: Mapping[str, NamedMetric] = {
+    "exact_match": NamedMetric(_exact),
+    "exact_match_folded": NamedMetric(_folded),
+    "contains": NamedMetric(_contains),
+    "numeric_match": NamedMetric(numeric_match),
+    "sql_match": NamedMetric(normalized_match),
+    **{f"rouge{kind}": NamedMetric(partial(_overlap, kind=kind, cut=words), binary=False) for kind in "12L"},
+    **{f"rouge{kind}_ja": NamedMetric(partial(_overlap, kind=kind, cut=morphemes), binary=False) for kind in "12L"},
+}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,0 +1,73 @@
+"""How much of two texts is the same: ROUGE-N and ROUGE-L on lists of tokens.
+
+ROUGE (Lin 2004) as the package ``rouge-score`` computes it for one reference, without a stemmer:
+
+- ROUGE-N: n-grams that both texts have, each as often as in the text that has it less often, over the n-grams of the answer
+  (precision) and of the gold (recall); the value is their harmonic mean.
+- ROUGE-L: the same with the length of the longest common subsequence of tokens.
+
+No n-gram on one side gives 0. Tokens are the caller's: :func:`words` cuts as ``rouge-score`` does (lower case, runs of a-z and
+0-9), which finds nothing in Japanese; there a morphological analyser must cut (:mod:`plr.scoring.japanese`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+__all__ = ["MAX_TOKENS", "f1", "lcs_length", "rouge_l", "rouge_n", "words"]
+
+MAX_TOKENS = 4096
+"""The longest common subsequence takes the product of both lengths: of a longer text the first tokens are read."""
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+def words(text: str) -> list[str]:
+    """The tokens of ``rouge-score`` without a stemmer.
+
+    >>> words("The ducks' 16 eggs.")
+    ['the', 'ducks', '16', 'eggs']
+    """
+    return _WORD.findall(text.lower())
+
+
+def rouge_n(answer: Sequence[str], gold: Sequence[str], n: int) -> float:
+    """F1 of the n-grams of two token lists.
+
+    >>> round(rouge_n(["a", "b", "c"], ["a", "b", "d"], 2), 3)
+    0.5
+    """
+    ours, theirs = _ngrams(answer, n), _ngrams(gold, n)
+    return f1((ours & theirs).total(), ours.total(), theirs.total())
+
+
+def rouge_l(answer: Sequence[str], gold: Sequence[str]) -> float:
+    """F1 of the longest common subsequence.
+
+    >>> rouge_l(["a", "x", "b"], ["a", "b", "y"]) == 2 / 3
+    True
+    """
+    answer, gold = answer[:MAX_TOKENS], gold[:MAX_TOKENS]
+    return f1(lcs_length(answer, gold), len(answer), len(gold))
+
+
+def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """The length of the longest common subsequence (Hirschberg's one row of the table)."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        diagonal = 0
+        for j, y in enumerate(b, 1):
+            above = row[j]
+            row[j] = diagonal + 1 if x == y else max(above, row[j - 1])
+            diagonal = above
+    return row[-1]
+
+
+def f1(both: int, ours: int, theirs: int) -> float:
+    """The harmonic mean of ``both / ours`` and ``both / theirs``; 0 where nothing is shared."""
+    return 2 * both / (ours + theirs) if both else 0.0
+
+
+def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))

@@ -1,0 +1,200 @@
+"""Instruction data: Alpaca, chats, and the transforms of the lecture as laws on what they write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from plr.cli.root import app
+from plr.errors import DataError, UsageError
+from plr.tasks import Example, Response, find_task, tasks
+from plr.tasks.check import check_task
+from plr.tasks.transforms import SYMBOLS, as_chat, in_context, with_symbols, with_templates
+from plr.tasks.types import TaskData
+
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+    ]
+}
+
+
+def examples(n: int, split: str = "train") -> list[Example]:
+    return [
+        Example(f"{split}-{i}", {"q": f"{split} {i}", "a": "xyz"[i % 3]}, f"Q: {split} {i}\nA:", f" {'xyz'[i % 3]}")
+        for i in range(n)
+    ]
+
+
+class Tokenizer:
+    """A chat template in two lines."""
+
+    name_or_path, chat_template, eos_token = "fake", "yes", "</s>"
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool = False
+    ) -> str:
+        text = "".join(f"<{one['role']}>{one['content']}</s>\n" for one in messages)
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+
+def test_alpaca_rows_with_and_without_input() -> None:
+    task = tasks.get("alpaca")
+    bare = task.prompt({"instruction": "Add.", "output": "3"})
+    full = task.prompt({"instruction": "Add.", "input": "1, 2", "output": "3"})
+    assert "### Input" not in bare
+    assert "### Input:\n1, 2\n\n### Response:\n" in full
+    assert full == tasks.get("math10k").prompt({"instruction": "Add.", "input": "1, 2"})
+
+
+def test_a_chat_in_plain_text() -> None:
+    task = tasks.get("chat")
+    assert task.problem(CHAT) is None
+    assert task.prompt(CHAT) + task.target(CHAT) == "user: Hi\nassistant: Hello.\nuser: 1 + 1?\nassistant: 2"
+    row = Example("test-0", CHAT, task.prompt(CHAT), task.target(CHAT))
+    assert task.score(row, Response(" 2\nuser: more", False))["rougeL"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [(None, "no list"), ([CHAT["messages"][0]], "no list"), (CHAT["messages"][:3], "not the assistant's"),
+     ([{"role": "bot", "content": "x"}, CHAT["messages"][1]], "message 0"),
+     ([{"role": "user", "content": " "}, CHAT["messages"][1]], "message 0")],
+)  # fmt: skip
+def test_chats_that_are_none(messages: Any, problem: str) -> None:
+    assert problem in str(tasks.get("chat").problem({"messages": messages}))
+
+
+def test_every_turn_of_a_chat_becomes_a_row_of_the_template() -> None:
+    rows = list(as_chat([Example("train-0", CHAT, "", "")], Tokenizer()))
+    assert [row["target"] for row in rows] == ["Hello.", "2"]
+    assert rows[1]["prompt"] == "<user>Hi</s>\n<assistant>Hello.</s>\n<user>1 + 1?</s>\n<assistant>"
+
+
+def test_a_tokenizer_without_a_chat_template() -> None:
+    tokenizer = Tokenizer()
+    tokenizer.chat_template = ""
+    with pytest.raises(UsageError, match="no chat template"):
+        list(as_chat([Example("train-0", CHAT, "", "")], tokenizer))
+
+
+def test_a_template_that_rewrites_what_was_asked() -> None:
+    class Rewriting(Tokenizer):
+        def apply_chat_template(self, messages: Any, *, tokenize: bool, add_generation_prompt: bool = False) -> str:
+            return f"{len(messages)} messages"
+
+    with pytest.raises(DataError, match="row train-0: the chat template writes"):
+        list(as_chat([Example("train-0", CHAT, "", "")], Rewriting()))
+
+
+def test_wordings_are_mixed_or_all_written() -> None:
+    wordings = [("{q}?", "{a}"), ("Answer {q}:", " {a}")]
+    rows = list(with_templates(examples(200), wordings))
+    first = sum(row["prompt"].endswith("?") for row in rows)
+    assert 70 < first < 130
+    assert list(with_templates(examples(200), wordings))[:100] == list(with_templates(examples(100), wordings))
+    assert [r["prompt"] for r in with_templates(examples(1), wordings, every=True)] == ["train 0?", "Answer train 0:"]
+    with pytest.raises(DataError, match="row train-0 has no field 'z'; given are q, a"):
+        list(with_templates(examples(1), [("{z}", "{a}")]))
+
+
+def test_in_context_rows_stand_behind_other_rows_of_train() -> None:
+    train, test = examples(30), examples(5, "test")
+    for rows in (train, test):
+        for row, made in zip(rows, in_context(rows, train, shots=4), strict=True):
+            *solved, asked = made["prompt"].split("\n\n")
+            assert (asked, made["target"], made["source"]) == (row.prompt, row.target, row.id)
+            assert len(set(solved)) == 4
+            assert set(solved) <= {one.prompt + one.target for one in train if one.id != row.id}
+    with pytest.raises(DataError, match="2 other rows"):
+        list(in_context(train[:3], train[:3], shots=3))
+
+
+def test_symbols_say_what_labels_said() -> None:
+    """Put the labels back by what the solved rows show, and the row is the one it was; symbols differ from row to row."""
+    train = examples(60)
+    back = {one.prompt: one.target.strip() for one in train}
+    seen = set()
+    for row, made in zip(train, with_symbols(train, train, shots=2), strict=True):
+        *solved, asked = made["prompt"].split("\n\n")
+        meaning = {}
+        for text in solved:
+            prompt, _, symbol = text.rpartition(" ")
+            assert meaning.setdefault(symbol, back[prompt]) == back[prompt]
+        assert asked == row.prompt
+        assert set(meaning.values()) == {"x", "y", "z"}
+        assert meaning[made["target"].strip()] == row.target.strip()
+        assert made["target"].startswith(" ")
+        seen |= meaning.keys()
+    assert seen <= set(SYMBOLS)
+    assert len(seen) > 60
+    free = [Example(f"train-{i}", {}, f"{i}", f" {i}") for i in range(40)]
+    with pytest.raises(DataError, match="40 different targets"):
+        list(with_symbols(free, free, shots=1))
+
+
+def run(*words: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["tasks", "transform", *words, "--json"])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return json.loads(done.stdout)
+
+
+def test_the_command_writes_a_task_that_checks_out(tmp_path: Path) -> None:
+    made = run("tiny_sql", "--as", "in-context", "--shots", "2", "--limit", "30", "-o", str(tmp_path / "out"))
+    assert made["rows"] == {"train": 30, "validation": 30, "test": 30}
+    task = find_task(made["task"])
+    assert (task.name, task.metrics[0]) == ("tiny_sql_in_context", "exact_match,first-answer")
+    assert check_task(task, TaskData(path=task.data)).errors == 0
+
+
+def test_the_command_with_wordings(tmp_path: Path) -> None:
+    wordings = tmp_path / "w.yaml"
+    wordings.write_text(
+        "templates:\n  - {prompt: '{question}', target: ' {answer}'}\n  - {prompt: 'Q {question}', target: '{answer}'}\n"
+    )
+    made = run(
+        "tiny_math",
+        "--as",
+        "templates",
+        "--templates",
+        str(wordings),
+        "--every",
+        "--limit",
+        "5",
+        "-o",
+        str(tmp_path / "o"),
+    )
+    assert made["rows"]["train"] == 10
+
+
+def test_a_real_chat_template(tmp_path: Path) -> None:
+    """Rows of Alpaca's through SmolLM2's own template: nothing but its markers is added, and the task file scores gold 1."""
+    model = Path(__file__).parents[2] / "../models/SmolLM2-135M-Instruct"
+    if not model.is_dir():
+        pytest.skip("SmolLM2 is not beside the project")
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    made = run(
+        "alpaca",
+        "--as",
+        "chat",
+        "--model",
+        str(model),
+        "--data",
+        str(tmp_path / "rows.json"),
+        "-o",
+        str(tmp_path / "o"),
+    )
+    row = json.loads((tmp_path / "o" / "train.jsonl").read_text().splitlines()[0])
+    assert row["prompt"].endswith("<|im_start|>assistant\n")
+    assert "<|im_start|>user\nSay " in row["prompt"]
+    assert row["target"].startswith("It is ")
+    assert row["target"].endswith(".")
+    assert sum(made["rows"].values()) == 20
