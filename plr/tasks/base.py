@@ -14,7 +14,7 @@ Rows come from ``TaskData.path`` if it is given, else from ``Task.hub``, else fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from plr.registry import Registry
@@ -86,9 +86,19 @@ class Task(ABC):
 
     def score(self, example: Example, response: Response) -> dict[str, Score]:
         """One score for each of ``metrics``, in that order. Nothing that a model writes raises."""
-        scores = self.scores(example, response)
-        scores |= {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
-        return {metric: scores[metric] for metric in self.metrics}
+        return self.score_all([example], [response])[0]
+
+    def score_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
+        """:meth:`score` of each pair, in order. A set of samples is best scored at once: some scorers run side by side."""
+        found: list[dict[str, Score]] = []
+        for scores, response in zip(self.scores_all(examples, responses), responses, strict=True):
+            every = scores | {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
+            found.append({metric: every[metric] for metric in self.metrics})
+        return found
+
+    def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
+        """:meth:`scores` of each pair; a task that scores a batch faster than its samples one by one says how here."""
+        return [self.scores(example, response) for example, response in zip(examples, responses, strict=True)]
 
     def question(self, row: Mapping[str, Any]) -> str:
         """The words of a held-out row that calibration text must not contain."""

@@ -7,12 +7,14 @@ A real row, first of the data set, as prompt and target::
     Question: How many heads of the departments are older than 56 ?
     SQL: SELECT COUNT(*) FROM head WHERE age > 56
 
-Six metrics (the rules: :mod:`plr.scoring.sql`):
+Seven metrics (the rules: :mod:`plr.scoring.sql`, :mod:`plr.scoring.sql_execute`):
 
 - ``exact_match,raw`` and ``exact_match,normalized``: the whole generation up to EOS, as written and in canonical form;
 - ``exact_match,first-answer`` and ``exact_match,first-answer-casefold``: the canonical form of the first statement,
   up to a newline or ``;``; with the case of literals kept, and folded (part of the gold lower-cases literals that
   the question capitalises);
+- ``exec_match,first-answer``: the first statement returns what the gold returns on ten databases made for it; None
+  where the sample is undecidable;
 - ``exact_match,strict``: the first answer is right AND the generation ended there, by EOS, with nothing but white
   space and ``;`` behind it (normalized asks for no EOS);
 - ``ended``: EOS within the limit.
@@ -29,11 +31,12 @@ Rows with equal question and schema are one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plr.scoring.score import Score
 from plr.scoring.sql import first_statement, normalized_match, raw_match
+from plr.scoring.sql_execute import Sample, exec_match_all
 from plr.tasks.base import Task, tasks
 from plr.tasks.hub import HubData
 from plr.tasks.splits import normalized
@@ -53,6 +56,7 @@ class SqlCreateContext(Task):
         "exact_match,normalized",
         "exact_match,first-answer",
         "exact_match,first-answer-casefold",
+        "exec_match,first-answer",
         "exact_match,strict",
         "ended",
     )
@@ -80,14 +84,27 @@ class SqlCreateContext(Task):
         return not rest.strip("; \t\r\n")
 
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
-        gold = str(example.row["answer"])
-        first = self.boundary(response.text)
-        return {
-            "exact_match,raw": raw_match(response.text, gold),
-            "exact_match,normalized": normalized_match(response.text, gold),
-            "exact_match,first-answer": normalized_match(first, gold),
-            "exact_match,first-answer-casefold": normalized_match(first, gold, fold_literals=True),
-        }
+        return self.scores_all([example], [response])[0]
+
+    def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
+        firsts = [self.boundary(response.text) for response in responses]
+        samples = [
+            Sample(str(example.row["context"]), str(example.row["answer"]), first)
+            for example, first in zip(examples, firsts, strict=True)
+        ]
+        found: list[dict[str, Score]] = []
+        for sample, response, executed in zip(samples, responses, exec_match_all(samples), strict=True):
+            gold, first = sample.gold, sample.answer
+            found.append(
+                {
+                    "exact_match,raw": raw_match(response.text, gold),
+                    "exact_match,normalized": normalized_match(response.text, gold),
+                    "exact_match,first-answer": normalized_match(first, gold),
+                    "exact_match,first-answer-casefold": normalized_match(first, gold, fold_literals=True),
+                    "exec_match,first-answer": executed,
+                }
+            )
+        return found
 
 
 SQL_CREATE_CONTEXT = tasks.register("sql_create_context")(SqlCreateContext())

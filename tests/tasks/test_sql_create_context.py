@@ -22,25 +22,41 @@ def test_prompt_and_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ended", "raw", "normalized", "first", "folded", "strict", "stopped"),
+    ("text", "ended", "raw", "normalized", "first", "folded", "executed", "strict", "stopped"),
     [
-        (EXAMPLE.target, True, 1, 1, 1, 1, 1, 1),
-        (EXAMPLE.target, False, 1, 1, 1, 1, 0, 0),
-        (EXAMPLE.target + "; ", True, 0, 1, 1, 1, 1, 1),
-        (EXAMPLE.target + "\nOutput: 23", False, 0, 0, 1, 1, 0, 0),
-        (EXAMPLE.target + "; SELECT 2", True, 0, 0, 1, 1, 0, 1),
-        (" select T1.A from T as T1 where T1.a = 'Tko'", True, 0, 1, 1, 1, 1, 1),
-        (EXAMPLE.target.replace("Tko", "TKO"), True, 0, 0, 0, 1, 0, 1),
-        (" SELECT b FROM t", True, 0, 0, 0, 0, 0, 1),
-        ("", True, 0, 0, 0, 0, 0, 1),
+        (EXAMPLE.target, True, 1, 1, 1, 1, 1, 1, 1),
+        (EXAMPLE.target, False, 1, 1, 1, 1, 1, 0, 0),
+        (EXAMPLE.target + "; ", True, 0, 1, 1, 1, 1, 1, 1),
+        (EXAMPLE.target + "\nOutput: 23", False, 0, 0, 1, 1, 1, 0, 0),
+        (EXAMPLE.target + "; SELECT 2", True, 0, 0, 1, 1, 1, 0, 1),
+        (" select T1.A from T as T1 where T1.a = 'Tko'", True, 0, 1, 1, 1, 1, 1, 1),
+        (" SELECT a FROM t WHERE 'Tko' = a", True, 0, 0, 0, 0, 1, 0, 1),
+        (EXAMPLE.target.replace("Tko", "TKO"), True, 0, 0, 0, 1, 0, 0, 1),
+        (" SELECT b FROM t", True, 0, 0, 0, 0, 0, 0, 1),
+        ("", True, 0, 0, 0, 0, 0, 0, 1),
     ],
 )
 def test_metrics_of(
-    text: str, ended: bool, raw: int, normalized: int, first: int, folded: int, strict: int, stopped: int
+    text: str, ended: bool, raw: int, normalized: int, first: int, folded: int, executed: int, strict: int, stopped: int
 ) -> None:
     scores = TASK.score(EXAMPLE, Response(text, ended))
     assert tuple(scores) == TASK.metrics
-    assert [score.value for score in scores.values()] == [raw, normalized, first, folded, strict, stopped]
+    assert [score.value for score in scores.values()] == [raw, normalized, first, folded, executed, strict, stopped]
+
+
+def test_a_batch_is_scored_as_its_samples_are() -> None:
+    texts = [EXAMPLE.target, " SELECT b FROM t", EXAMPLE.target + "\nOutput: 23"] * 20
+    responses = [Response(text, i % 2 == 0) for i, text in enumerate(texts)]
+    every = TASK.score_all([EXAMPLE] * len(responses), responses)
+    assert every == [TASK.score(EXAMPLE, response) for response in responses]
+
+
+def test_an_undecidable_sample_leaves_the_mean_of_exec_match_alone() -> None:
+    row = ROW | {"answer": "SELECT b FROM t"}
+    scores = TASK.score(Example("test-0", row, TASK.prompt(row), TASK.target(row)), Response(" SELECT b FROM t", True))
+    assert scores["exec_match,first-answer"].value is None
+    assert scores["exec_match,first-answer"].explanation.startswith("undecidable: the gold does not run")
+    assert scores["exact_match,first-answer"].value == 1.0
 
 
 def _write(path: Path, contexts: list[str]) -> str:
