@@ -7,17 +7,19 @@ scored by :mod:`plr.evaluate_heads`. Files are written in lm-eval's layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from plr.bases import Loaded, load_base
 from plr.data import draw, guard_other, load_split
 from plr.evaluate_heads import head_for, head_record, score_head
+from plr.fewshot import Shots, shots_for, stops_for
 from plr.fingerprint import canonical_json
 from plr.gptq.blocks import replace_module
 from plr.lm import AnswerLoss, Generation, answer_loss, generate
 from plr.lm.classify import Probe, probe
+from plr.protocol import generation_settings, protocol
 from plr.records import ANSWER_LOSS, record, summary, write
 from plr.restore import attach, probe_texts, served
 from plr.runtime import Runtime
@@ -26,7 +28,7 @@ from plr.specs import Evaluate, Restore
 from plr.store import Store
 from plr.tasks import Example, HeadSpec, Response, Task, task_of
 
-__all__ = ["BaseHolder", "evaluate"]
+__all__ = ["BaseHolder", "evaluate", "records"]
 
 
 class BaseHolder:
@@ -82,7 +84,7 @@ def evaluate(
     Raises:
         LeakageError: the adapter was trained on another task, in whose rows some of these stand.
     """
-    task = task_of(step.task)
+    task, shots = task_of(step.task), shots_for(step)
     rows = draw(load_split(step.task, step.split).examples, step.limit, step.limit_seed)
     if isinstance(step.target, Restore):
         guard_other(step.target.adapter.task, step.task, rows)
@@ -95,17 +97,21 @@ def evaluate(
     head = head_for(step)
     try:
         if head is None:
-            samples = list(_score(step, task, rows, model, loaded, holder.runtime, on_progress))
-            metrics, settings, more = summary(samples), _settings(step, task), dict[str, Any]()
+            samples, asked = _answers(step, task, rows, shots, model, loaded, holder.runtime, on_progress)
+            metrics, more = summary(samples), {"protocol": asked}
+            settings = {"output_type": "generate_until" if step.generate else "loglikelihood"}
+            settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
         else:
             samples, metrics = score_head(step, rows, model, loaded, on_progress)
             more = head_record(step, rows, loaded)
             settings = {"output_type": "classification", "doc_to_choice": more["head"]["labels"]}
+            judged = ["\x1f".join(sample["arguments"]["gen_args_0"].values()) for sample in samples]
+            more |= {"protocol": protocol(step, judged, head=True, dtype=_dtype(model))}
     finally:
         if detach is not None:
             detach()
     total = len(load_split(step.task, step.split).examples)
-    write(step, task, samples, metrics, folder, total=total, settings=settings)
+    write(step, task, samples, metrics, folder, total=total, settings=settings, protocol=more.get("protocol"))
     return {
         "task": step.task.name,
         "primary": task.primary if step.generate or head is not None else ANSWER_LOSS,
@@ -115,7 +121,7 @@ def evaluate(
         "largest_logit_change": change,
         "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,
         "restore_bits": step.base.bits,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": _dtype(loaded.model),
     }
 
 
@@ -137,60 +143,72 @@ def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec 
     return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)
 
 
-def _score(
+def _answers(
     step: Evaluate,
     task: Task,
     rows: list[Example],
+    shots: Shots,
     model: Any,
     loaded: Loaded,
     runtime: Runtime,
     on_progress: Callable[[int, int], None] | None,
-) -> Iterator[dict[str, Any]]:
-    """One record a row, in row order."""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One record a row, in row order, and the protocol of the run."""
+    prompts = [shots.context + row.prompt for row in rows]
     total = len(rows) * (2 if step.generate else 1)
     generations: list[Generation] | list[None] = [None] * len(rows)
     if step.generate:
         generations = generate(
             model,
             loaded.tokenizer,
-            [row.prompt for row in rows],
+            prompts,
             max_new_tokens=step.max_new_tokens,
-            stop=task.stop,
+            stop=stops_for(step),
             slots=runtime.slots,
             on_progress=(lambda done, _: on_progress(done, total)) if on_progress else None,
         )
-    losses = answer_loss(model, loaded.tokenizer, [(row.prompt, row.target) for row in rows])
+    pairs = [(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)]
+    losses = answer_loss(model, loaded.tokenizer, pairs)
     if on_progress:
         on_progress(total, total)
-    for row, generation, loss in zip(rows, generations, losses, strict=True):
-        yield _record(step, task, row, generation, loss)
+    asked = protocol(step, prompts, shots, generations, dtype=_dtype(model))
+    return records(step, task, rows, prompts, generations, losses), asked
 
 
-def _record(
-    step: Evaluate, task: Task, row: Example, generation: Generation | None, loss: AnswerLoss
-) -> dict[str, Any]:
-    scores: dict[str, Score] = {}
-    if generation is not None:
-        scores = task.score(row, Response(text=generation.text, ended=generation.ended))
-    text = generation.text if generation else None
-    return record(
-        row,
-        arguments=[row.prompt, _generation(step, task)],
-        response=text,
-        answer=text,
-        scores={name: score.value for name, score in scores.items()},
-        loss=loss.mean,
-        tokens=generation.raw_tokens if generation else None,
-        answers={name: score.answer for name, score in scores.items()},
-        answer_nll=loss.nll,
-        answer_tokens=loss.tokens,
-    )
+def _dtype(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
-def _settings(step: Evaluate, task: Task) -> dict[str, Any]:
-    output = "generate_until" if step.generate else "loglikelihood"
-    return {"output_type": output, "generation_kwargs": _generation(step, task)}
-
-
-def _generation(step: Evaluate, task: Task) -> dict[str, Any]:
-    return {"until": list(task.stop), "do_sample": False, "max_gen_toks": step.max_new_tokens}
+def records(
+    step: Evaluate,
+    task: Task,
+    rows: Sequence[Example],
+    prompts: Sequence[str],
+    generations: Sequence[Generation | None],
+    losses: Sequence[AnswerLoss | None],
+) -> list[dict[str, Any]]:
+    """One record a row, in row order; all answers are scored in one go."""
+    written = [(row, made) for row, made in zip(rows, generations, strict=True) if made is not None]
+    responses = [Response(text=made.text, ended=made.ended) for _, made in written]
+    scored = iter(task.score_all([row for row, _ in written], responses))
+    found: list[dict[str, Any]] = []
+    for row, prompt, made, loss in zip(rows, prompts, generations, losses, strict=True):
+        scores: dict[str, Score] = {} if made is None else next(scored)
+        text = made.text if made else None
+        more = {} if loss is None else {"answer_nll": loss.nll, "answer_tokens": loss.tokens}
+        found.append(
+            record(
+                row,
+                arguments=[prompt, generation_settings(step)],
+                response=text,
+                answer=text,
+                scores={name: score.value for name, score in scores.items()},
+                loss=None if loss is None else loss.mean,
+                tokens=made.raw_tokens if made else None,
+                stopped=made.stopped if made else None,
+                answers={name: score.answer for name, score in scores.items()},
+                explanations={name: score.explanation for name, score in scores.items()},
+                **more,
+            )
+        )
+    return found

@@ -110,11 +110,16 @@ class Lab:
         split: str = "test",
         limit: int | None = None,
         max_new_tokens: int | None = None,
+        num_fewshot: int = 0,
+        fewshot_seed: int | None = None,
+        engine: str = "hf",
     ) -> Evaluate:
         """The score of a base, of an adapter on its own base, or of a restored adapter (the latest of them if None).
 
         Raises:
-            UsageError: nothing in the store, or a target without a task of its own and no ``task`` given.
+            UsageError: nothing in the store, a target without a task of its own and no ``task`` given, or examples for a task that
+                is answered by a head.
+            ConfigError: settings that exclude each other.
         """
         step = self._step(target, ("restored", "adapter", "base"))
         if isinstance(step, Train):
@@ -125,13 +130,18 @@ class Lab:
         same = own is not None and (task is None or (task == own.name and data is None))
         spec = own if same else self.resolver.task(str(task), data=data)
         assert spec is not None
-        return Evaluate(
-            target=step,
-            task=spec,
-            split=split,  # type: ignore[arg-type]
-            limit=limit or self.recipe_for(step).get("evaluate", {}).get("limit"),
-            max_new_tokens=max_new_tokens or self.resolver.max_new_tokens(spec),
-        )
+        self.resolver.check_shots(spec, num_fewshot)
+        settings = {
+            "target": step,
+            "task": spec,
+            "split": split,
+            "limit": limit or self.recipe_for(step).get("evaluate", {}).get("limit"),
+            "max_new_tokens": max_new_tokens or self.resolver.max_new_tokens(spec),
+            "num_fewshot": num_fewshot,
+            "fewshot_seed": fewshot_seed,
+            "engine": engine,
+        }
+        return parse(Evaluate, settings, "options")
 
     def study_for(
         self,

@@ -27,11 +27,13 @@ def record(
     response: Any,
     answer: Any,
     scores: Mapping[str, float | None],
-    loss: float,
+    loss: float | None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The record of one row; ``scores`` by metric, None where the row has none; ``more`` is added as it is."""
+    """The record of one row; ``scores`` by metric, None where the row has none; ``loss`` None where no engine measured it; the
+    first of ``arguments`` is the prompt as the model read it; ``more`` is added as it is."""
     doc = dict(row.row)
+    losses = {} if loss is None else {ANSWER_LOSS: loss}
     return {
         "doc_id": int(row.id.rsplit("-", 1)[1]),
         "doc": doc,
@@ -40,11 +42,11 @@ def record(
         "resps": [[response]],
         "filtered_resps": [answer],
         "filter": "none",
-        "metrics": [*scores, ANSWER_LOSS],
+        "metrics": [*scores, *losses],
         "doc_hash": _sha(canonical_json(doc)),
-        "prompt_hash": _sha(row.prompt),
+        "prompt_hash": _sha(str(arguments[0])),
         "target_hash": _sha(row.target),
-        ANSWER_LOSS: loss,
+        **losses,
         **more,
         **scores,
     }
@@ -71,9 +73,10 @@ def write(
     *,
     total: int,
     settings: Mapping[str, Any],
+    protocol: Mapping[str, Any] | None = None,
 ) -> None:
     """``results_*.json`` and ``samples_*.jsonl`` in ``folder``; ``total`` is the rows of the split, ``settings`` what lm-eval
-    keeps of a task's configuration beyond its name."""
+    keeps of a task's configuration beyond its name, ``protocol`` what was asked and how (:mod:`plr.protocol`)."""
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
     results: dict[str, Any] = {"alias": task.name}
@@ -90,12 +93,12 @@ def write(
                 "task": task.name,
                 "test_split": step.split,
                 **settings,
-                "num_fewshot": 0,
+                "num_fewshot": step.num_fewshot,
                 "metadata": {"version": task.version, "primary": task.primary},
             }
         },
         "versions": {task.name: task.version},
-        "n-shot": {task.name: 0},
+        "n-shot": {task.name: step.num_fewshot},
         "higher_is_better": {task.name: {name.partition(",")[0]: name != ANSWER_LOSS for name in metrics}},
         "n-samples": {task.name: {"original": total, "effective": len(samples)}},
         "config": {
@@ -109,6 +112,7 @@ def write(
         "task_hashes": {task.name: _sha("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))},
         "model_name": step.base.model.name,
         "versions_of_packages": made_by["versions"],
+        **({"protocol": protocol} if protocol is not None else {}),
     }
     (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False))
     with (folder / f"samples_{task.name}_{stamp}.jsonl").open("w", encoding="utf-8") as stream:

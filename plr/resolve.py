@@ -110,3 +110,9 @@ class Resolver:
         from plr.tasks import task_of
 
         return task_of(task).max_new_tokens
+
+    def check_shots(self, task: TaskSpec, num_fewshot: int) -> None:
+        """See :func:`plr.fewshot.check_shots`."""
+        from plr.fewshot import check_shots
+
+        check_shots(task, num_fewshot)

@@ -33,6 +33,7 @@ __all__ = [
     "Quantization",
     "Quantize",
     "Restore",
+    "ServingEngine",
     "Source",
     "Spec",
     "Step",
@@ -45,16 +46,23 @@ __all__ = [
 BITS = (16, 8, 4, 3, 2)
 Mode = Literal["keep", "restore", "roundtrip", "requantize"]
 GridSearch = Literal["minmax", "mse", "hessian"]
+ServingEngine = Literal["hf", "vllm"]
 
 
 class Spec(BaseModel, frozen=True, extra="forbid"):
     """A frozen value with an identity."""
 
     LOCATION: ClassVar[frozenset[str]] = frozenset()
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after others were in use. At their default they bear no identity, so what was made before is still found."""
 
     def identity(self) -> dict[str, Any]:
         """The fields that bear identity, as JSON values; a step inside is given by its fingerprint."""
-        return {name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.LOCATION}
+        return {
+            name: _identity(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name not in self.LOCATION and not (name in self.LATER and getattr(self, name) == field.default)
+        }
 
 
 def _identity(value: Any) -> Any:
@@ -86,20 +94,16 @@ class TaskSpec(Spec, frozen=True):
     """A task, the data it reads and how the data is split and filtered."""
 
     LOCATION = frozenset({"path"})
+    LATER = frozenset({"definition"})
     name: str
     version: int
     definition: str | None = None
-    """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON."""
+    """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON. A registered task is its version."""
     path: str | None = None
     data_sha256: str | None = None
     revision: str | None = None
     split_seed: int = 0
     max_prompt_chars: int | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """A registered task is its name and version: its identity has no ``definition``."""
-        identity = super().identity()
-        return {key: value for key, value in identity.items() if key != "definition" or value is not None}
 
 
 class Calibration(Spec, frozen=True):
@@ -321,6 +325,7 @@ class Evaluate(Step, frozen=True):
     """The score of a base, alone or with an adapter, on one split of a task."""
 
     VERSION = 1
+    LATER = frozenset({"num_fewshot", "fewshot_seed", "engine"})
     kind: Literal["result"] = "result"
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec
@@ -330,6 +335,24 @@ class Evaluate(Step, frozen=True):
     max_new_tokens: int = Field(default=256, ge=1)
     generate: bool = True
     """False measures the answer loss alone, where accuracy is at the floor or too dear."""
+    num_fewshot: int = Field(default=0, ge=0)
+    """Solved rows of the train split before every question, the same ones for all."""
+    fewshot_seed: int | None = None
+    """Draws them; None takes the first."""
+    engine: ServingEngine = "hf"
+    """What writes the answers: the transformers model in this process, or vLLM."""
+
+    @model_validator(mode="after")
+    def _shots(self) -> Evaluate:
+        if self.num_fewshot and self.split == "train":
+            raise ValueError("few-shot examples come from the train split: score validation or test with them")
+        if self.fewshot_seed is not None and not self.num_fewshot:
+            raise ValueError("fewshot_seed draws examples, and num_fewshot is 0: give num_fewshot too")
+        if self.engine != "hf" and not self.generate:
+            raise ValueError(
+                f"engine {self.engine} writes answers, and generate is false: use engine hf for the loss alone"
+            )
+        return self
 
     @property
     def base(self) -> Source | Quantize:

@@ -13,7 +13,7 @@ from plr.config import apply_overrides, load_yaml, parse
 from plr.errors import ConfigError
 from plr.presets import preset
 from plr.registry import did_you_mean
-from plr.specs import BITS, GridSearch, TrainSpec
+from plr.specs import BITS, GridSearch, ServingEngine, TrainSpec
 
 __all__ = [
     "AdapterConfig",
@@ -89,6 +89,9 @@ class EvaluateConfig(_Part, frozen=True):
     limit_seed: int = 0
     max_new_tokens: int | None = Field(default=None, ge=1)
     generate: bool = True
+    num_fewshot: int = Field(default=0, ge=0)
+    fewshot_seed: int | None = None
+    engine: ServingEngine = "hf"
 
 
 def _known_bits(value: tuple[int, ...]) -> tuple[int, ...]:

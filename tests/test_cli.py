@@ -17,7 +17,7 @@ from plr.cli.root import app, main
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
     "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
-    "ls", "show", "verify", "gc", "doctor",
+    "score", "ls", "show", "verify", "gc", "doctor",
 ]  # fmt: skip
 
 

@@ -41,6 +41,8 @@ FLOORS = {
     "objectives": 3,
     "costs": 3,
     "forgetting": 3,
+    "fewshot": 3,
+    "protocol": 3,
     "predictions": 3,
     "records": 3,
     "evaluate_heads": 3,
@@ -61,8 +63,8 @@ FLOORS = {
     "__init__": 6,
     "__main__": 6,
 }
-LIGHT = {"__init__", "adapters", "bases", "cli", "config", "data", "doctor", "engines", "errors", "fingerprint",
-         "heads", "hub", "lab", "modes", "peft_hook", "predictions", "presets", "provenance", "quantizers", "quiet",
+LIGHT = {"__init__", "adapters", "bases", "cli", "config", "data", "doctor", "engines", "errors", "fewshot",
+         "fingerprint", "heads", "hub", "lab", "modes", "peft_hook", "predictions", "presets", "provenance", "quantizers", "quiet",
          "registry", "report", "rescore", "resolve", "runtime", "scoring", "specs", "stats", "steps", "store",
          "study", "study_file", "tasks"}  # fmt: skip
 HEAVY = {

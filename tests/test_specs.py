@@ -79,7 +79,8 @@ def full() -> dict[str, Step]:
     result = Evaluate(
         target=restore, task=task, split="validation", limit=9, limit_seed=2, max_new_tokens=5, generate=False
     )
-    return {"source": source, "base": base, "adapter": train, "restored": restore, "result": result}
+    served = Evaluate(target=source, task=task, num_fewshot=3, fewshot_seed=1, engine="vllm")
+    return {"source": source, "base": base, "adapter": train, "restored": restore, "result": result, "served": served}
 
 
 def test_golden_fingerprints() -> None:
@@ -90,7 +91,29 @@ def test_golden_fingerprints() -> None:
     assert {kind: step.fingerprint for kind, step in full().items()} == json.loads(GOLDEN.read_text())
 
 
-@pytest.mark.parametrize("kind", ["source", "base", "adapter", "restored", "result"])
+def test_later_fields_bear_no_identity_at_their_default() -> None:
+    """What was made before these fields came is still found."""
+    step = full()["result"]
+    assert not {"num_fewshot", "fewshot_seed", "engine"} & step.identity().keys()
+    assert {"num_fewshot", "fewshot_seed", "engine"} <= full()["served"].identity().keys()
+    assert "definition" not in TaskSpec(name="t", version=1).identity()
+    assert "definition" in TaskSpec(name="t", version=1, definition="{}").identity()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_fewshot": 2, "split": "train"}, "come from the train split"),
+        ({"fewshot_seed": 2}, "num_fewshot is 0"),
+        ({"engine": "vllm", "generate": False}, "generate is false"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Evaluate(target=full()["source"], task=TaskSpec(name="t", version=1), **settings)
+
+
+@pytest.mark.parametrize("kind", ["source", "base", "adapter", "restored", "result", "served"])
 def test_json_round_trip_keeps_identity(kind: str) -> None:
     step = full()[kind]
     again = step_from_json(json.loads(json.dumps(step.model_dump(mode="json"))))
@@ -108,23 +131,26 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value + 1 if value >= 1 else value / 2
+        return value / 2 if 0 < value < 1 else value + 1
     return {
         "rtn": "gptq",
         "mse": "minmax",
         "cosine": "linear",
         "last": "best_validation_loss",
         "validation": "test",
+        "test": "validation",
+        "vllm": "hf",
     }.get(value, f"{value}x")
 
 
-def test_every_field_counts_but_locations() -> None:
+@pytest.mark.parametrize("kind", ["result", "served"])
+def test_every_field_counts_but_locations(kind: str) -> None:
     """Change each leaf of the full result in turn: the fingerprint must change, except for paths and display names."""
-    dump = full()["result"].model_dump(mode="json")
+    dump = full()[kind].model_dump(mode="json")
     before = step_from_json(dump).fingerprint
     for path in leaves(dump):
-        if path[-1] == "kind" or path[-1] == "mode":
-            continue
+        if path[-1] in ("kind", "mode") or (kind, path[-1]) in (("result", "engine"), ("served", "generate")):
+            continue  # the loss alone has one engine
         copy = json.loads(json.dumps(dump))
         node = copy
         for key in path[:-1]:

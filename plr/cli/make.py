@@ -150,6 +150,15 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only this many rows, drawn by seed.")] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Which split is scored.")] = "test",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
+    num_fewshot: Annotated[
+        int, typer.Option("--num-fewshot", min=0, help="Solved training rows before every question.")
+    ] = 0,
+    fewshot_seed: Annotated[
+        int | None, typer.Option(help="Draws them; the first of the train split if left out.")
+    ] = None,
+    engine: Annotated[
+        Literal["hf", "vllm"], typer.Option(help="What writes the answers: transformers here, or vLLM (a GPU).")
+    ] = "hf",
     data: Data = None,
     output: Output = None,
     device: Device = "auto",
@@ -163,7 +172,17 @@ def evaluate(
     from plr.cli.show import console
 
     here = lab(device, offline)
-    step = here.result(ref, task, data=data, split=split, limit=limit, max_new_tokens=max_new_tokens)
+    step = here.result(
+        ref,
+        task,
+        data=data,
+        split=split,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        num_fewshot=num_fewshot,
+        fewshot_seed=fewshot_seed,
+        engine=engine,
+    )
     artifact = finish(step, here, output=output, as_json=as_json)
     if not as_json:
         for name, metric in artifact.metrics["metrics"].items():
