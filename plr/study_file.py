@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from plr.config import apply_overrides, load_yaml, parse
 from plr.errors import ConfigError
@@ -186,12 +186,20 @@ class StudyConfig(_Part, frozen=True):
 
     @field_validator("models", "tasks", "adapters", "seeds", "train_bits", "restore_bits", "modes")
     @classmethod
-    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not value:
+    def _some(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        if not value and info.field_name != "adapters":
             raise ValueError("the list is empty: give at least one")
         if len(set(map(str, value))) != len(value):
             raise ValueError("the list names something twice")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_score(self) -> StudyConfig:
+        if not self.adapters and not self.baselines:
+            raise ValueError(
+                "adapters is empty, and baselines is false: give an adapter, or baselines: true for the bases alone"
+            )
+        return self
 
 
 def load_study(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:

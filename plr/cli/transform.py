@@ -47,6 +47,7 @@ def transform(
     from plr.cli.show import console, emit
     from plr.data import draw, has_split, load_split, resolve_task
     from plr.tasks import Task, task_of
+    from plr.tasks.transforms import BETWEEN, worded
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(
@@ -54,13 +55,15 @@ def transform(
         )
     spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
     splits = {one: load_split(spec, one).examples for one in ("train", "validation", "test") if has_split(spec, one)}
+    task: Task = task_of(spec)
+    if task.kind == "classification":
+        splits = {split: worded(rows) for split, rows in splits.items()}
     rewrite = _rewriter(how, splits.get("train", ()), model, templates, every, shots, seed, offline)
     made = {split: rewrite(draw(rows, limit, seed)) for split, rows in splits.items()}
     output.mkdir(parents=True, exist_ok=True)
     for split, rows in made.items():
         with (output / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    task: Task = task_of(spec)
     free = how == "chat" or any("\n" in row["target"].strip() for rows in made.values() for row in rows)
     settings = {
         "name": f"{spec.name}_{how.replace('-', '_')}",
@@ -69,8 +72,10 @@ def transform(
         "target": "{target}",
         "metric": ["rougeL"] if free else ["exact_match"],
         "boundary": "text" if free else "line",
-        "max_new_tokens": task.max_new_tokens,
+        "max_new_tokens": 16 if how == "symbols" else task.max_new_tokens,
     }
+    if how in ("in-context", "symbols") and not any(BETWEEN in row["target"] for rows in made.values() for row in rows):
+        settings["stop"] = [BETWEEN]  # behind it a base would write another row
     _write_task(output / "task.yaml", settings)
     counts = {split: len(rows) for split, rows in made.items()}
     if as_json:

@@ -9,6 +9,8 @@ Each takes examples and gives ``{"prompt", "target", "source"}`` rows, ``source`
 - :func:`with_symbols`: symbol tuning (Wei et al. 2023): the same, and the labels replaced by symbols that mean nothing, drawn
   anew for each row; what a label means stands in the solved rows alone, and every label is among them.
 
+The rows of a task with a head are worded first (:func:`worded`): text, a line ``Label:``, the name of the label.
+
 Draws go by sha256 of the seed and the row's id, so no row's draw depends on another's. A row is never an example for itself, nor
 is one with the same prompt. Solved rows always come from train, also for rows of validation and test.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from plr.errors import DataError, UsageError
@@ -26,12 +29,18 @@ from plr.tasks.splits import normalized
 from plr.tasks.template import Template
 from plr.tasks.types import Example
 
-__all__ = ["SYMBOLS", "as_chat", "in_context", "with_symbols", "with_templates"]
+__all__ = ["BETWEEN", "SYMBOLS", "as_chat", "in_context", "with_symbols", "with_templates", "worded"]
 
 MAX_LABELS = 20
-_BETWEEN = "\n\n"
+BETWEEN = "\n\n"
+"""Stands between solved rows, and before the row that is asked."""
 SYMBOLS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in "bdfgklmnprstvz")
 """980 syllables; which are words by chance means nothing for the label they stand for."""
+
+
+def worded(rows: Sequence[Example]) -> list[Example]:
+    """Rows whose answer a head would choose, as rows whose answer is written."""
+    return [replace(row, prompt=f"{row.prompt}\nLabel:", target=f" {row.target}") for row in rows]
 
 
 def as_chat(rows: Sequence[Example], tokenizer: Any) -> Iterator[dict[str, str]]:
@@ -128,7 +137,7 @@ def with_symbols(
         solved = [one for label in labels for one in _draw(by_label[label], row, shots, seed)]
         generator.shuffle(solved)
         told = [(one.prompt, _swapped(one.target, symbols)) for one in solved]
-        text = _BETWEEN.join([*(f"{prompt}{target}" for prompt, target in told), row.prompt])
+        text = BETWEEN.join([*(f"{prompt}{target}" for prompt, target in told), row.prompt])
         yield {"prompt": text, "target": _swapped(row.target, symbols), "source": row.id}
 
 
@@ -139,7 +148,7 @@ def _swapped(target: str, symbols: Mapping[str, str]) -> str:
 
 
 def _behind(solved: Sequence[Example], prompt: str) -> str:
-    return _BETWEEN.join([*(f"{one.prompt}{one.target}" for one in solved), prompt])
+    return BETWEEN.join([*(f"{one.prompt}{one.target}" for one in solved), prompt])
 
 
 def _draw(pool: Sequence[Example], row: Example, shots: int, seed: int) -> list[Example]:

@@ -154,6 +154,23 @@ def test_the_command_writes_a_task_that_checks_out(tmp_path: Path) -> None:
     assert check_task(task, TaskData(path=task.data)).errors == 0
 
 
+def test_a_head_is_asked_in_words(tmp_path: Path) -> None:
+    rows = "".join(f"word {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(40))
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + rows.replace("word", name))
+    made = run(
+        *("text_classification", "--as", "symbols", "--shots", "1", "--data", str(tmp_path), "-o", str(tmp_path / "o"))
+    )
+    assert made["stop"] == ["\n\n"]
+    assert made["max_new_tokens"] == 16
+    row = json.loads((tmp_path / "o" / "test.jsonl").read_text().splitlines()[3])
+    *solved, asked = row["prompt"].split("\n\n")
+    assert asked == "test 3\nLabel:"
+    assert len(solved) == 2
+    shown = {one.partition("\nLabel: ")[2]: int(one.split()[1]) % 2 for one in solved}
+    assert shown[row["target"].strip()] == 1
+
+
 def test_the_command_with_wordings(tmp_path: Path) -> None:
     wordings = tmp_path / "w.yaml"
     wordings.write_text(
