@@ -28,6 +28,7 @@ from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
 from plr.tasks.alpaca import alpaca_prompt
 from plr.tasks.base import Task, tasks
+from plr.tasks.hub import HubData
 from plr.tasks.types import Example, Response
 
 __all__ = ["ALPACA", "CHAT", "Alpaca", "Chat", "messages_of"]
@@ -54,6 +55,7 @@ class _Instruct(Task):
 class Alpaca(_Instruct):
     name = "alpaca"
     fields = ("instruction", "output")
+    hub = HubData("tatsu-lab/alpaca", splits={"all": "train"})
     stop = ("### Instruction:",)
 
     def prompt(self, row: Mapping[str, Any]) -> str:

@@ -17,7 +17,9 @@ The model writes its answer, so it can write what is no label. Such an answer is
 
 Splits as in the paper: one half of the validation rows, seeded, is the test split (JNLI 1,217 / 1,217, JCommonsenseQA 560 / 559).
 Rows of the same two sentences, in either order, fall to the same half. The test files that JGLUE published later are not read.
-The files are read under their own names (``jnli-valid-v1.3.json``), or as ``train`` and ``validation``.
+JGLUE's own files are read under their names (``jnli-valid-v1.3.json``), or as ``train`` and ``validation``. On the hub the rows
+lie in ``zenless-lab/jnli`` (whose ``test`` is JGLUE's validation, ``premise`` its first sentence, and 0, 1, 2 its labels in the
+order entailment, neutral, contradiction) and ``sbintuitions/JCommonsenseQA``.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from plr.errors import DataError
 from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
+from plr.tasks.hub import HubData
 from plr.tasks.local import STEMS
-from plr.tasks.sources import GeneratedSource
+from plr.tasks.sources import Row
 from plr.tasks.splits import normalized
 from plr.tasks.types import Example, Response
 
@@ -82,19 +84,18 @@ class Jglue(Task):
             KNOWN: Score.of(known, answer, "one of the labels" if known else "none of the labels"),
         }
 
-    def generated(self) -> GeneratedSource | None:
-        raise DataError(
-            f"{self.name} is read from its files",
-            expected=f"a folder with {self.name}-train-v1.3.json and {self.name}-valid-v1.3.json",
-            hint="--data FOLDER with the datasets of github.com/yahoojapan/JGLUE",
-        )
-
 
 class Jnli(Jglue):
     name = "jnli"
     fields = ("sentence1", "sentence2", "label")
     texts = ("sentence1", "sentence2")
     max_new_tokens = 16
+    hub = HubData("zenless-lab/jnli", splits={"train": "train", "validation": "test"})
+
+    def adopt(self, rows: list[Row]) -> list[Row]:
+        if not {"premise", "hypothesis"} <= rows[0].values.keys():
+            return rows
+        return [row._replace(values=_own_names(row.values)) for row in rows]
 
     def target(self, row: Mapping[str, Any]) -> str:
         return LABELS[row["label"]]
@@ -114,6 +115,7 @@ class JCommonsenseQA(Jglue):
     fields = ("question", *CHOICES)
     texts = ("question", *CHOICES)
     max_new_tokens = 48
+    hub = HubData("sbintuitions/JCommonsenseQA", splits={"train": "train", "validation": "validation"})
 
     def target(self, row: Mapping[str, Any]) -> str:
         return str(row[CHOICES[int(row["label"])]]).strip()
@@ -127,6 +129,17 @@ class JCommonsenseQA(Jglue):
     def problem(self, row: Mapping[str, Any]) -> str | None:
         label = row.get("label")
         return None if str(label) in ("0", "1", "2", "3", "4") else f"the label is {label!r}, not 0 to 4"
+
+
+def _own_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the hub as JGLUE's own files spell it."""
+    names, label = tuple(LABELS), values.get("label")
+    known = type(label) is int and 0 <= label < len(names)
+    return {
+        "sentence1": values["premise"],
+        "sentence2": values["hypothesis"],
+        "label": names[label] if known else str(label),  # type: ignore[index]
+    }
 
 
 JNLI = tasks.register("jnli")(Jnli())

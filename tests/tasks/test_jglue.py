@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plr.tasks import Response, TaskData, tasks
+from plr.tasks import HubData, Response, TaskData, tasks
+from plr.tasks.jglue import Jnli
+from plr.tasks.sources import Row
 
 DATA = Path(__file__).parents[2] / "../shared/data/jglue"
 NLI = {"sentence1": "犬がいる。", "sentence2": "猫がいる。", "label": "contradiction"}
@@ -86,3 +88,37 @@ def test_real_rows_have_the_counts_of_the_paper(name: str, validation: int, test
     assert {split: len(rows) for split, rows in splits.items()} == {"validation": validation, "test": test}
     for rows in splits.values():
         assert all(task.score(row, Response(row.target, True))[task.primary].value == 1.0 for row in rows)
+
+
+def test_rows_of_the_hub_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's copy calls JGLUE's validation ``test``, the sentences premise and hypothesis, and counts its labels."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    files, hub = tmp_path / "files", tmp_path / "hub"
+    names = ("entailment", "neutral", "contradiction")
+    rows = [(f"文{i}", f"句{i}", i % 3) for i in range(30)]
+    theirs = [{"sentence1": a, "sentence2": b, "label": names[c]} for a, b, c in rows]
+    ours = [{"premise": a, "hypothesis": b, "label": c} for a, b, c in rows]
+    for folder, name, listed in ((files, "jnli-valid-v1.3", theirs), (hub, "test", ours)):
+        folder.mkdir()
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
+        (folder / f"{name}.json{'l' if name == 'test' else ''}").write_text(text, encoding="utf-8")
+
+    class OnHub(Jnli):
+        hub = HubData(str(tmp_path / "hub"), splits={"validation": "test"})
+
+    for split in ("validation", "test"):
+        here, there = OnHub().load(split), tasks.get("jnli").load(split, TaskData(str(files)))
+        assert [(e.id, e.prompt, e.target) for e in here.examples] == [
+            (e.id, e.prompt, e.target) for e in there.examples
+        ]
+
+
+@pytest.mark.parametrize("label", [3, -1, True, None, "neutral"])
+def test_a_label_of_the_hub_that_is_none(label: object) -> None:
+    task = tasks.get("jnli")
+    row = task.adopt([Row("validation", 0, {"premise": "a", "hypothesis": "b", "label": label}, "row 0")])[0]
+    assert task.problem(row.values) == (
+        None if label == "neutral" else f"the label is {str(label)!r}, not one of entailment, neutral, contradiction"
+    )
