@@ -48,15 +48,16 @@ def tasks(context: typer.Context, as_json: Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in ("task", "kind", "rows from", "metrics, the primary one first"):
+    for head in ("task", "answered", "rows from", "primary metric"):
         table.add_column(head, overflow="fold", no_wrap=head == "task")
     for fact in facts:
-        others = [metric for metric in fact["metrics"] if metric != fact["primary"]]
-        table.add_row(fact["name"], fact["kind"], fact["source"], ", ".join([fact["primary"], *others]))
+        by = "in writing" if fact["kind"] == "generation" else "by a head"
+        table.add_row(fact["name"], by, fact["source"], fact["primary"])
     console().print(table, highlight=False)
     console().print(
-        "\n--data: rows of your own, which every task takes. A task of your own: one YAML file, wherever a task is named\n"
-        "(--task my-task.yaml); what is wrong with it: plr tasks check my-task.yaml",
+        "\nAll metrics of a task, and a row scored: plr tasks show NAME. --data: rows of your own, which every task takes.\n"
+        "A task of your own: one YAML file, wherever a task is named (--task my-task.yaml); what is wrong with it:\n"
+        "plr tasks check my-task.yaml",
         highlight=False,
     )
 
