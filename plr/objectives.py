@@ -20,6 +20,7 @@ from plr.errors import DataError
 from plr.lm import answer_loss, encode_pair
 from plr.lm.classify import classify, collate, encode_texts, head_loss, needs_equal_lengths
 from plr.lm.support import accepts, prompt_learning, unwrap
+from plr.scoring.classification import measure
 from plr.specs import TaskSpec
 from plr.tasks import Classification, Example, HeadSpec, task_of
 
@@ -50,8 +51,8 @@ class Objective(ABC):
         """The summed loss of a micro-batch, and the model's outputs."""
 
     @abstractmethod
-    def validate(self, model: Any) -> float:
-        """Mean loss an item over the validation rows."""
+    def validate(self, model: Any) -> dict[str, float]:
+        """``loss``, the mean of an item over the validation rows; and the task's metrics, where a pass over the rows gives them."""
 
 
 class AnswerCollator:
@@ -122,9 +123,9 @@ class AnswerObjective(Objective):
         flat = logits.reshape(-1, logits.shape[-1])
         return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction="sum"), outputs
 
-    def validate(self, model: Any) -> float:
+    def validate(self, model: Any) -> dict[str, float]:
         losses = answer_loss(model, self.tokenizer, self.pairs)
-        return sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)
+        return {"loss": sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)}
 
 
 class HeadObjective(Objective):
@@ -173,9 +174,11 @@ class HeadObjective(Objective):
             losses.append(head_loss(outputs.logits, labels[rows], self.head.regression))
         return torch.stack(losses).sum(), outputs
 
-    def validate(self, model: Any) -> float:
+    def validate(self, model: Any) -> dict[str, float]:
         logits = classify(model, self.tokenizer, self.texts)
-        return float(head_loss(logits, self.labels, self.head.regression, reduction="mean"))
+        found = measure(self.work.metrics, self.labels.tolist(), logits.double().numpy(), resamples=0)
+        metrics = {name: value for name, (value, _) in found.items() if value is not None}
+        return {"loss": float(head_loss(logits, self.labels, self.head.regression, reduction="mean")), **metrics}
 
 
 def _encode(tokenizer: Any, row: Example, max_length: int) -> Row:

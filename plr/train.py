@@ -192,9 +192,13 @@ def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loa
 
 
 def _curve(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Step with training loss, learning rate and gradient norm, or with validation loss."""
-    keep = ("loss", "eval_loss", "learning_rate", "grad_norm")
-    return [{"step": e["step"], **{k: e[k] for k in keep if k in e}} for e in log if "loss" in e or "eval_loss" in e]
+    """Step with training loss, learning rate and gradient norm, or with validation loss and metrics."""
+    keep = ("loss", "learning_rate", "grad_norm")
+    return [
+        {"step": entry["step"], **{key: entry[key] for key in entry if key in keep or key.startswith("eval_")}}
+        for entry in log
+        if "loss" in entry or "eval_loss" in entry
+    ]
 
 
 def _name_base(folder: Path, model: ModelRef) -> None:

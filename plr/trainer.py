@@ -115,9 +115,10 @@ class PlrTrainer(Trainer):
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean validation loss an item; the best adapter so far is kept in ``work``."""
-        loss = self.objective.validate(self.accelerator.unwrap_model(self.model))
-        self.log({"eval_loss": loss})
+        """Mean validation loss an item, and metrics of a head; the best adapter so far is kept in ``work``."""
+        measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
+        loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
+        self.log(named)
         if self.is_world_process_zero():
             best = read_best(self.work)
             if best is None or loss < best["loss"]:
@@ -130,7 +131,7 @@ class PlrTrainer(Trainer):
                 )
                 if best is not None and best["folder"] != folder.name:
                     shutil.rmtree(self.work / best["folder"], ignore_errors=True)
-        return {"eval_loss": loss}
+        return named
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.is_world_process_zero():

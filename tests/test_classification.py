@@ -84,6 +84,17 @@ def test_an_encoder_learns_on_a_quantized_base(adapter: Artifact, result: Artifa
     assert result.metrics["largest_logit_change"] > 0
 
 
+def test_accuracy_and_roc_area_stand_beside_the_loss_of_every_epoch(lab: Lab, adapter: Artifact) -> None:
+    """The last of them are what scoring the validation split with the adapter gives."""
+    measured = [point for point in adapter.metrics["curve"] if "eval_loss" in point]
+    assert len(measured) >= 2
+    assert all({"eval_acc", "eval_roc_auc"} <= point.keys() for point in measured)
+    best = min(measured, key=lambda point: point["eval_loss"])
+    scored = lab.evaluate(adapter, split="validation").metrics["metrics"]
+    assert best["eval_acc"] == pytest.approx(scored["acc"]["value"], abs=1e-9)
+    assert best["eval_roc_auc"] == pytest.approx(scored["roc_auc"]["value"], abs=1e-6)
+
+
 def test_records_hold_outputs_labels_and_scores(result: Artifact) -> None:
     rows = records(result)
     assert len(rows) == ROWS["test"]

@@ -71,7 +71,7 @@ def test_training_and_validation_measure_the_same(adapter: str) -> None:
     labels = batch.pop("labels")
     batch.pop("shift_labels")
     items = int((labels != IGNORE).sum())
-    assert work.loss(model, batch, labels)[0].item() / items == pytest.approx(work.validate(model), rel=1e-5)
+    assert work.loss(model, batch, labels)[0].item() / items == pytest.approx(work.validate(model)["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("right", [False, True])

@@ -228,9 +228,9 @@ class Sentences:
         flat = outputs.logits[:, :-1].reshape(-1, outputs.logits.shape[-1])
         return torch.nn.functional.cross_entropy(flat, labels[:, 1:].reshape(-1), reduction="sum"), outputs
 
-    def validate(self, model: Any) -> float:
+    def validate(self, model: Any) -> dict[str, float]:
         with torch.no_grad():
-            return float(self.loss(model, {"input_ids": IDS}, IDS)[0]) / IDS.numel()
+            return {"loss": float(self.loss(model, {"input_ids": IDS}, IDS)[0]) / IDS.numel()}
 
 
 class At(TrainerCallback):
@@ -314,9 +314,9 @@ def test_training_merged_and_beside_gives_the_same_update(tmp_path: Path) -> Non
     updates = []
     for merge in (True, False):
         model, config = attach(make_model(), merge_into_base=merge)
-        before = Sentences().validate(model)
+        before = Sentences().validate(model)["loss"]
         make_trainer(model, config, tmp_path / str(merge)).train()
-        assert Sentences().validate(model) < before
+        assert Sentences().validate(model)["loss"] < before
         updates.append({key: b @ a for key, (a, b) in state_of(model).sums().items()})
     for key, update in updates[0].items():
         torch.testing.assert_close(update, updates[1][key], rtol=1e-3, atol=1e-5)
