@@ -2,7 +2,8 @@
 
 Rows are padded on the right, so that causal attention needs no mask and positions no correction: whatever stands to the
 right of a token does not change it. The output layer, whose logits are the largest tensor of all, runs
-only over the last columns that hold targets.
+only over the last columns that hold targets. What all rows begin with (few-shot examples) is computed once, where the model's
+cache can hold it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache
 
 from plr.errors import DataError
-from plr.lm.support import accepts, decoder_config, evaluating, input_device, position_limit, prompt_learning
+from plr.lm.support import (
+    accepts,
+    decoder_config,
+    evaluating,
+    input_device,
+    position_limit,
+    prompt_learning,
+    why_not_slots,
+)
 from plr.lm.tokens import encode_pair, encode_prompt
 
 __all__ = ["AnswerLoss", "answer_loss", "logits_probe", "perplexity"]
 
+_SHARE_FROM = 32  # tokens; a shorter prefix is not worth a cache
 _MAX_LOGITS = 2**27  # elements of one logits tensor, 0.5 GiB in float32
 
 
@@ -123,8 +134,11 @@ def _losses(
     nll, done = [0.0] * len(rows), 0
     keeps = accepts(model, "logits_to_keep")
     device = input_device(model)
+    shared = _shared(model, rows)
     with evaluating(model):
-        for batch in _batches(rows, budget, decoder_config(model).vocab_size):
+        prefix = _prefix(model, rows[0][0][:shared], keeps) if shared else None
+        rows = [(ids[shared:], count) for ids, count in rows]
+        for batch in _batches(rows, budget, decoder_config(model).vocab_size, shared):
             width = max(len(rows[i][0]) for i in batch) - 1  # the last id predicts nothing
             kept = max(width - (len(rows[i][0]) - 1 - rows[i][1]) for i in batch)
             inputs = torch.zeros(len(batch), width, dtype=torch.long)
@@ -136,7 +150,7 @@ def _losses(
                 targets[row, end - count : end] = torch.tensor(ids[len(ids) - count :])
             logits = model(
                 input_ids=inputs.to(device),
-                use_cache=False,
+                **({"use_cache": False} if prefix is None else _behind(prefix, len(batch), shared, width, device)),
                 return_dict=True,
                 **({"logits_to_keep": kept} if keeps else {}),
             ).logits[:, -kept:]
@@ -152,15 +166,53 @@ def _losses(
     return nll
 
 
-def _batches(rows: Sequence[tuple[list[int], int]], budget: int, vocabulary: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, of at most `budget` padded tokens (one row at least)."""
+def _shared(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
+    """How many first tokens of all rows are computed once; 0 where that is not worth it, or no cache of the model can hold them."""
+    if len(rows) < 2 or prompt_learning(model):
+        return 0
+    low, high = min(ids for ids, _ in rows), max(ids for ids, _ in rows)
+    most = (
+        min(len(ids) - count for ids, count in rows) - 1
+    )  # the token that predicts the first target stays with its row
+    common = next((i for i in range(most) if low[i] != high[i]), max(most, 0))
+    if common < _SHARE_FROM or why_not_slots(model, max(len(ids) for ids, _ in rows)) is not None:
+        return 0
+    return common
+
+
+def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values `[1, heads, tokens, head_dim]` of every layer."""
+    cache = DynamicCache(config=decoder_config(model))
+    tokens = torch.tensor([ids], device=input_device(model))
+    more = {"logits_to_keep": 1} if keeps else {}
+    model(input_ids=tokens, past_key_values=cache, use_cache=True, return_dict=True, **more)
+    return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
+
+
+def _behind(
+    prefix: list[tuple[Tensor, Tensor]], batch: int, shared: int, width: int, device: torch.device
+) -> dict[str, Any]:
+    """Arguments of a forward over `batch` rows of `width` tokens that follow the prefix."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(prefix):
+        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+    positions = torch.arange(shared, shared + width, device=device).expand(batch, -1)
+    return {"past_key_values": cache, "use_cache": True, "position_ids": positions}
+
+
+def _batches(
+    rows: Sequence[tuple[list[int], int]], budget: int, vocabulary: int, shared: int = 0
+) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, of at most `budget` padded tokens (one row at least), and behind a
+    prefix of `shared` tokens with a cache of at most `4 * budget`."""
     batch: list[int] = []
     width = first = 0
     for i in sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), rows[i][1])):
         start = len(rows[i][0]) - 1 - rows[i][1]
         count = len(batch) + 1
         kept = max(width, len(rows[i][0]) - 1) - min(first, start) if batch else rows[i][1]
-        if batch and (count * width > budget or count * kept * vocabulary > _MAX_LOGITS):
+        full = count * width > budget or count * (shared + width) > 4 * budget
+        if batch and (full or count * kept * vocabulary > _MAX_LOGITS):
             yield batch
             batch = []
         if not batch:

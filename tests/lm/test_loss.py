@@ -41,6 +41,28 @@ def test_answer_loss_is_the_naive_loss_of_each_row(family, budget, make_model, t
         assert loss.nll == pytest.approx(naive(model, prompt_ids + target_ids, len(target_ids)), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "opt", "gpt2", "mistral-window", "mamba"])
+@pytest.mark.parametrize("budget", [32, 4096])
+def test_a_shared_beginning_changes_no_loss(family, budget, make_model, tokenizer):
+    """One row has nothing of its own but the last token of its prompt."""
+    model, first = make_model(family), "examples that all the rows begin with, "
+    pairs = [(first + prompt, target) for prompt, target in PAIRS if prompt]
+    losses = answer_loss(model, tokenizer, [*pairs, (first, "end")], max_tokens_per_batch=budget)
+    for (prompt, target), loss in zip([*pairs, (first, "end")], losses, strict=True):
+        prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
+        assert loss.nll == pytest.approx(naive(model, prompt_ids + target_ids, len(target_ids)), rel=1e-5)
+
+
+def test_a_shared_beginning_is_computed_once(llama, tokenizer):
+    seen = []
+    hook = llama.model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True
+    )
+    answer_loss(llama, tokenizer, [("a" * 50 + letter, "xy") for letter in "bcdef"])
+    hook.remove()
+    assert seen == [(1, 51), (5, 3)]  # BOS and 50; then a token of the prompt and two of the target
+
+
 def test_without_bos_the_first_token_is_context(make_tokenizer, llama):
     tokenizer = make_tokenizer(bos=False)
     (loss,) = answer_loss(llama, tokenizer, [("a", "b")])
@@ -107,6 +129,12 @@ def test_batches_keep_to_the_budget_and_hold_every_row_once():
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * (max(len(rows[i][0]) for i in batch) - 1) <= 64
+
+
+def test_batches_bound_the_cache_behind_a_prefix():
+    rows = [([0] * 10, 2)] * 40
+    assert [len(batch) for batch in _batches(rows, 400, 10)] == [40]
+    assert [len(batch) for batch in _batches(rows, 400, 10, 91)] == [16, 16, 8]  # 16 (91 + 9) = 4 * 400
 
 
 def test_batches_bound_the_logits(monkeypatch):
