@@ -6,12 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import adapters, load, lowbit, quantize, scale
+from bench import adapters, load, lowbit, quantize, scale, scoring
 from bench.harness import BenchError
 
 __all__ = ["main", "parser"]
 
-BENCHMARKS = {"quantize": quantize, "lowbit": lowbit, "load": load, "scale": scale, "adapters": adapters}
+BENCHMARKS = {
+    "quantize": quantize,
+    "lowbit": lowbit,
+    "load": load,
+    "scale": scale,
+    "adapters": adapters,
+    "scoring": scoring,
+}
 
 
 def parser() -> argparse.ArgumentParser:

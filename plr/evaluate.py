@@ -26,7 +26,7 @@ from plr.runtime import Runtime
 from plr.scoring import Score
 from plr.specs import Evaluate, Restore
 from plr.store import Store
-from plr.tasks import Example, HeadSpec, Response, Task, task_of
+from plr.tasks import Example, HeadSpec, Response, Task, outcomes, task_of
 
 __all__ = ["BaseHolder", "evaluate", "records"]
 
@@ -99,6 +99,8 @@ def evaluate(
         if head is None:
             samples, asked = _answers(step, task, rows, shots, model, loaded, holder.runtime, on_progress)
             metrics, more = summary(samples), {"protocol": asked}
+            if kinds := outcomes(task, [sample["explanations"] for sample in samples]):
+                more |= {"outcomes": kinds}
             settings = {"output_type": "generate_until" if step.generate else "loglikelihood"}
             settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
         else:

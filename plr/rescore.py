@@ -28,7 +28,7 @@ from plr.scoring import Score
 from plr.scoring.classification import measure
 from plr.specs import TaskSpec
 from plr.stats import mean_interval, wilson
-from plr.tasks import Classification, Example, HeadSpec, Response, Task, task_of
+from plr.tasks import Classification, Example, HeadSpec, Response, Task, outcomes, task_of
 
 __all__ = ["Missing", "Rescored", "rescore"]
 
@@ -119,9 +119,10 @@ def _score_texts(
     records: list[dict[str, Any]] = []
     values: dict[str, list[float]] = {name: [] for name in task.metrics}
     silent = 0
-    for row, one in pairs:
-        text = _text(one)
-        scores = task.score(row, Response(text, ended=bool(one and one.ended)))
+    texts = [_text(one) for _, one in pairs]
+    responses = [Response(text, ended=bool(one and one.ended)) for text, (_, one) in zip(texts, pairs, strict=True)]
+    scored = task.score_all([row for row, _ in pairs], responses)
+    for (row, one), text, scores in zip(pairs, texts, scored, strict=True):
         if one is not None and one.ended is None:
             silent += 1
             unknown = Score.unscored("the predictions do not say whether the model ended")
@@ -131,7 +132,8 @@ def _score_texts(
                 values[name].append(score.value)
         records.append(_record(row, one, text, scores))
     metrics = {name: _mean(found, len(pairs)) for name, found in values.items()}
-    return metrics, records, {"ended_unknown": silent}
+    kinds = outcomes(task, [record["explanations"] for record in records])
+    return metrics, records, {"ended_unknown": silent, **({"outcomes": kinds} if kinds else {})}
 
 
 def _text(one: Prediction | None) -> str:

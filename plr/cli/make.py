@@ -190,3 +190,6 @@ def evaluate(
             error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
             star = "*" if name == artifact.metrics["primary"] else " "
             console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']})", highlight=False)
+        for name, kinds in artifact.metrics.get("outcomes", {}).items():
+            counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+            console().print(f"   {name}: {counted}", highlight=False)

@@ -92,6 +92,8 @@ def _remarks(found: Rescored) -> list[str]:
         lines.append(f"{about['repeated_lines']} lines repeat another and count once")
     if about.get("ended_unknown"):
         lines.append(f"{about['ended_unknown']} predictions do not say whether the model ended: no ended, no strict")
+    for metric, kinds in about.get("outcomes", {}).items():
+        lines.append(f"{metric}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
     if about.get("outside_labels"):
         lines.append(f"{about['outside_labels']} answers are none of the labels and count as wrong")
     if any(name == "roc_auc" and metric["value"] is None for name, metric in found.metrics.items()):

@@ -37,4 +37,4 @@ def _tagger() -> Any:
             expected="fugashi and unidic-lite, the analyser and dictionary that the scores are defined by",
             hint="pip install 'plr[ja]'",
         ) from error
-    return fugashi.Tagger("-Owakati")
+    return fugashi.Tagger("-Owakati")  # pyright: ignore[reportAttributeAccessIssue]

@@ -48,6 +48,8 @@ MAX_OPEN_JOINS = 10
 _QUOTED = r"""'(?:[^'\n]|'')*'|"(?:[^"\n]|"")*"|`[^`\n]*`"""
 _PIECE = re.compile(rf"(?P<end>[;\n])|{_QUOTED}|[^'\"`;\n]+|['\"`]")
 _STRING = re.compile(_QUOTED)
+_CANONICAL_TEXT = re.compile(r"`[^`]*`|'(?:[^']|'')*'")
+"""A literal of the canonical form; names in backticks, which may hold a quote, are in lower case already."""
 _SIMPLE_NAME = re.compile(r"\w+")
 _QUERY = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _JOIN = re.compile(r"(?<!cross )(?<!natural )\bjoin\b", re.IGNORECASE)
@@ -108,7 +110,7 @@ def normalized_match(answer: str, gold: str, *, fold_literals: bool = False) -> 
     """
     if answer.strip() == gold.strip():
         return Score.of(True, _short(answer.strip()), "equal as written")
-    wanted, read = canonical(gold), canonical(answer)
+    wanted, read = canonical(gold.strip()), canonical(answer.strip())
     if wanted.text is None:
         equal = _squeezed(answer, fold_literals) == _squeezed(gold, fold_literals)
         return Score.of(equal, _short(answer.strip()), f"compared as text, because the gold {wanted.problem}")
@@ -139,11 +141,8 @@ def canonical(sql: str) -> Canonical:
         _drop_needless_words(root)
         _fold_names(root)
         drop_needless_aliases(root)
-        text = root.sql(dialect=_Lenient, comments=False)
-        for literal in root.find_all(exp.Literal):
-            if literal.is_string:
-                literal.set("this", literal.name.casefold())
-        return Canonical(text, root.sql(dialect=_Lenient, comments=False), "")
+        text = root.sql(dialect=_Lenient, comments=False, copy=False)
+        return Canonical(text, _CANONICAL_TEXT.sub(lambda found: found.group().casefold(), text), "")
     except RecursionError:
         return Canonical(None, None, "is nested too deeply")
     except Exception as error:  # what a parser raises on junk is not a closed set, and junk must only ever be unequal

@@ -2,9 +2,8 @@
 
 How the rows of one database are drawn, from a seed:
 
-1. Every column gets candidates: the literals the gold compares it with, and near misses of each (the next number, the
-   text with another case, one letter less or more). *Good* candidates satisfy most of what the gold asks of that
-   column, the others are *near*. Literals come from the gold alone: an answer cannot plant its own.
+1. Every column gets candidates (:mod:`plr.scoring.sql_candidates`): the literals the gold compares it with, and near misses of
+   each (the next number, the text with another case, one letter less or more); *good* and *near* ones.
 2. Columns that are joined share one small pool of keys.
 3. The first row of each table is a *witness*: good values, the first key. Joined witnesses satisfy a conjunction.
 4. Other rows are *neighbours*, a witness with one column gone wrong, so that a condition left out shows; or drawn
@@ -20,19 +19,16 @@ counts or limits.
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from plr.scoring.sql_demands import Atom, ColumnKey, Demands
+from plr.scoring.sql_candidates import Candidates, Value
+from plr.scoring.sql_demands import ColumnKey, Demands
 from plr.scoring.sql_schema import Column, Schema, Table
 
 __all__ = ["Data", "Maker"]
 
 Data = list[list[tuple[Any, ...]]]
 """The rows of each table, in the order of the schema."""
-Value = str | int | float | None
 _MOST_ROWS = 80
 _MOST_COUNTED = 210
 
@@ -42,38 +38,8 @@ class Maker:
 
     def __init__(self, schema: Schema, wants: Demands, seed: str) -> None:
         self.schema, self.wants, self.seed = schema, wants, seed
-        self.group = _components(wants.links)
-        self.good: dict[ColumnKey, list[Value]] = {}
-        self.near: dict[ColumnKey, list[Value]] = {}
-        for table in schema.tables:
-            for column in table.columns:
-                self._candidates((table.name.lower(), column.name.lower()), column)
-        self._share_literals()
-
-    def _candidates(self, key: ColumnKey, column: Column) -> None:
-        atoms = list(self.wants.atoms.get(key, []))
-        text = column.affinity == "TEXT"
-        if key not in self.wants.links:
-            atoms += [Atom("~", loose) for loose in self.wants.loose if isinstance(loose, str) == text]
-        if not atoms:
-            return
-        found: dict[Value, int] = {}
-        numbers = sorted(atom.value for atom in atoms if not isinstance(atom.value, str))
-        between = [(low + high) // 2 for low, high in pairwise(numbers)]
-        raw = [value for atom in atoms for value in _around(atom)] + between
-        for value in dict.fromkeys(_stored(value, text) for value in raw):
-            found[value] = sum(_holds(value, atom, text) for atom in atoms)
-        most = max(found.values())
-        self.good[key] = [value for value, held in found.items() if held == most]
-        self.near[key] = [value for value, held in found.items() if held != most] or self.good[key]
-
-    def _share_literals(self) -> None:
-        """A column joined to one that is compared takes the same candidates."""
-        for members in self.group.values():
-            given = [key for key in sorted(members) if key in self.good]
-            for key in sorted(members):
-                if given and key not in self.good:
-                    self.good[key], self.near[key] = self.good[given[0]], self.near[given[0]]
+        candidates = Candidates(schema, wants)
+        self.group, self.good, self.near = candidates.group, candidates.good, candidates.near
 
     def draw(self, index: int) -> Data:
         """Database number ``index``."""
@@ -195,66 +161,3 @@ def _names_its_rows(key: ColumnKey) -> bool:
     table, column = key
     stem = column.removesuffix("id").rstrip("_")
     return column == "id" or (len(stem) > 2 and table.startswith(stem) and len(table) - len(stem) < 3)
-
-
-def _components(links: list[tuple[ColumnKey, ColumnKey]]) -> dict[ColumnKey, set[ColumnKey]]:
-    """Linked columns -> all they lead to."""
-    group: dict[ColumnKey, set[ColumnKey]] = {}
-    for one, other in links:
-        merged = group.get(one, {one}) | group.get(other, {other})
-        for key in merged:
-            group[key] = merged
-    return group
-
-
-def _around(atom: Atom) -> Sequence[str | int | float]:
-    """The literal and its near misses."""
-    value = atom.value
-    if isinstance(value, int):
-        return [value, value + 1, value - 1, value + 7]
-    if isinstance(value, float):
-        step = 10.0 ** -len(f"{value!r}".partition(".")[2]) if "e" not in repr(value) else 1.0
-        return [value, round(value + step, 9), round(value - step, 9), value + 7, value - 7]
-    if "like" in atom.operator:
-        plain = value.replace("_", "a")
-        filled, core = plain.replace("%", "qz"), plain.replace("%", "")
-        return [filled, core, f"qz{core}", f"{core}qz", core[:-1], f"{core[:1]}q{core[1:]}", "qz"]
-    bumped = re.sub(r"\d(?=\D*$)", lambda digit: str((int(digit.group()) + 1) % 10), value)
-    swapped = value.swapcase() if not value.isupper() else value.capitalize()
-    near = [value, value[:-1], f"{value} q", f"q {value}", swapped, bumped]
-    if value.isdigit():
-        near += [str(int(value) + 1), str(max(0, int(value) - 1))]
-    return near
-
-
-def _stored(value: str | int | float, text: bool) -> str | int | float:
-    """What SQLite keeps of a value in a column of text, or of numbers."""
-    if text:
-        return value if isinstance(value, str) else str(value)
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
-    return value
-
-
-def _holds(value: str | int | float, atom: Atom, text: bool) -> bool:
-    operator, wanted = atom.operator, _stored(atom.value, text)
-    if operator == "~":
-        return value == wanted
-    if "like" in operator:
-        pattern = re.escape(str(atom.value)).replace("%", ".*").replace("_", ".")
-        found = re.fullmatch(pattern, str(value), re.IGNORECASE | re.DOTALL) is not None
-        return found != operator.startswith("not ")
-    left, right = (isinstance(value, str), value), (isinstance(wanted, str), wanted)
-    equal, less = left == right, left < right  # numbers come before texts, as in SQLite
-    return {
-        "=": equal,
-        "!=": not equal,
-        "<": less,
-        "<=": less or equal,
-        ">": not less and not equal,
-        ">=": not less,
-    }.get(operator, False)

@@ -16,13 +16,14 @@ processes of their own, in a sandbox (:mod:`plr.scoring.sql_sandbox`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from plr.scoring.score import Score
+from plr.scoring.sql_judge import Verdict
 from plr.scoring.sql_pool import Sample, shared_pool
 from plr.scoring.sql_sandbox import MAX_CHARS
 
-__all__ = ["Sample", "exec_match", "exec_match_all"]
+__all__ = ["Sample", "exec_match", "exec_match_all", "exec_matches"]
 
 _SHOWN = 200
 
@@ -45,14 +46,17 @@ def exec_match_all(samples: Sequence[Sample]) -> list[Score]:
     Raises:
         ResourceError: the processes do not start. Nothing that an answer says raises.
     """
-    scores: list[Score] = []
-    short = [
-        sample._replace(answer=sample.answer[: MAX_CHARS + 1]) for sample in samples
-    ]  # more is refused, and not sent
-    for sample, verdict in zip(samples, shared_pool().judge(short), strict=True):
-        explanation, answer = f"{verdict.kind}: {verdict.detail}", sample.answer.strip()[:_SHOWN]
-        if verdict.kind == "undecidable":
-            scores.append(Score.unscored(explanation, answer))
-        else:
-            scores.append(Score.of(verdict.kind == "equal", answer, explanation))
-    return scores
+    return list(exec_matches(samples))
+
+
+def exec_matches(samples: Sequence[Sample]) -> Iterator[Score]:
+    """:func:`exec_match_all`, begun at once and given out one by one: the caller's own work goes on beside it."""
+    short = [sample._replace(answer=sample.answer[: MAX_CHARS + 1]) for sample in samples]  # more is refused, not sent
+    return map(_score, samples, shared_pool().verdicts(short))
+
+
+def _score(sample: Sample, verdict: Verdict) -> Score:
+    explanation, answer = f"{verdict.kind}: {verdict.detail}", sample.answer.strip()[:_SHOWN]
+    if verdict.kind == "undecidable":
+        return Score.unscored(explanation, answer)
+    return Score.of(verdict.kind == "equal", answer, explanation)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from plr.scoring.sql_compare import normalized_rows, same_rows
 from plr.scoring.sql_databases import Data, Maker
-from plr.scoring.sql_demands import read_demands
+from plr.scoring.sql_reader import read_demands
 from plr.scoring.sql_sandbox import MAX_CHARS, Failure, Result, Sandbox
 from plr.scoring.sql_schema import Schema, read_schema
 from plr.scoring.sql_tokens import executable, texts
@@ -38,6 +38,20 @@ class Verdict(NamedTuple):
 
     kind: str
     detail: str
+
+
+class Query:
+    """A query in the two spellings of :func:`~plr.scoring.sql_tokens.executable`, each made when it is needed."""
+
+    def __init__(self, text: str, known_texts: set[str] | None, names: set[str]) -> None:
+        self.text, self.known_texts, self.names = text, known_texts, names
+        self._spelled: dict[bool, str] = {}
+
+    def spelled(self, *, quoting: bool = False) -> str:
+        """As SQLite is given it; with ``quoting`` the awkward ones of ``names`` are quoted."""
+        if quoting not in self._spelled:
+            self._spelled[quoting] = executable(self.text, self.known_texts, self.names if quoting else ())
+        return self._spelled[quoting]
 
 
 class Suite:
@@ -67,29 +81,20 @@ class Suite:
         if self.sandbox is not None:
             self.sandbox.close()
 
-    def run(self, data: Data, spellings: list[str]) -> Rows | Failure:
-        """The rows of a query on ``data``. ``spellings`` are tried in order while the query does not compile; the first
-        failure is the one reported."""
+    def run(self, data: Data, query: Query) -> Rows | Failure:
+        """The rows of ``query`` on ``data``. Where it does not compile as it stands, the awkward names of the schema are
+        quoted; if that does not help, the first failure is the one reported."""
         assert self.sandbox is not None
         self.sandbox.load(self.tables, data)
-        first: Failure | None = None
-        for spelling in spellings:
-            outcome = self.sandbox.run(spelling)
-            if isinstance(outcome, Result):
-                return normalized_rows(outcome.rows)
-            first = first or outcome
-            if outcome.kind not in ("parse error", "missing table or column"):
-                break
-        assert first is not None
-        return first
-
-    def spellings(self, query: str, known: set[str] | None) -> list[str]:
-        """As it stands, and with the awkward names of the schema quoted."""
-        return list(dict.fromkeys([executable(query, known), executable(query, known, self.names)]))
+        first = self.sandbox.run(query.spelled())
+        if isinstance(first, Failure) and first.kind in ("parse error", "missing table or column"):
+            second = self.sandbox.run(query.spelled(quoting=True))
+            first = second if isinstance(second, Result) else first
+        return normalized_rows(first.rows) if isinstance(first, Result) else first
 
     def _fill(self, gold: str, maker: Maker) -> None:
         spare: list[tuple[Data, Rows]] = []
-        query = self.spellings(gold, None)
+        query = Query(gold, None, self.names)
         says = False
         for index in range(_MOST_TRIES):
             data = maker.draw(index)
@@ -111,7 +116,7 @@ class Suite:
         if not any(self._says(rows) for _, rows in self.databases):
             self.problem = f"the gold returns nothing on {_MOST_TRIES} databases"
 
-    def _definite(self, query: list[str], data: Data, rows: Rows) -> bool:
+    def _definite(self, query: Query, data: Data, rows: Rows) -> bool:
         bare = self.wants.aggregates and len(rows) > 0 and len(rows[0]) > 1
         if not bare and not any(word in self.wants.words for word in _LOOSE_ORDER):
             return True
@@ -145,7 +150,7 @@ def judge(context: str, gold: str, answer: str, seed: int = 0) -> Verdict:
     suite = _suite(context, gold, seed)
     if suite.problem:
         return Verdict("undecidable", suite.problem)
-    query = suite.spellings(answer[: MAX_CHARS + 1], suite.texts)
+    query = Query(answer[: MAX_CHARS + 1], suite.texts, suite.names)
     for number, (data, wanted) in enumerate(suite.databases, start=1):
         rows = suite.run(data, query)
         if isinstance(rows, Failure):

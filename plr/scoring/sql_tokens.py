@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["Token", "executable", "quoted_name", "texts", "tokens"]
@@ -90,8 +91,10 @@ def executable(sql: str, known_texts: Collection[str] | None, columns: Collectio
     return "".join(parts)
 
 
-def _pieces(sql: str) -> list[Token]:
-    return [_token(match.lastgroup or "op", match.group()) for match in _TOKEN.finditer(sql)]
+@lru_cache(maxsize=16)
+def _pieces(sql: str) -> tuple[Token, ...]:
+    """Kept, since a gold is read for its texts, its demands and its spelling."""
+    return tuple(_token(match.lastgroup or "op", match.group()) for match in _TOKEN.finditer(sql))
 
 
 def _token(kind: str, raw: str) -> Token:

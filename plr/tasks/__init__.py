@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plr.tasks import arithmetic, glue, gsm8k, instruct, jglue, sql_create_context, tiny, tsv, xlsum
-from plr.tasks.base import Task, tasks
+from plr.tasks.base import Task, outcomes, tasks
 from plr.tasks.classification import Classification
 from plr.tasks.hub import HubData
 from plr.tasks.leakage import check_leakage, check_text_leakage
@@ -31,6 +31,7 @@ __all__ = [
     "instruct",
     "is_task_file",
     "jglue",
+    "outcomes",
     "read_task",
     "sql_create_context",
     "task_of",

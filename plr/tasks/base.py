@@ -14,6 +14,7 @@ Rows come from ``TaskData.path`` if it is given, else from ``Task.hub``, else fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from plr.tasks.sources import GeneratedSource, Row
 from plr.tasks.splits import normalized
 from plr.tasks.types import Example, Kind, Response, Split, TaskData
 
-__all__ = ["Task", "tasks"]
+__all__ = ["Task", "outcomes", "tasks"]
 
 
 class Task(ABC):
@@ -44,6 +45,8 @@ class Task(ABC):
     strict: ClassVar[str] = "exact_match,strict"
     """The metric for deployment: ``primary`` is right and the generation ended there, by EOS, with nothing but
     white space behind the answer. What ``primary`` has more is what a user loses to a model that does not stop."""
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """The metrics whose explanations begin with a kind (``timeout: ...``), which are counted beside the score."""
     stop: ClassVar[tuple[str, ...]] = ()
     """Texts at which generation may end early; no metric depends on what would follow them."""
     max_new_tokens: ClassVar[int] = 256
@@ -146,6 +149,18 @@ class Task(ABC):
         if ran_into is not None:
             return Score.of(False, "", f"ran into {ran_into!r}")
         return Score.of(response.ended, "", "EOS" if response.ended else "no EOS within the limit")
+
+
+def outcomes(task: Task, explanations: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """For each of ``task.kinds`` how many samples were of which kind, the most frequent first.
+
+    >>> from plr.tasks import tasks
+    >>> rows = [{"exec_match,first-answer": text} for text in ("equal: on 10 databases", "timeout: 1 s", "equal: on 10")]
+    >>> outcomes(tasks.get("tiny_sql"), rows)
+    {'exec_match,first-answer': {'equal': 2, 'timeout': 1}}
+    """
+    found = {name: Counter(row[name].partition(":")[0] for row in explanations if name in row) for name in task.kinds}
+    return {name: dict(count.most_common()) for name, count in found.items() if count}
 
 
 tasks: Registry[Task] = Registry("task", "plr.tasks")

@@ -36,7 +36,7 @@ from typing import Any
 
 from plr.scoring.score import Score
 from plr.scoring.sql import first_statement, normalized_match, raw_match
-from plr.scoring.sql_execute import Sample, exec_match_all
+from plr.scoring.sql_execute import Sample, exec_matches
 from plr.tasks.base import Task, tasks
 from plr.tasks.hub import HubData
 from plr.tasks.splits import normalized
@@ -61,6 +61,7 @@ class SqlCreateContext(Task):
         "ended",
     )
     primary = "exact_match,first-answer"
+    kinds = ("exec_match,first-answer",)
     max_new_tokens = 128
     hub = HubData("b-mc2/sql-create-context", splits={"all": "train"})
 
@@ -93,7 +94,7 @@ class SqlCreateContext(Task):
             for example, first in zip(examples, firsts, strict=True)
         ]
         found: list[dict[str, Score]] = []
-        for sample, response, executed in zip(samples, responses, exec_match_all(samples), strict=True):
+        for sample, response, executed in zip(samples, responses, exec_matches(samples), strict=True):
             gold, first = sample.gold, sample.answer
             found.append(
                 {

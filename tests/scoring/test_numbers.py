@@ -151,10 +151,10 @@ def test_numeric_match_without_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["9" * 10**6, "111," * 250_000, "$" * 10**6, "#### " * 200_000, "1." * 500_000])
 def test_a_megabyte_of_junk_is_scored_quickly(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert _ours(text, "#### 5")["strict-match"][1] == 0.0
     assert n.numeric_match(text, "#### 5").value == 0.0
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5  # seconds of CPU
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")

@@ -10,9 +10,9 @@ import pytest
 
 from plr.scoring.sql import canonical
 from plr.scoring.sql_databases import Maker
-from plr.scoring.sql_demands import read_demands
 from plr.scoring.sql_execute import Sample, exec_match, exec_match_all
 from plr.scoring.sql_judge import DATABASES, Suite
+from plr.scoring.sql_reader import read_demands
 from plr.scoring.sql_schema import read_schema
 
 REAL = Path(__file__).parents[2] / "../shared/data/sql"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,26 @@ def test_real_rows_divided_share_no_table(tmp_path: Path) -> None:
         for example in examples:
             for table in TASK.groups(example.row):
                 assert seen.setdefault(table, split) == split
+
+
+@pytest.mark.slow
+def test_a_file_as_large_as_the_real_one_loads_divides_and_is_scored(tmp_path: Path) -> None:
+    """78,577 rows as the data set has them: most tables alone, some joined, in a component of thousands too."""
+    count = 78_577
+    with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for i in range(count):
+            tables = [f"table_{i // 3}"] if i % 10 else [f"shop_{i % 400}", f"shop_{(i * 7) % 400}"]
+            context = "; ".join(f"CREATE TABLE {name} (c{i % 5} VARCHAR, n INTEGER)" for name in dict.fromkeys(tables))
+            row = {"context": context, "question": f"Which one is number {i}?"}
+            file.write(json.dumps(row | {"answer": f"SELECT c{i % 5} FROM {tables[0]} WHERE n > {i}"}) + "\n")
+    data, begun = TaskData(path=str(tmp_path / "rows.jsonl")), time.process_time()
+    parts = {split: TASK.load(split, data) for split in ("train", "validation", "test")}
+    assert time.process_time() - begun < 60  # seconds of CPU; 5 on the machine it was written on
+    assert sum(part.report.rows for part in parts.values()) == count
+    assert all(0.09 * count < len(parts[split].examples) <= 0.1 * count for split in ("validation", "test"))
+    seen: dict[str, str] = {}
+    for split, part in parts.items():
+        assert all(seen.setdefault(table, split) == split for e in part.examples for table in TASK.groups(e.row))
+    some = parts["test"].examples[:2000]
+    scores = TASK.score_all(some, [Response(example.target, True) for example in some])
+    assert {score["exec_match,first-answer"].value for score in scores} == {1.0}
