@@ -7,17 +7,20 @@ scored by :mod:`plr.evaluate_heads`. Files are written in lm-eval's layout.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plr.answers import Local, ServingBase, Writer
 from plr.bases import Loaded, load_base
 from plr.data import draw, guard_other, load_split
 from plr.evaluate_heads import head_for, head_record, score_head
 from plr.fewshot import Shots, shots_for, stops_for
 from plr.fingerprint import canonical_json
 from plr.gptq.blocks import replace_module
-from plr.lm import AnswerLoss, Generation, answer_loss, generate
+from plr.lm import AnswerLoss, Generation
 from plr.lm.classify import Probe, probe
 from plr.protocol import generation_settings, protocol
 from plr.records import ANSWER_LOSS, record, summary, write
@@ -39,10 +42,12 @@ class BaseHolder:
         self._key: tuple[str, HeadSpec | None] | None = None
         self._loaded: Loaded | None = None
         self._probes: dict[str, Probe] = {}
+        self.serving = ServingBase(store, runtime)
 
     def base(self, step: Evaluate) -> Loaded:
         """The base of ``step``, with the head that its task asks for."""
         head = head_for(step)
+        self.serving.close()
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
             self._key = None
             return _load_served(step, self.store, self.runtime, head)
@@ -51,6 +56,11 @@ class BaseHolder:
             self._loaded = load_base(step.base, self.store, self.runtime, head=head)
             self._key, self._probes = (step.base.fingerprint, head), {}
         return self._loaded
+
+    def writer(self, step: Evaluate) -> Writer:
+        """vLLM with the base of ``step``; the one in this process is let go."""
+        self._key = self._loaded = None
+        return self.serving.writer(step)
 
     def with_adapter(self, step: Restore, loaded: Loaded) -> tuple[Any, Callable[[], None], float]:
         """The base with the adapter of ``step`` on it, how to take it off again, and the largest change of a logit."""
@@ -84,47 +94,116 @@ def evaluate(
     Raises:
         LeakageError: the adapter was trained on another task, in whose rows some of these stand.
     """
+    start = time.perf_counter()
     task, shots = task_of(step.task), shots_for(step)
     rows = draw(load_split(step.task, step.split).examples, step.limit, step.limit_seed)
     if isinstance(step.target, Restore):
         guard_other(step.target.adapter.task, step.task, rows)
+    if step.engine == "vllm":
+        found = _Scored.written(step, task, rows, shots, holder.writer(step), on_progress)
+    else:
+        found = _scored_here(step, task, rows, shots, holder, on_progress)
+    write(
+        step,
+        task,
+        found.samples,
+        found.metrics,
+        folder,
+        total=len(load_split(step.task, step.split).examples),
+        settings=found.settings,
+        protocol=found.more["protocol"],
+        model=found.model,
+        tokenizer=found.tokenizer,
+        seconds=time.perf_counter() - start,
+    )
+    return {
+        "task": step.task.name,
+        "primary": task.primary if step.generate or task.kind == "classification" else ANSWER_LOSS,
+        "metrics": found.metrics,
+        "n": len(found.samples),
+        **found.more,
+        "largest_logit_change": found.change,
+        "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,
+        "restore_bits": step.base.bits,
+        "dtype": found.more["protocol"]["engine"]["dtype"],
+    }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The rows of a cell with their scores, and what goes into its files beside them."""
+
+    samples: list[dict[str, Any]]
+    metrics: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    more: dict[str, Any]
+    """Of the manifest: protocol, kinds of wrong answers, the head."""
+    model: Any
+    tokenizer: Any
+    change: float | None = None
+    """The largest change of a logit by the adapter."""
+
+    @classmethod
+    def written(
+        cls,
+        step: Evaluate,
+        task: Task,
+        rows: list[Example],
+        shots: Shots,
+        writer: Writer,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> _Scored:
+        """Of a task whose answer is written."""
+        samples, asked = _answers(step, task, rows, shots, writer, on_progress)
+        settings: dict[str, Any] = {"output_type": "generate_until" if step.generate else "loglikelihood"}
+        settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
+        kinds = outcomes(task, [sample["explanations"] for sample in samples])
+        more = {"protocol": asked, **({"outcomes": kinds} if kinds else {})}
+        return cls(samples, summary(samples), settings, more, writer.model, writer.tokenizer)
+
+    @classmethod
+    def judged(
+        cls,
+        step: Evaluate,
+        rows: list[Example],
+        model: Any,
+        loaded: Loaded,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> _Scored:
+        """Of a task that a classification head answers."""
+        samples, metrics = score_head(step, rows, model, loaded, on_progress)
+        more = head_record(step, rows, loaded)
+        texts = ["\x1f".join(sample["arguments"]["gen_args_0"].values()) for sample in samples]
+        more |= {"protocol": protocol(step, texts, head=True, dtype=str(model.dtype).removeprefix("torch."))}
+        settings = {"output_type": "classification", "doc_to_choice": more["head"]["labels"]}
+        return cls(samples, metrics, settings, more, model, loaded.tokenizer)
+
+
+def _scored_here(
+    step: Evaluate,
+    task: Task,
+    rows: list[Example],
+    shots: Shots,
+    holder: BaseHolder,
+    on_progress: Callable[[int, int], None] | None,
+) -> _Scored:
+    """With the model in this process, and the adapter swapped over it for the while."""
     loaded = holder.base(step)
     change: float | None = None
     detach: Callable[[], None] | None = None
     model: Any = loaded.model
     if isinstance(step.target, Restore) and not step.target.is_checkpoint:
         model, detach, change = holder.with_adapter(step.target, loaded)
-    head = head_for(step)
     try:
-        if head is None:
-            samples, asked = _answers(step, task, rows, shots, model, loaded, holder.runtime, on_progress)
-            metrics, more = summary(samples), {"protocol": asked}
-            if kinds := outcomes(task, [sample["explanations"] for sample in samples]):
-                more |= {"outcomes": kinds}
-            settings = {"output_type": "generate_until" if step.generate else "loglikelihood"}
-            settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
+        if head_for(step) is not None:
+            found = _Scored.judged(step, rows, model, loaded, on_progress)
         else:
-            samples, metrics = score_head(step, rows, model, loaded, on_progress)
-            more = head_record(step, rows, loaded)
-            settings = {"output_type": "classification", "doc_to_choice": more["head"]["labels"]}
-            judged = ["\x1f".join(sample["arguments"]["gen_args_0"].values()) for sample in samples]
-            more |= {"protocol": protocol(step, judged, head=True, dtype=_dtype(model))}
+            writer = Local(model, loaded.tokenizer, holder.runtime.slots)
+            found = _Scored.written(step, task, rows, shots, writer, on_progress)
     finally:
         if detach is not None:
             detach()
-    total = len(load_split(step.task, step.split).examples)
-    write(step, task, samples, metrics, folder, total=total, settings=settings, protocol=more.get("protocol"))
-    return {
-        "task": step.task.name,
-        "primary": task.primary if step.generate or head is not None else ANSWER_LOSS,
-        "metrics": metrics,
-        "n": len(samples),
-        **more,
-        "largest_logit_change": change,
-        "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,
-        "restore_bits": step.base.bits,
-        "dtype": _dtype(loaded.model),
-    }
+    return replace(found, change=change)
 
 
 def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec | None) -> Loaded:
@@ -150,9 +229,7 @@ def _answers(
     task: Task,
     rows: list[Example],
     shots: Shots,
-    model: Any,
-    loaded: Loaded,
-    runtime: Runtime,
+    writer: Writer,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One record a row, in row order, and the protocol of the run."""
@@ -160,25 +237,18 @@ def _answers(
     total = len(rows) * (2 if step.generate else 1)
     generations: list[Generation] | list[None] = [None] * len(rows)
     if step.generate:
-        generations = generate(
-            model,
-            loaded.tokenizer,
+        generations = writer.generate(
             prompts,
             max_new_tokens=step.max_new_tokens,
             stop=stops_for(step),
-            slots=runtime.slots,
             on_progress=(lambda done, _: on_progress(done, total)) if on_progress else None,
         )
-    pairs = [(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)]
-    losses = answer_loss(model, loaded.tokenizer, pairs)
+    losses = writer.answer_loss([(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)])
     if on_progress:
         on_progress(total, total)
-    asked = protocol(step, prompts, shots, generations, dtype=_dtype(model))
-    return records(step, task, rows, prompts, generations, losses), asked
-
-
-def _dtype(model: Any) -> str:
-    return str(model.dtype).removeprefix("torch.")
+    return records(step, task, rows, prompts, generations, losses), protocol(
+        step, prompts, shots, generations, **writer.facts
+    )
 
 
 def records(
@@ -187,7 +257,7 @@ def records(
     rows: Sequence[Example],
     prompts: Sequence[str],
     generations: Sequence[Generation | None],
-    losses: Sequence[AnswerLoss | None],
+    losses: Sequence[AnswerLoss],
 ) -> list[dict[str, Any]]:
     """One record a row, in row order; all answers are scored in one go."""
     written = [(row, made) for row, made in zip(rows, generations, strict=True) if made is not None]
@@ -197,7 +267,6 @@ def records(
     for row, prompt, made, loss in zip(rows, prompts, generations, losses, strict=True):
         scores: dict[str, Score] = {} if made is None else next(scored)
         text = made.text if made else None
-        more = {} if loss is None else {"answer_nll": loss.nll, "answer_tokens": loss.tokens}
         found.append(
             record(
                 row,
@@ -205,12 +274,13 @@ def records(
                 response=text,
                 answer=text,
                 scores={name: score.value for name, score in scores.items()},
-                loss=None if loss is None else loss.mean,
+                loss=loss.mean,
                 tokens=made.raw_tokens if made else None,
                 stopped=made.stopped if made else None,
                 answers={name: score.answer for name, score in scores.items()},
                 explanations={name: score.explanation for name, score in scores.items()},
-                **more,
+                answer_nll=loss.nll,
+                answer_tokens=loss.tokens,
             )
         )
     return found

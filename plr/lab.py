@@ -117,8 +117,8 @@ class Lab:
         """The score of a base, of an adapter on its own base, or of a restored adapter (the latest of them if None).
 
         Raises:
-            UsageError: nothing in the store, a target without a task of its own and no ``task`` given, or examples for a task that
-                is answered by a head.
+            UsageError: nothing in the store, a target without a task of its own and no ``task`` given, examples for a task that
+                is answered by a head, or an engine that cannot serve the target.
             ConfigError: settings that exclude each other.
         """
         step = self._step(target, ("restored", "adapter", "base"))
@@ -130,7 +130,6 @@ class Lab:
         same = own is not None and (task is None or (task == own.name and data is None))
         spec = own if same else self.resolver.task(str(task), data=data)
         assert spec is not None
-        self.resolver.check_shots(spec, num_fewshot)
         settings = {
             "target": step,
             "task": spec,
@@ -141,7 +140,7 @@ class Lab:
             "fewshot_seed": fewshot_seed,
             "engine": engine,
         }
-        return parse(Evaluate, settings, "options")
+        return self.resolver.check_evaluation(parse(Evaluate, settings, "options"))
 
     def study_for(
         self,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plr.fingerprint import canonical_json
+from plr.fewshot import DELIMITER
 from plr.provenance import provenance
 from plr.specs import Evaluate
 from plr.tasks import Example, Task
@@ -27,13 +28,12 @@ def record(
     response: Any,
     answer: Any,
     scores: Mapping[str, float | None],
-    loss: float | None,
+    loss: float,
     **more: Any,
 ) -> dict[str, Any]:
-    """The record of one row; ``scores`` by metric, None where the row has none; ``loss`` None where no engine measured it; the
-    first of ``arguments`` is the prompt as the model read it; ``more`` is added as it is."""
+    """The record of one row; ``scores`` by metric, None where the row has none; the first of
+    ``arguments`` is the prompt as the model read it; ``more`` is added as it is."""
     doc = dict(row.row)
-    losses = {} if loss is None else {ANSWER_LOSS: loss}
     return {
         "doc_id": int(row.id.rsplit("-", 1)[1]),
         "doc": doc,
@@ -42,11 +42,11 @@ def record(
         "resps": [[response]],
         "filtered_resps": [answer],
         "filter": "none",
-        "metrics": [*scores, *losses],
-        "doc_hash": _sha(canonical_json(doc)),
+        "metrics": [*scores, ANSWER_LOSS],
+        "doc_hash": _sha(json.dumps(doc, indent=2, default=str, ensure_ascii=False)),  # as lm-eval hashes it
         "prompt_hash": _sha(str(arguments[0])),
         "target_hash": _sha(row.target),
-        **losses,
+        ANSWER_LOSS: loss,
         **more,
         **scores,
     }
@@ -73,13 +73,17 @@ def write(
     *,
     total: int,
     settings: Mapping[str, Any],
-    protocol: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any],
+    model: Any = None,
+    tokenizer: Any = None,
+    seconds: float | None = None,
 ) -> None:
     """``results_*.json`` and ``samples_*.jsonl`` in ``folder``; ``total`` is the rows of the split, ``settings`` what lm-eval
-    keeps of a task's configuration beyond its name, ``protocol`` what was asked and how (:mod:`plr.protocol`)."""
+    keeps of a task's configuration beyond its name, ``protocol`` what was asked and how (:mod:`plr.protocol`),
+    ``model`` None where it is not in this process, ``seconds`` the time of the evaluation."""
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    results: dict[str, Any] = {"alias": task.name}
+    results: dict[str, Any] = {"name": task.name, "alias": task.name, "sample_len": len(samples)}
     for name, metric in metrics.items():
         measure, _, filter_name = name.partition(",")
         results[f"{measure},{filter_name or 'none'}"] = metric["value"]
@@ -93,7 +97,16 @@ def write(
                 "task": task.name,
                 "test_split": step.split,
                 **settings,
+                "metric_list": [
+                    {"metric": name, "aggregation": "mean", "higher_is_better": name != ANSWER_LOSS} for name in metrics
+                ],
+                "repeats": 1,
+                "description": "",
+                "target_delimiter": "",  # our targets begin with theirs
+                "fewshot_delimiter": DELIMITER,
+                "fewshot_config": {"sampler": protocol["fewshot"]["sampler"], "split": protocol["fewshot"]["split"]},
                 "num_fewshot": step.num_fewshot,
+                "should_decontaminate": False,
                 "metadata": {"version": task.version, "primary": task.primary},
             }
         },
@@ -104,20 +117,58 @@ def write(
         "config": {
             "model": "plr",
             "model_args": step.target.label,
+            **_model_info(step, model, protocol),
             "limit": step.limit,
+            "random_seed": step.limit_seed,
+            "torch_seed": None,
+            "fewshot_seed": step.fewshot_seed,
             "step": step.model_dump(mode="json"),
         },
         "git_hash": (made_by["git"] or {}).get("commit"),
         "date": now.timestamp(),
         "task_hashes": {task.name: _sha("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))},
+        "model_source": "plr",
         "model_name": step.base.model.name,
+        "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", step.base.model.name),
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "transformers_version": made_by["versions"].get("transformers"),
+        **_tokenizer_info(model, tokenizer),
+        "total_evaluation_time_seconds": None if seconds is None else str(seconds),
         "versions_of_packages": made_by["versions"],
-        **({"protocol": protocol} if protocol is not None else {}),
+        "protocol": protocol,
     }
     (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False))
     with (folder / f"samples_{task.name}_{stamp}.jsonl").open("w", encoding="utf-8") as stream:
         for sample in samples:
             stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+
+def _model_info(step: Evaluate, model: Any, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What lm-eval says of a model, and how it ran."""
+    revision = step.base.model.revision
+    return {
+        "model_num_parameters": None if model is None else sum(p.numel() for p in model.parameters()),
+        "model_dtype": protocol["engine"]["dtype"],
+        "model_revision": revision,
+        "model_sha": revision,
+        "batch_size": None,
+        "device": None if model is None else str(model.device),
+    }
+
+
+def _tokenizer_info(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """The special tokens as lm-eval notes them: ``[token, id]``."""
+    tokens = {
+        f"tokenizer_{name}_token": [getattr(tokenizer, f"{name}_token"), str(getattr(tokenizer, f"{name}_token_id"))]
+        for name in ("pad", "eos", "bos")
+        if tokenizer is not None
+    }
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return {**tokens, "eot_token_id": getattr(tokenizer, "eos_token_id", None), "max_length": limit}
 
 
 def _sha(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.errors import DataError, PlrError, UsageError
-from plr.specs import Calibration, ModelRef, TaskSpec
+from plr.specs import Calibration, Evaluate, ModelRef, TaskSpec
 
 __all__ = ["Resolver"]
 
@@ -111,8 +111,15 @@ class Resolver:
 
         return task_of(task).max_new_tokens
 
-    def check_shots(self, task: TaskSpec, num_fewshot: int) -> None:
-        """See :func:`plr.fewshot.check_shots`."""
-        from plr.fewshot import check_shots
+    def check_evaluation(self, step: Evaluate) -> Evaluate:
+        """``step``, if its task takes examples and its engine can serve it.
 
-        check_shots(task, num_fewshot)
+        Raises:
+            UsageError: see :func:`plr.fewshot.check_shots` and :func:`plr.serving.check_engine`.
+        """
+        from plr.fewshot import check_shots
+        from plr.serving import check_engine
+
+        check_shots(step.task, step.num_fewshot)
+        check_engine(step)
+        return step

@@ -35,7 +35,7 @@ from plr.specs import Evaluate, Quantize, Restore, Source, Train
 from plr.store import Store
 from plr.tasks import Classification, Texts, task_of
 
-__all__ = ["attach", "check_provenance", "restore"]
+__all__ = ["attach", "check_init", "check_provenance", "restore", "served"]
 
 ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
 """Initialisations that move part of the base (or of its quantization error) into the adapter."""
@@ -58,8 +58,12 @@ def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch:
         )
 
 
-def _check_init(step: Restore, folder: Path) -> None:
-    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see ``conversion.json``)."""
+def check_init(step: Restore, folder: Path) -> None:
+    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see ``conversion.json``).
+
+    Raises:
+        ProvenanceError: it does.
+    """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text()) if file.is_file() else {}
     init = str(config.get("init_lora_weights", "")).lower()
@@ -96,7 +100,7 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
         IntegrityError: the logits do not change at all.
     """
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
-    _check_init(step, folder)
+    check_init(step, folder)
     texts = probe_texts(step)
     if before is None:
         before = probe(loaded.model, loaded.tokenizer, texts)

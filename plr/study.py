@@ -158,7 +158,7 @@ class Study:
         if config.baselines:
             for bits in sorted(restore_bits, reverse=True):
                 for name, settings in tests:
-                    step = parse(Evaluate, {"target": bases[bits], **settings}, where)
+                    step = self._evaluate({"target": bases[bits], **settings}, where)
                     yield Cell(model, name, "none", bits, bits, "keep", config.seeds[0], step)
         for adapter in config.adapters:
             method = AdapterSpec(
@@ -175,7 +175,7 @@ class Study:
                     )
                     target = Restore(adapter=train, base=bases[ell], mode=mode)
                     for name, settings in tests:
-                        step = parse(Evaluate, {"target": target, **settings}, where)
+                        step = self._evaluate({"target": target, **settings}, where)
                         yield Cell(model, name, adapter.name or adapter.method, k, ell, mode, seed, step)
 
     def _tests(self, task: TaskConfig, spec: TaskSpec) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -235,11 +235,13 @@ class Study:
         quantizers.get(spec.method).check(spec)
         return Quantize(source=source, quantization=spec)
 
+    def _evaluate(self, value: dict[str, Any], where: str) -> Evaluate:
+        return self.resolver.check_evaluation(parse(Evaluate, value, where))
+
     def _evaluation(self, task: TaskSpec, config: EvaluateConfig) -> dict[str, Any]:
         settings = config.model_dump()
         if settings["max_new_tokens"] is None:
             settings["max_new_tokens"] = self.resolver.max_new_tokens(task)
-        self.resolver.check_shots(task, config.num_fewshot)
         return settings
 
 

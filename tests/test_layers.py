@@ -42,6 +42,8 @@ FLOORS = {
     "costs": 3,
     "forgetting": 3,
     "fewshot": 3,
+    "serving": 3,
+    "answers": 3,
     "protocol": 3,
     "predictions": 3,
     "records": 3,
@@ -65,7 +67,7 @@ FLOORS = {
 }
 LIGHT = {"__init__", "adapters", "bases", "cli", "config", "data", "doctor", "engines", "errors", "fewshot",
          "fingerprint", "heads", "hub", "lab", "modes", "peft_hook", "predictions", "presets", "provenance", "quantizers", "quiet",
-         "registry", "report", "rescore", "resolve", "runtime", "scoring", "specs", "stats", "steps", "store",
+         "registry", "report", "rescore", "resolve", "runtime", "scoring", "serving", "specs", "stats", "steps", "store",
          "study", "study_file", "tasks"}  # fmt: skip
 HEAVY = {
     "torch",

@@ -1,0 +1,135 @@
+"""What writes the answers of a cell: the transformers model in this process, or vLLM. To a cell both are the same two verbs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from plr.bases import load_tokenizer, model_path
+from plr.lm import AnswerLoss, Generation, answer_loss, generate
+from plr.restore import check_init, check_provenance
+from plr.runtime import Runtime
+from plr.serving import check_engine
+from plr.specs import Evaluate, Quantize, Restore
+from plr.store import Store
+
+__all__ = ["Local", "Served", "ServingBase", "Writer"]
+
+OnProgress = Callable[[int, int], None]
+
+
+class Writer(Protocol):
+    """A model with its adapter, ready to answer."""
+
+    facts: Mapping[str, Any]
+    """What the engine says of itself, for the protocol."""
+    model: Any
+    """The model in this process; None where it is elsewhere."""
+    tokenizer: Any
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+    ) -> list[Generation]:
+        """See :func:`plr.lm.generate`."""
+        ...
+
+    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
+        """See :func:`plr.lm.answer_loss`."""
+        ...
+
+
+class Local:
+    """The transformers model in this process."""
+
+    def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
+        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+        self.facts: Mapping[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+    ) -> list[Generation]:
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "slots": self.slots}
+        return generate(self.model, self.tokenizer, prompts, on_progress=on_progress, **settings)
+
+    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
+        return answer_loss(self.model, self.tokenizer, pairs)
+
+
+class Served:
+    """vLLM, with an adapter as a LoRA request."""
+
+    model = None
+
+    def __init__(self, engine: Any, adapter: Path | None, tokenizer: Any, facts: Mapping[str, Any]) -> None:
+        self.engine, self.adapter, self.tokenizer = engine, adapter, tokenizer
+        self.facts: Mapping[str, Any] = facts
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+    ) -> list[Generation]:
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "adapter": self.adapter}
+        return self.engine.generate(prompts, on_progress=on_progress, **settings)
+
+    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
+        return self.engine.answer_loss(pairs, adapter=self.adapter)
+
+
+class ServingBase:
+    """The base that vLLM holds. Asking for another one, or for adapters that it was not started for, starts it anew."""
+
+    def __init__(self, store: Store, runtime: Runtime) -> None:
+        self.store, self.runtime = store, runtime
+        self._key: tuple[Any, ...] | None = None
+        self._engine: Any = None
+
+    def writer(self, step: Evaluate) -> Served:
+        """The writer of ``step``.
+
+        Raises:
+            UsageError: see :func:`plr.serving.check_engine`.
+            ProvenanceError: an adapter of another source model, or one that holds a part of its own base.
+            MissingDependencyError, ModelError, ResourceError: vLLM is not there or does not start.
+        """
+        from plr.serving.fits import lora_rank, lora_targets
+        from plr.serving.vllm import VllmEngine, require_vllm
+
+        check_engine(step)
+        folder, adapter, rank, targets = self._folder(step), None, None, None
+        if isinstance(step.target, Restore) and not step.target.is_checkpoint:
+            adapter = self.store.require(step.target.adapter).path
+            check_provenance(step.target.adapter, step.target.base, allow_mismatch=step.target.allow_mismatch)
+            check_init(step.target, adapter)
+            config = json.loads((adapter / "adapter_config.json").read_text())
+            rank, targets = lora_rank(step.target.adapter.adapter.method, config), lora_targets([config])
+        dtype = self.runtime.dtype
+        key = (str(folder), dtype, rank, targets)
+        if self._key != key:
+            self.close()
+            self._engine = VllmEngine(
+                folder,
+                tokenizer_folder=model_path(step.base.model, offline=self.runtime.offline),
+                dtype=dtype,
+                max_model_len=None,
+                seed=0,
+                offline=self.runtime.offline,
+                max_lora_rank=rank,
+                targets=targets,
+            )
+            self._key = key
+        facts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
+        return Served(self._engine, adapter, load_tokenizer(step.base.model, offline=self.runtime.offline), facts)
+
+    def _folder(self, step: Evaluate) -> Path:
+        if isinstance(step.target, Restore) and step.target.is_checkpoint:
+            return self.store.require(step.target).path
+        if isinstance(step.base, Quantize):
+            return self.store.require(step.base).path
+        return model_path(step.base.model, offline=self.runtime.offline)
+
+    def close(self) -> None:
+        """Let the engine go, with the memory it holds."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._key = None
