@@ -13,7 +13,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +23,7 @@ from plr.embedded import tiny_path
 from plr.errors import ModelError, UnknownNameError, UsageError
 from plr.fingerprint import file_sha256, folder_sha256
 from plr.heads import graft, is_encoder, load_classifier
-from plr.hub import cached_sha, commit_sha, is_offline
+from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, repo_folder
 from plr.registry import did_you_mean
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Quantize, Source
@@ -53,6 +55,7 @@ _WEIGHTS = (
     "vocab.json",
     "merges.txt",
 )
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass
@@ -126,20 +129,39 @@ def _hub(text: str, *, offline: bool) -> ModelRef:
 
 
 def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
-    """Where the files of ``ref`` lie, fetched from the hub if need be."""
+    """Where the files of ``ref`` lie, fetched from the hub if need be.
+
+    Raises:
+        ModelError: they are not there and cannot be fetched.
+        IntegrityError: the hub sends other bytes than it promises.
+        ResourceError: the disk is full.
+    """
     if ref.kind == "embedded":
         return EMBEDDED[ref.name]()
     if ref.kind == "hub":
-        from huggingface_hub import snapshot_download
-
-        wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted, local_files_only=offline))
+        return _fetched(ref, offline=is_offline(offline))
     if ref.path is None or not Path(ref.path).exists():
         raise ModelError(
             f"the source model {ref.name} was at {ref.path} and is not there any more",
             hint="put it back, or give its new place with --model",
         )
     return Path(ref.path)
+
+
+def _fetched(ref: ModelRef, *, offline: bool) -> Path:
+    """The folder of a hub model, its files whole and compared with what the hub lists."""
+    folder = repo_folder("model", ref.name) / "snapshots" / ref.revision
+    if offline and folder.is_dir() and not is_listed("model", ref.name, ref.revision):
+        return folder  # another program fetched it; a missing shard is noticed when the weights are read
+    advice = f"fetch it once, with a network: hf download {ref.name} --revision {ref.revision}"
+    try:
+        return fetch("model", ref.name, ref.revision, _wanted, offline=offline, advice=advice).folder
+    except UsageError as error:
+        raise ModelError(error.message, expected=error.expected, hint=error.hint) from error
+
+
+def _wanted(listed: Iterable[str]) -> list[str]:
+    return sorted(path for path in listed if any(fnmatch(path, pattern) for pattern in _HUB_FILES))
 
 
 def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:

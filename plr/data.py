@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from plr.errors import DataError
+from plr.errors import DataError, UsageError
 from plr.fingerprint import file_sha256, fingerprint
-from plr.hub import cached_sha, commit_sha, is_offline
+from plr.hub import commit_sha, is_offline, is_sha
 from plr.specs import Calibration, TaskSpec
 from plr.tasks import (
     Classification,
@@ -30,11 +30,13 @@ from plr.tasks import (
     find_task,
     task_of,
 )
+from plr.tasks.hub import HubData, HubSource, hub_advice
 from plr.tasks.splits import choose, normalized
 
 __all__ = [
     "CalibrationText",
     "calibration_text",
+    "data_record",
     "draw",
     "guard_other",
     "guarded_train",
@@ -77,9 +79,7 @@ def resolve_task(
         path = Path(data).expanduser().absolute()
         return TaskSpec(**common, path=str(path), data_sha256=_data_sha256(path))
     if task.hub is not None:
-        return TaskSpec(
-            **common, revision=task.hub.revision or _hub_revision(common["name"], task.hub.id, offline=offline)
-        )
+        return TaskSpec(**common, revision=_hub_commit(common["name"], task.hub, offline=offline))
     return TaskSpec(**common)
 
 
@@ -103,6 +103,28 @@ def load_split(spec: TaskSpec, split: str) -> Split:
             f"{spec.path} changed since this study was planned", hint="run the command again: the data is resolved anew"
         )
     return task_of(spec).load(split, _task_data(spec))
+
+
+def data_record(spec: TaskSpec, split: str) -> dict[str, Any]:
+    """What a result says of the rows behind it, so that anyone can check them: commit, files and checksums.
+
+    ``rows_sha256`` is over the rows themselves (:attr:`plr.tasks.Split.rows_sha256`), ``prompts_sha256`` over ids, prompts and
+    targets.
+
+    Raises:
+        DataError: as :func:`load_split`.
+    """
+    found = load_split(spec, split)
+    return {
+        "source": found.report.source,
+        "split": split,
+        "revision": spec.revision,
+        "data_sha256": spec.data_sha256,
+        "files": dict(found.report.files),
+        "rows": found.report.kept,
+        "rows_sha256": found.rows_sha256,
+        "prompts_sha256": found.digest,
+    }
 
 
 def _task_data(spec: TaskSpec) -> TaskData:
@@ -293,12 +315,18 @@ def _data_sha256(path: Path) -> str:
     )
 
 
-@lru_cache(maxsize=32)
-def _hub_revision(task: str, dataset: str, *, offline: bool) -> str:
-    fetch = f"hf download --repo-type dataset {dataset}"
-    advice = f"give local files with --data FOLDER (task {task}), or fetch the data once with: {fetch}"
+def _hub_commit(task: str, hub: HubData, *, offline: bool) -> str:
+    """The commit of a data set on the hub; offline, one whose files are all in the cache."""
     if is_offline(offline):
-        if sha := cached_sha("dataset", dataset):
-            return sha
-        raise DataError(f"plr is offline and task {task} reads {dataset} from the hub", hint=advice)
-    return commit_sha("dataset", dataset, advice=advice)
+        source = HubSource(task, hub, None)
+        try:
+            source.fetch(offline=True)
+        except UsageError as error:
+            raise DataError(error.message, expected=error.expected, hint=error.hint) from error
+        return str(source.revision)
+    return str(hub.revision) if is_sha(hub.revision) else _head(task, hub.id, hub.revision)
+
+
+@lru_cache(maxsize=32)
+def _head(task: str, dataset: str, revision: str | None) -> str:
+    return commit_sha("dataset", dataset, revision, advice=hub_advice(task, HubData(dataset), offline=False))

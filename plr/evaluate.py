@@ -15,7 +15,7 @@ from typing import Any
 
 from plr.answers import Local, ServingBase, Writer
 from plr.bases import Loaded, load_base
-from plr.data import draw, guard_other, load_split
+from plr.data import data_record, draw, guard_other, load_split
 from plr.evaluate_heads import head_for, head_record, score_head
 from plr.fewshot import Shots, shots_for, stops_for
 from plr.fingerprint import canonical_json
@@ -121,6 +121,7 @@ def evaluate(
         "primary": task.primary if step.generate or task.kind == "classification" else ANSWER_LOSS,
         "metrics": found.metrics,
         "n": len(found.samples),
+        "data": data_record(step.task, step.split),
         **found.more,
         "largest_logit_change": found.change,
         "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,

@@ -18,7 +18,7 @@ from plr.adapters import Kind, adapters
 from plr.adapters.peft import name_base
 from plr.bases import Loaded, load_base
 from plr.costs import inference_overhead, peak_memory, reset_peak_memory
-from plr.data import draw, guarded_train, head_of, load_split
+from plr.data import data_record, draw, guarded_train, head_of, load_split
 from plr.errors import ResourceError, TrainingError
 from plr.objectives import AnswerObjective, HeadObjective, Objective
 from plr.runtime import Runtime
@@ -119,6 +119,7 @@ def train(
         "steps": trainer.state.global_step,
         "curve": history,
         "rows": {"train": len(train_rows), "validation": len(validation)},
+        "data": data_record(step.task, "train"),
         "tokens_seen": sum(objective.lengths[i] for i in order),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "updated_parameters": method.updated_parameters(model),

@@ -39,7 +39,19 @@ Bits = Annotated[int, typer.Option("--bits", "-b", help="Bit width of the base: 
 Task = Annotated[str | None, typer.Option("--task", "-t", help="Task to train on, or to be scored by.")]
 Data = Annotated[str | None, typer.Option("--data", help="Local files instead of the hub: a folder or a file.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also copy the artifact to this folder.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Make no network call; use what is on this machine.")]
+
+
+def _offline(asked: bool) -> bool:
+    """The whole process and its workers make no network call, whichever library would."""
+    if asked:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return asked
+
+
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", callback=_offline, help="Make no network call; use what is on this machine."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Preset = Annotated[
     str | None, typer.Option("--preset", help="Recipe: paper, best, or tiny (default for the embedded base).")

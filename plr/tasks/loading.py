@@ -54,6 +54,7 @@ def load_split(task: Task, split: str, data: TaskData) -> Split:
         not_drawn=len(short) - len(kept),
         kept=len(kept),
         cut=cut,
+        files=dict(source.files) if isinstance(source, HubSource) else {},
     )
     return Split(tuple(kept), report)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plr.fingerprint import fingerprint
@@ -89,6 +91,8 @@ class LoadReport:
     not_drawn: int
     kept: int
     cut: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of a data set on the hub: each file that was read, and the sha256 of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,13 @@ class Split:
     def digest(self) -> str:
         """sha256 over ids, prompts and targets: equal if and only if the very same questions are asked."""
         return fingerprint([[example.id, example.prompt, example.target] for example in self.examples])
+
+    @property
+    def rows_sha256(self) -> str:
+        """sha256 over the rows as they were read, each as JSON with sorted keys on a line of its own: no task is needed to
+        compute it again."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            text = json.dumps(dict(example.row), sort_keys=True, ensure_ascii=False, default=str)
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()

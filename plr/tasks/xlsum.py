@@ -11,7 +11,8 @@ the share that stopped by EOS. There is no ``strict``: a summary is not right or
 The answer ends at ``[SEP]`` or a blank line. Articles are long (thousands of tokens): set ``train.max_length`` and the task's
 ``max_prompt_chars``; what is left out is counted.
 
-The published archive's own names are read: ``japanese_train.jsonl``, ``japanese_val.jsonl``, ``japanese_test.jsonl``.
+The published archive's own names are read: ``japanese_train.jsonl``, ``japanese_val.jsonl``, ``japanese_test.jsonl``. On the hub
+the data set ``csebuetnlp/xlsum`` is a program; its rows as files are those of the branch ``refs/convert/parquet``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from plr.errors import DataError
 from plr.scoring.by_name import METRICS
 from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
+from plr.tasks.hub import HubData
 from plr.tasks.local import STEMS
-from plr.tasks.sources import GeneratedSource
 from plr.tasks.types import Example, Response
 
 __all__ = ["XLSUM_JA", "XlsumJa"]
@@ -43,6 +43,7 @@ class XlsumJa(Task):
     strict = "rougeL,strict"
     stop = ("[SEP]",)
     max_new_tokens = 256
+    hub = HubData("csebuetnlp/xlsum", revision="refs/convert/parquet", data_dir="japanese")
     stems = {**STEMS, "japanese_train": "train", "japanese_val": "validation", "japanese_test": "test"}  # noqa: RUF012
 
     def prompt(self, row: Mapping[str, Any]) -> str:
@@ -57,13 +58,6 @@ class XlsumJa(Task):
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
         answer = self.boundary(response.text)
         return {name: METRICS[f"{name}_ja"].score(answer, example.target) for name in ("rouge1", "rouge2", "rougeL")}
-
-    def generated(self) -> GeneratedSource | None:
-        raise DataError(
-            "xlsum_ja is read from its files",
-            expected="a folder with japanese_train.jsonl, japanese_val.jsonl and japanese_test.jsonl",
-            hint="--data FOLDER with the Japanese archive of csebuetnlp/xlsum",
-        )
 
 
 XLSUM_JA = tasks.register("xlsum_ja")(XlsumJa())

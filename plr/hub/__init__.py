@@ -1,0 +1,20 @@
+"""The Hugging Face hub: names -> commits -> files whose bytes are those of the commit. Asked with patience, or not at all."""
+
+from __future__ import annotations
+
+from plr.hub.files import Fetched, fetch, is_listed, listing
+from plr.hub.names import cached_sha, commit_sha, is_offline, is_sha, repo_folder
+from plr.hub.patience import Patience
+
+__all__ = [
+    "Fetched",
+    "Patience",
+    "cached_sha",
+    "commit_sha",
+    "fetch",
+    "is_listed",
+    "is_offline",
+    "is_sha",
+    "listing",
+    "repo_folder",
+]

@@ -1,0 +1,135 @@
+"""One file from the hub into its cache, in the layout that the hub library documents.
+
+How it works:
+
+1. The bytes go to ``plr/parts/<etag>`` of the repository; ``etag`` is the sha256 of a large file, the git sha1 of a small one. A
+   part that an earlier run left, killed or cut off, is gone on with from the byte where it ends.
+2. Only when all of it is there and is what the listing promises does it become ``blobs/<etag>``, by a rename, and the snapshot gets
+   a link to it. So no other program ever finds half a file in the cache, or other bytes.
+3. Two processes that want files of one repository take turns; the second finds them done.
+
+What it gives up: hf_xet. It is quicker for large models, but has a client of its own, which tries for minutes when its server does
+not answer. ``hf download`` uses it, and what that fetched is found here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from plr.errors import ResourceError
+from plr.hub.names import Kind, repo_folder
+
+__all__ = ["Listed", "matches", "transfer"]
+
+CHUNK = 1 << 20
+SHOWN = 16 << 20
+"""Bytes of a file from which on its progress is shown."""
+
+
+class Listed(NamedTuple):
+    """What the hub says of a file."""
+
+    size: int
+    oid: str
+    """sha1 of the git blob: of the bytes themselves, unless they lie in large file storage."""
+    sha256: str | None = None
+    """Of a large file."""
+
+
+def matches(file: Path, listed: Listed) -> str | None:
+    """The sha256 of ``file`` if its bytes are those that are listed."""
+    size = file.stat().st_size
+    if size != listed.size:
+        return None
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            sha256.update(chunk)
+            if listed.sha256 is None:
+                blob.update(chunk)
+    right = sha256.hexdigest() == listed.sha256 if listed.sha256 else blob.hexdigest() == listed.oid
+    return sha256.hexdigest() if right else None
+
+
+def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str | None:
+    """Have ``path`` in the snapshot of commit ``sha``; its sha256, or None if something was sent that is not the file.
+
+    Raises:
+        ResourceError: the disk has not as much room as the file takes.
+        Exception: those of the hub library, and :class:`plr.hub.patience.HubError`; what came so far is kept.
+    """
+    folder, etag = repo_folder(kind, name), listed.sha256 or listed.oid
+    part, blob = folder / "plr" / "parts" / etag, folder / "blobs" / etag
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "plr" / "lock"):
+        sha256 = matches(blob, listed) if blob.is_file() else None
+        if sha256 is None:
+            _fill(part, kind, name, sha, path, listed)
+            sha256 = matches(part, listed)
+            if sha256 is None:
+                if part.stat().st_size >= listed.size:
+                    part.unlink()
+                return None
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(blob)
+        _link(folder / "snapshots" / sha / path, blob)
+    return sha256
+
+
+def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed) -> None:
+    """Write to ``part`` what it lacks."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.errors import FileMetadataError
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm
+
+    have = part.stat().st_size if part.is_file() else 0
+    if have > listed.size:
+        part.unlink()
+        have = 0
+    if have == listed.size and part.is_file():
+        return
+    free = shutil.disk_usage(part.parent).free
+    if listed.size - have > free:
+        raise ResourceError(
+            f"{path} of {name} from the hub takes {listed.size - have:,} bytes more, and {part.parent} has {free:,} left",
+            hint="make room there (hf cache ls), or point HF_HOME to a larger disk; what is whole is kept",
+        )
+    headers: dict[str, Any] = build_hf_headers(library_name="plr")
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    url = hf_hub_url(name, path, repo_type=kind, revision=sha)
+    with get_session().stream("GET", url, headers=headers) as response:
+        goes_on = response.status_code == 206
+        if response.status_code != 416:  # it has no byte behind the part, so the part is not of it
+            hf_raise_for_status(response)
+            if not any("X-Repo-Commit" in one.headers for one in (*response.history, response)):
+                raise FileMetadataError(f"no X-Repo-Commit from {url}")
+        bar = tqdm(desc=path, total=listed.size, initial=have if goes_on else 0, unit="B", unit_scale=True,
+                   disable=True if listed.size < SHOWN else None)  # fmt: skip
+        with bar, part.open("ab" if goes_on else "wb") as stream:
+            for chunk in response.iter_raw() if response.status_code != 416 else ():
+                stream.write(chunk)
+                bar.update(len(chunk))
+                if stream.tell() > listed.size:
+                    break  # more than was promised: the comparison refuses it
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _link(file: Path, blob: Path) -> None:
+    """``file`` as a relative link to ``blob``, or its copy where there are no links."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    try:
+        new.symlink_to(os.path.relpath(blob, file.parent))
+    except OSError:
+        shutil.copyfile(blob, new)
+    new.replace(file)

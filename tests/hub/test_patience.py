@@ -1,0 +1,210 @@
+"""The client that survives, on answers that are made up: pauses, bounds, ranges, and what it leaves as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+from huggingface_hub.utils import _http
+
+from plr.errors import ConfigError
+from plr.hub import patience as module
+from plr.hub.patience import HubError, Patience, patient
+
+BODY = bytes(range(256)) * 2000
+PATIENCE = Patience(silence=1, tries=4, pause=1, longest_pause=30)
+
+
+class Broken(httpx2.SyncByteStream):
+    """``body``, and then the connection is cut."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.body
+        raise httpx2.ReadError("cut")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+    monkeypatch.setattr(module, "_ANSWERED", set())
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    return slept
+
+
+def ask(answer: Callable[[httpx2.Request], httpx2.Response], method: str = "GET", **headers: str) -> httpx2.Response:
+    before = _http._GLOBAL_CLIENT_FACTORY
+    _http.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answer)))
+    try:
+        with patient(PATIENCE):
+            return _http.get_session().request(method, "http://hub/file", headers=headers)
+    finally:
+        _http.set_client_factory(before)
+
+
+def in_turn(*answers: httpx2.Response | Exception) -> Callable[[httpx2.Request], httpx2.Response]:
+    left = list(answers)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        value = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(value, Exception):
+            raise value
+        return httpx2.Response(value.status_code, headers=value.headers)
+
+    return answer
+
+
+def test_pauses_double_and_the_answer_is_the_last_one(pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    busy = httpx2.Response(503)
+    assert ask(in_turn(busy, httpx2.ReadTimeout("timed out"), busy, httpx2.Response(200))).status_code == 200
+    assert pauses == [1, 2, 4]
+    said = [
+        "hub: it does not answer; trying again in 2 s",
+        "hub: it answers 503 Service Unavailable; trying again in 4 s",
+    ]
+    assert caplog.messages == said
+
+
+def test_what_the_hub_asks_to_wait_is_waited_if_it_is_not_too_long(pauses: list[float]) -> None:
+    busy = httpx2.Response(429, headers={"Retry-After": "7"})
+    assert ask(in_turn(busy, httpx2.Response(200))).status_code == 200
+    assert pauses == [7]
+    with pytest.raises(HubError, match="429 Too Many Requests and asks to wait for 31 s") as e:
+        ask(in_turn(httpx2.Response(429, headers={"Retry-After": "31"})))
+    assert (e.value.reached, pauses) == (True, [7])
+
+
+def test_a_hub_that_never_answered_is_asked_twice(pauses: list[float]) -> None:
+    with pytest.raises(HubError, match=r"refused; 2 tries in 0 s \(hub\)") as e:
+        ask(in_turn(httpx2.ConnectError("refused")))
+    assert (e.value.reached, pauses) == (False, [1])
+
+
+@pytest.mark.parametrize("status", [200, 206, 302, 400, 401, 403, 404, 416])
+def test_a_plain_answer_is_given_as_it_is(pauses: list[float], status: int) -> None:
+    assert ask(in_turn(httpx2.Response(status))).status_code == status
+    assert pauses == []
+
+
+def test_an_error_that_no_second_try_would_change_passes(pauses: list[float]) -> None:
+    with pytest.raises(httpx2.ProxyError):
+        ask(in_turn(httpx2.ProxyError("407")))
+    assert pauses == []
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("asked", [None, (1000, None), (1000, 400_000)])
+def test_a_body_in_pieces_is_one_body(pauses: list[float], ranges: bool, asked: tuple[int, int | None] | None) -> None:
+    """Whatever range was asked for; a server that knows no ranges gives the whole."""
+    seen: list[str | None] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers.get("Range"))
+        assert request.headers["Accept-Encoding"] == "identity"
+        first, last = (module._range(request) or (0, None)) if ranges else (0, None)
+        body = BODY[first : None if last is None else last + 1]
+        headers = {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(BODY)}"} if ranges and seen[-1] else {}
+        # 70 kB more at every try: progress, so that the failures do not add up
+        piece = body[:70_000] if ranges else body[: 70_000 * len(seen)]
+        stream = httpx2.ByteStream(body) if piece == body else Broken(piece)
+        return httpx2.Response(206 if headers else 200, headers=headers, stream=stream)
+
+    first, last = asked or (0, None)
+    more = {"Range": f"bytes={first}-{'' if last is None else last}"} if asked else {}
+    whole = BODY[first : None if last is None else last + 1] if ranges else BODY
+    assert ask(answer, **more).content == whole
+    assert len(seen) > PATIENCE.tries
+    assert set(pauses) == {1}
+    if ranges:
+        assert seen[1] == f"bytes={first + 70_000}-{'' if last is None else last}"
+
+
+def test_little_by_little_is_no_progress(pauses: list[float]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        first, _ = module._range(request) or (0, None)
+        headers = {"Content-Range": f"bytes {first}-{len(BODY) - 1}/{len(BODY)}"} if first else {}
+        return httpx2.Response(206 if first else 200, headers=headers, stream=Broken(BODY[first : first + 1000]))
+
+    with pytest.raises(HubError, match=r"cut, at byte 4000; 4 tries in 0 s"):
+        ask(answer)
+    assert pauses == [1, 2, 4]
+
+
+def test_a_range_of_another_form_is_left_to_whoever_asked(pauses: list[float]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(206, stream=Broken(BODY[-500:-200]))
+
+    with pytest.raises(httpx2.ReadError):
+        ask(answer, Range="bytes=-500")
+    assert pauses == []
+
+
+def test_a_hub_that_answered_once_has_all_tries_from_then_on(pauses: list[float]) -> None:
+    assert ask(in_turn(httpx2.Response(200))).status_code == 200
+    with pytest.raises(HubError, match="4 tries"):
+        ask(in_turn(httpx2.ConnectError("refused")))
+
+
+def test_a_slow_stream_counts_as_a_failure_and_a_slow_reader_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def stream(seconds: float) -> Iterator[bytes]:
+        for _ in range(100):
+            now[0] += seconds
+            yield b"x" * 100
+
+    def read(stream: Iterator[bytes], own: float) -> int:
+        count = 0
+        for chunk in module._not_too_slow(stream, PATIENCE):
+            now[0] += own
+            count += len(chunk)
+        return count
+
+    assert read(stream(0.01), own=60) == 10_000
+    with pytest.raises(httpx2.ReadTimeout, match="only 3100 bytes came in 62 s"):
+        read(stream(2), own=0)
+
+
+def test_the_clients_of_others_are_put_back_and_stay_what_they_are() -> None:
+    before = _http._GLOBAL_CLIENT_FACTORY
+
+    def mine() -> httpx2.Client:
+        return httpx2.Client(headers={"X-Mine": "1"}, transport=httpx2.MockTransport(lambda _: httpx2.Response(200)))
+
+    _http.set_client_factory(mine)
+    try:
+        with patient(PATIENCE):
+            client = _http.get_session()
+            assert client.headers["X-Mine"] == "1"
+            with patient(PATIENCE):
+                assert _http.get_session() is client
+            assert _http.get_session() is client
+        assert _http._GLOBAL_CLIENT_FACTORY is mine
+        assert "send" not in vars(_http.get_session())
+    finally:
+        _http.set_client_factory(before)
+
+
+def test_what_the_library_asks_on_its_own_account_is_tried_once(pauses: list[float]) -> None:
+    before = _http._GLOBAL_CLIENT_FACTORY
+    _http.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(in_turn(httpx2.ConnectError("no")))))
+    try:
+        with patient(PATIENCE), pytest.raises(httpx2.ConnectError):
+            _http.get_session().get("http://hub/api/agent-harnesses")
+    finally:
+        _http.set_client_factory(before)
+    assert pauses == []
+
+
+def test_the_environment_says_how_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLR_HUB_TIMEOUT", "2.5")
+    monkeypatch.setenv("PLR_HUB_TRIES", "9")
+    assert Patience.of_environment() == Patience(silence=2.5, tries=9, window=7.5)
+    for wrong in ("soon", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("PLR_HUB_TIMEOUT", wrong)
+        with pytest.raises(ConfigError, match=f"PLR_HUB_TIMEOUT is '{wrong}'"):
+            Patience.of_environment()
