@@ -113,7 +113,8 @@ class Study:
         from plr.report.compare import costs_of, write_compare
 
         results = self.results(store, failed)
-        compared = write_compare(results, costs_of(self.cells, store), folder, self.name)
+        costs = costs_of(self.cells, store)
+        compared = write_compare(results, costs, folder, self.name) if self.config.adapters else {}
         return compared | write_report(
             results,
             folder,
