@@ -10,7 +10,7 @@ import pytest
 
 from plr import steps as steps_module
 from plr.engines import LocalEngine
-from plr.errors import PlrError, ResourceError, UnknownNameError
+from plr.errors import ConfigError, PlrError, ResourceError, UnknownNameError
 from plr.runtime import Runtime
 from plr.specs import Evaluate, Quantize, Step
 from plr.steps import Event, Plan, closure, ready_jobs
@@ -65,6 +65,18 @@ def test_all_cells_and_every_mode() -> None:
         (4, 4, "roundtrip", "lora"),
         (4, 4, "requantize", "lora"),
     }
+
+
+def test_bases_alone_are_a_study(tmp_path: Path, built: list[Step]) -> None:
+    """No adapter: the bases are quantized and scored, nothing is trained, and there is no cost to compare."""
+    config = {"name": "s", "preset": "tiny", "train_bits": [16], "restore_bits": [16, 4], "adapters": []}
+    with pytest.raises(ConfigError, match="adapters is empty, and baselines is false"):
+        study_config(config)
+    study = Study(study_config({**config, "baselines": True}))
+    assert [(c.restore_bits, c.adapter) for c in study.cells] == [(16, "none"), (4, "none")]
+    store = Store(tmp_path / "home")
+    study.run(store, Runtime(home=tmp_path / "home"))
+    assert [step.kind for step in built] == ["base", "result", "result"]
 
 
 def test_a_task_may_have_bit_widths_of_its_own() -> None:

@@ -14,7 +14,7 @@ from plr.lab import Lab
 from plr.resolve import Resolver
 from plr.specs import step_from_json
 from plr.study import Study, study_config
-from plr.tasks import Response, find_task, read_task, task_of
+from plr.tasks import Response, find_task, task_of
 
 CAPITALS = {
     "data": "rows.tsv",
@@ -223,11 +223,3 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, row: str, message: str) 
     (tmp_path / "test.jsonl").write_text(row + "\n")
     with pytest.raises(DataError, match=message):
         load_split(resolve_task(write(tmp_path), data=str(tmp_path / "test.jsonl")), "test")
-
-
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "tasks").glob("*.yaml")), ids=str)
-def test_files_of_the_project_are_tasks(path: Path) -> None:
-    task = read_task(path)
-    assert task.name == path.stem
-    assert task.hub is not None
-    assert path.read_text().startswith("# plr ")
