@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import adapters, load, lowbit, quantize, scale, scoring
+from bench import adapters, eval, load, lowbit, quantize, scale, scoring
 from bench.harness import BenchError
 
 __all__ = ["main", "parser"]
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "load": load,
     "scale": scale,
     "adapters": adapters,
+    "eval": eval,
     "scoring": scoring,
 }
 

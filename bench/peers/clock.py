@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["MARK", "Clock", "options", "peak_rss", "preload"]
 
 MARK = "BENCH-RESULT "
-PACKAGES = ("plr", "torch", "transformers", "gptqmodel", "optimum", "numpy")
+PACKAGES = ("plr", "torch", "transformers", "gptqmodel", "optimum", "lm_eval", "numpy")
 
 
 def options() -> dict[str, Any]:

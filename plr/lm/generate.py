@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from plr.errors import DataError, ResourceError, UsageError
 from plr.lm.batched import run_batched
 from plr.lm.engine import Row, SlotEngine
+from plr.lm.prepacked import prepacked
+from plr.lm.slot_attention import Refused, why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
 from plr.lm.tokens import decode, encode_prompt, end_tokens
@@ -19,6 +22,8 @@ from plr.lm.tokens import decode, encode_prompt, end_tokens
 __all__ = ["Generation", "generate"]
 
 log = logging.getLogger(__name__)
+
+_PACK_FROM = 256  # answers x tokens; fewer do not pay for laying the weights out
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Generation:
     """The stop string that cut the answer."""
     prompt_tokens: int
     """Tokens of the prompt, BOS included, virtual tokens of an adapter not."""
+    ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The tokens generated, EOS and those of the stop string included."""
 
 
 def generate(
@@ -53,6 +60,9 @@ def generate(
     afterwards). Of its `generation_config` only the EOS ids are read: no penalty, no sampling, no forced token.
     At most `slots` prompts run at once; on CUDA, when memory runs out, half as many, and so on (logged as a warning).
     `on_progress(done, total)` is called as answers finish.
+
+    On a CPU the model attends as `plr.lm.slot_attention` says, and multiplies weights laid out beforehand
+    (`plr.lm.prepacked`), where it can: faster, and equal but for the order of floating-point sums.
 
     Models that a slot cache cannot express (windows shorter than the text, recurrent layers, ALiBi, flash attention)
     run in left-padded batches of `slots` through transformers' own generation; `plr.lm.support.why_not_slots` says
@@ -84,16 +94,23 @@ def generate(
     reason = why_not_slots(model, longest)
     if reason is not None:
         log.info("generating in padded batches, since the model does not run in slots: %s", reason)
-    with evaluating(model):
+    plain = why_not_slot_attention(model)
+    if reason is None and plain is not None:
+        log.debug("generating with the model's own attention: %s", plain)
+    much = len(encoded) * max_new_tokens >= _PACK_FROM
+    with evaluating(model), prepacked(model) if much else nullcontext():
         while todo := [Row(i, ids) for i, ids in enumerate(encoded) if results[i] is None]:
             try:
                 if reason is None:
                     arguments = {"ends": ends, "stops": stops, "max_new_tokens": max_new_tokens, "slots": slots}
-                    SlotEngine(model, todo, **arguments).run(done)
+                    SlotEngine(model, todo, **arguments, own_attention=plain is None).run(done)
                 else:
                     run_batched(
                         model, tokenizer, todo, done, ends=ends, stops=stops, max_new_tokens=max_new_tokens, batch=slots
                     )
+            except Refused as error:
+                plain = str(error)
+                log.info("generating with the model's own attention, which is slower: %s", plain)
             except torch.OutOfMemoryError as error:
                 if slots == 1:
                     raise ResourceError(
@@ -133,4 +150,4 @@ def _result(tokenizer: Any, row: Row, ends: frozenset[int], stops: StopStrings) 
     stopped = None
     if hit := stops.find(text):
         text, stopped = hit
-    return Generation(text, len(row.out), ended, stopped, len(row.ids))
+    return Generation(text, len(row.out), ended, stopped, len(row.ids), tuple(row.out))

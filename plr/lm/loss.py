@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 
 from plr.errors import DataError
+from plr.lm.prepacked import prepacked
 from plr.lm.support import (
     accepts,
     decoder_config,
@@ -135,7 +136,7 @@ def _losses(
     keeps = accepts(model, "logits_to_keep")
     device = input_device(model)
     shared = _shared(model, rows)
-    with evaluating(model):
+    with evaluating(model), prepacked(model):
         prefix = _prefix(model, rows[0][0][:shared], keeps) if shared else None
         rows = [(ids[shared:], count) for ids, count in rows]
         for batch in _batches(rows, budget, decoder_config(model).vocab_size, shared):

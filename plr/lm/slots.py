@@ -1,9 +1,10 @@
 """A key/value cache with one row ("slot") a running answer, each row with a length of its own.
 
 How it works
-1. A layer holds keys and values as `[slots, heads, columns, head_dim]`, allocated once. Column = position: row r's
-   token at position p lies in column p, with no padding inside a row, so positions need no correction. (Head before
-   column: attention on CPU over `[slots, columns, heads, head_dim]` took 1.1 to 4 times as long.)
+1. A layer holds keys and values as `[slots, heads, columns, head_dim]`, allocated once. Row r's token at position p lies
+   in column `p - origin`, with no padding inside a row. `origin` is 0, or the length of a prefix that all rows share and
+   that lies elsewhere (`plr.lm.slot_attention`). (Head before column: attention on CPU over `[slots, columns, heads, head_dim]`
+   took 1.1 to 4 times as long.)
 2. Running rows are always rows `0 .. active-1`. What attention reads is a view `[:active, :longest]`: no copy.
 3. A step writes one token a row, each in its own column (`point` writes). A prefill writes a block of rows and columns
    (`block` writes). Which of the two the next forward does is planned beforehand.
@@ -34,6 +35,7 @@ class _Plan:
 
     slots: int
     columns: int
+    origin: int = 0  # position of column 0
     rows: slice = field(default_factory=lambda: slice(0, 0))  # rows that take part
     start: int = 0  # block write: first column
     stop: int = 0  # attention reads columns [0, stop)
@@ -78,7 +80,7 @@ class _SlotLayer(CacheLayerMixin):
         else:
             self.keys[plan.rows, :, plan.start : plan.stop] = key_states
             self.values[plan.rows, :, plan.start : plan.stop] = value_states
-            if plan.start == 0:
+            if plan.start == 0:  # all there is: a fresh tensor reads faster than a view
                 return key_states, value_states
         return self.keys[plan.rows, :, : plan.stop], self.values[plan.rows, :, : plan.stop]
 
@@ -86,32 +88,38 @@ class _SlotLayer(CacheLayerMixin):
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
-    def spread(self, length: int) -> None:
-        self.keys[1:, :, :length] = self.keys[:1, :, :length]
-        self.values[1:, :, :length] = self.values[:1, :, :length]
+    def spread(self, other: _SlotLayer) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(other.keys, other.values)
+        length = other.keys.shape[2]
+        self.keys[:, :, :length] = other.keys
+        self.values[:, :, :length] = other.values
 
     def get_seq_length(self) -> int:
         """Tokens before those of the coming forward, in its longest row."""
-        return self.plan.stop - 1 if self.plan.point else self.plan.start
+        return self.plan.origin + (self.plan.stop - 1 if self.plan.point else self.plan.start)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
-        return self.plan.columns
+        return self.plan.origin + self.plan.columns
 
 
 class SlotCache(Cache):
-    """The cache of `slots` running answers of at most `columns` tokens each, prompt included."""
+    """The cache of `slots` running answers of at most `columns` tokens each, prompt included; `origin` tokens before
+    column 0 lie elsewhere."""
 
-    def __init__(self, layers: int, slots: int, columns: int) -> None:
-        self.plan = _Plan(slots, columns)
+    def __init__(self, layers: int, slots: int, columns: int, origin: int = 0) -> None:
+        self.plan = _Plan(slots, columns, origin)
         self.slot_layers = [_SlotLayer(self.plan) for _ in range(layers)]
+        self.latest: int | None = None  # the layer that was written last, for an attention function to know where it is
         super().__init__(layers=[*self.slot_layers])
 
     def update(  # the base class's, without its offloading: this runs once a layer and token
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
+        self.latest = layer_idx
         return self.slot_layers[layer_idx].update(key_states, value_states)
 
     @property
@@ -121,7 +129,7 @@ class SlotCache(Cache):
         return first.keys.dtype if first.is_initialized else None
 
     def plan_block(self, rows: slice, start: int, stop: int) -> None:
-        """The next forward writes columns `start .. stop-1` of `rows`."""
+        """The next forward writes columns `start .. stop-1` of `rows`, and attends to those before as well."""
         plan = self.plan
         plan.rows, plan.start, plan.stop, plan.point = rows, start, stop, False
 
@@ -138,8 +146,8 @@ class SlotCache(Cache):
             if layer.is_initialized:
                 layer.move(source, target, length)
 
-    def spread(self, length: int) -> None:
-        """Copy the first `length` tokens of row 0, a prefix that all prompts share, to all rows."""
-        for layer in self.slot_layers:
-            if layer.is_initialized:
-                layer.spread(length)
+    def spread(self, prefix: SlotCache) -> None:
+        """Copy the one row of `prefix`, which all prompts share, to the first columns of all rows."""
+        for layer, other in zip(self.slot_layers, prefix.slot_layers, strict=True):
+            if other.is_initialized:
+                layer.spread(other)

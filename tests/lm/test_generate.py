@@ -76,7 +76,10 @@ def test_shared_prefix_is_computed_once_and_changes_nothing(slots, llama, tokeni
     monkeypatch.setattr(
         SlotEngine,
         "_forward",
-        lambda self, start, stop, **k: (widths.append(stop - start), forward(self, start, stop, **k)),
+        lambda self, cache, rows, start, stop, **k: (
+            widths.append(stop - start),
+            forward(self, cache, rows, start, stop, **k),
+        ),
     )
     assert generate(llama, tokenizer, few_shot, max_new_tokens=6, slots=slots) == oracle(llama, tokenizer, few_shot, 6)
     assert widths[0] >= len(shots)

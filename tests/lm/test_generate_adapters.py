@@ -14,8 +14,8 @@ from peft import (
 )
 
 from plr.errors import DataError
-from plr.lm import answer_loss, encode_pair, generate, logits_probe
-from plr.lm.support import why_not_slots
+from plr.lm import answer_loss, encode_pair, engine, generate, logits_probe
+from plr.lm.support import prompt_learning, why_not_slots
 from plr.lm.tokens import encode_prompt
 
 SHAPE = {"num_layers": 2, "token_dim": 32, "num_attention_heads": 4, "num_transformer_submodules": 1}
@@ -68,6 +68,29 @@ def test_slots_write_what_recomputing_everything_writes(adapted, tokenizer, prom
             expected = expected[: expected.index(tokenizer.eos_token_id)]
         assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
     assert answers != plain, "the adapter should change something"
+
+
+@pytest.mark.parametrize("virtual_alone", [False, True])
+@pytest.mark.parametrize("adapted", METHOD_NAMES, indirect=True)
+def test_examples_before_all_prompts_are_kept_apart_with_the_virtual_tokens(
+    adapted, virtual_alone, tokenizer, prompts, monkeypatch
+):
+    monkeypatch.setattr(engine, "_APART_FROM", 1)
+    engines, run = [], engine.SlotEngine.run
+    monkeypatch.setattr(engine.SlotEngine, "run", lambda self, done: (engines.append(self), run(self, done)))
+    adapted.generation_config.eos_token_id = None
+    shots = "" if virtual_alone else "question one. answer two\nquestion three.\n"
+    texts = [shots + prompt for prompt in prompts[:6]]
+    for text, answer in zip(texts, generate(adapted, tokenizer, texts, max_new_tokens=5, slots=4), strict=True):
+        expected = recompute(adapted, encode_prompt(tokenizer, text), 5)
+        if tokenizer.eos_token_id in expected:
+            expected = expected[: expected.index(tokenizer.eos_token_id)]
+        assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
+    virtual = prompt_learning(adapted)
+    (only,) = engines
+    assert only.origin == only.shared
+    assert only.origin >= virtual + len(shots)
+    assert only.attention is not None
 
 
 @pytest.mark.parametrize("adapted", METHOD_NAMES, indirect=True)
