@@ -22,7 +22,7 @@ from typing import Any
 from plr.errors import DataError, PlrError, ResourceError, UsageError
 from plr.fingerprint import fingerprint
 from plr.hub import cached_sha, commit_sha, fetch, is_offline, is_sha, listing, repo_folder
-from plr.tasks.hub_files import CARD, chosen_files, own_errors, shown_folder, workplace
+from plr.tasks.hub_files import CARD, chosen_files, own_errors, shown_folder, workroom
 from plr.tasks.sources import Row
 
 __all__ = ["HubData", "HubSource", "hub_advice"]
@@ -112,7 +112,7 @@ class HubSource:
         # Which files a configuration has may change with the library that says so.
         within = [self.hub.data_dir] if self.hub.data_dir else []
         key = fingerprint([self.hub.config, version("datasets"), *within])[:12]
-        home = workplace(repo_folder("dataset", name), f"plr/{sha}/{key}")
+        home = workroom(repo_folder("dataset", name), f"plr/{sha}/{key}")
         listed = list(listing("dataset", name, sha, **more))
         wanted = chosen_files(home, name, self.hub.config, listed, card.folder, data_dir=self.hub.data_dir)
         data = fetch("dataset", name, sha, lambda _: wanted, **more)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from plr.errors import UsageError
 
-__all__ = ["CARD", "chosen_files", "own_errors", "shown_folder", "workplace"]
+__all__ = ["CARD", "chosen_files", "own_errors", "shown_folder", "workroom"]
 
 CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 """The files in which a data set says how it is to be read."""
 
 
-def workplace(folder: Path, inside: str) -> Path:
+def workroom(folder: Path, inside: str) -> Path:
     """``inside`` of the cache; where that is for reading alone, of a folder that goes with the process."""
     home = folder / inside
     try:
