@@ -13,7 +13,7 @@ from plr.cli.tasks import Name, SplitSeed, tasks_app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.tasks import Example
+    from plr.tasks import Example, Task
 
 __all__: list[str] = []
 
@@ -46,7 +46,7 @@ def transform(
     """
     from plr.cli.show import console, emit
     from plr.data import draw, has_split, load_split, resolve_task
-    from plr.tasks import Task, task_of
+    from plr.tasks import task_of
     from plr.tasks.transforms import BETWEEN, worded
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -55,7 +55,7 @@ def transform(
         )
     spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
     splits = {one: load_split(spec, one).examples for one in ("train", "validation", "test") if has_split(spec, one)}
-    task: Task = task_of(spec)
+    task = task_of(spec)
     if task.kind == "classification":
         splits = {split: worded(rows) for split, rows in splits.items()}
     rewrite = _rewriter(how, splits.get("train", ()), model, templates, every, shots, seed, offline)
@@ -70,12 +70,13 @@ def transform(
         "data": ".",
         "prompt": "{prompt}",
         "target": "{target}",
-        "metric": ["rougeL"] if free else ["exact_match"],
+        "metric": list(dict.fromkeys([*_named(task), "rougeL"])) if free else ["exact_match"],
         "boundary": "text" if free else "line",
         "max_new_tokens": 16 if how == "symbols" else task.max_new_tokens,
     }
-    if how in ("in-context", "symbols") and not any(BETWEEN in row["target"] for rows in made.values() for row in rows):
-        settings["stop"] = [BETWEEN]  # behind it a base would write another row
+    if how in ("in-context", "symbols"):  # behind its answer a base would write another row
+        blank = any(BETWEEN in row["target"] for rows in made.values() for row in rows)
+        settings["stop"] = [*([] if blank else [BETWEEN]), *task.stop]
     _write_task(output / "task.yaml", settings)
     counts = {split: len(rows) for split, rows in made.items()}
     if as_json:
@@ -84,6 +85,14 @@ def transform(
     out = console()
     out.print(", ".join(f"{split} {count}" for split, count in counts.items()), highlight=False)
     out.print(f"[bold]task[/bold] {output / 'task.yaml'}", highlight=False)
+
+
+def _named(task: Task) -> list[str]:
+    """The metrics of ``task`` that a task file can name, string equality left out: a whole text rarely equals another."""
+    from plr.scoring.by_name import METRICS
+
+    names = dict.fromkeys(metric.partition(",")[0] for metric in task.metrics)
+    return [name for name in names if name in METRICS and name != "exact_match"]
 
 
 def _rewriter(

@@ -154,6 +154,12 @@ def test_the_command_writes_a_task_that_checks_out(tmp_path: Path) -> None:
     assert check_task(task, TaskData(path=task.data)).errors == 0
 
 
+def test_a_rewritten_task_keeps_the_metrics_that_have_a_name(tmp_path: Path) -> None:
+    made = run("tiny_math", "--as", "in-context", "--shots", "2", "--limit", "20", "-o", str(tmp_path / "out"))
+    assert made["metric"] == ["numeric_match", "rougeL"]
+    assert made["stop"] == ["\n\n", *tasks.get("tiny_math").stop]
+
+
 def test_a_head_is_asked_in_words(tmp_path: Path) -> None:
     rows = "".join(f"word {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(40))
     for name in ("train", "test"):
