@@ -31,7 +31,7 @@ from plr.specs import Evaluate, Restore
 from plr.store import Store
 from plr.tasks import Example, HeadSpec, Response, Task, outcomes, task_of
 
-__all__ = ["BaseHolder", "evaluate", "records"]
+__all__ = ["BaseHolder", "evaluate"]
 
 
 class BaseHolder:
@@ -155,11 +155,25 @@ class _Scored:
         on_progress: Callable[[int, int], None] | None,
     ) -> _Scored:
         """Of a task whose answer is written."""
-        samples, asked = _answers(step, task, rows, shots, writer, on_progress)
+        prompts = [shots.context + row.prompt for row in rows]
+        total = len(rows) * (2 if step.generate else 1)
+        generations: list[Generation] | list[None] = [None] * len(rows)
+        if step.generate:
+            generations = writer.generate(
+                prompts,
+                max_new_tokens=step.max_new_tokens,
+                stop=stops_for(step),
+                on_progress=(lambda done, _: on_progress(done, total)) if on_progress else None,
+            )
+        losses = writer.answer_loss([(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)])
+        if on_progress:
+            on_progress(total, total)
+        samples = _records(step, task, rows, prompts, generations, losses)
         settings: dict[str, Any] = {"output_type": "generate_until" if step.generate else "loglikelihood"}
         settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
         kinds = outcomes(task, [sample["explanations"] for sample in samples])
-        more = {"protocol": asked, **({"outcomes": kinds} if kinds else {})}
+        more: dict[str, Any] = {"protocol": protocol(step, prompts, shots, generations, **writer.facts)}
+        more |= {"outcomes": kinds} if kinds else {}
         return cls(samples, summary(samples), settings, more, writer.model, writer.tokenizer)
 
     @classmethod
@@ -225,34 +239,7 @@ def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec 
     return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)
 
 
-def _answers(
-    step: Evaluate,
-    task: Task,
-    rows: list[Example],
-    shots: Shots,
-    writer: Writer,
-    on_progress: Callable[[int, int], None] | None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One record a row, in row order, and the protocol of the run."""
-    prompts = [shots.context + row.prompt for row in rows]
-    total = len(rows) * (2 if step.generate else 1)
-    generations: list[Generation] | list[None] = [None] * len(rows)
-    if step.generate:
-        generations = writer.generate(
-            prompts,
-            max_new_tokens=step.max_new_tokens,
-            stop=stops_for(step),
-            on_progress=(lambda done, _: on_progress(done, total)) if on_progress else None,
-        )
-    losses = writer.answer_loss([(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)])
-    if on_progress:
-        on_progress(total, total)
-    return records(step, task, rows, prompts, generations, losses), protocol(
-        step, prompts, shots, generations, **writer.facts
-    )
-
-
-def records(
+def _records(
     step: Evaluate,
     task: Task,
     rows: Sequence[Example],

@@ -17,7 +17,7 @@ from plr.lm.prepacked import prepacked
 from plr.lm.slot_attention import Refused, why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
-from plr.lm.tokens import decode, encode_prompt, end_tokens
+from plr.lm.tokens import check_some, decode, encode_prompt, end_tokens
 
 __all__ = ["Generation", "generate"]
 
@@ -128,12 +128,7 @@ def generate(
 def _check_lengths(model: Any, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     limit, virtual = position_limit(model), prompt_learning(model)
     for i, ids in enumerate(encoded):
-        if not ids:
-            raise DataError(
-                f"prompt {i} has no token",
-                expected="text, or a tokenizer that adds a BOS token",
-                hint="remove the row or give it a prompt",
-            )
+        check_some(ids, i)
         if limit is not None and virtual + len(ids) + max_new_tokens > limit:
             room = limit - max_new_tokens - virtual
             raise DataError(

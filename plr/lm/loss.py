@@ -29,7 +29,7 @@ from plr.lm.support import (
     prompt_learning,
     why_not_slots,
 )
-from plr.lm.tokens import encode_pair, encode_prompt
+from plr.lm.tokens import check_some, encode_pair, encode_prompt
 
 __all__ = ["AnswerLoss", "answer_loss", "logits_probe", "perplexity"]
 
@@ -66,12 +66,7 @@ def answer_loss(
     rows = []
     for i, (prompt, target) in enumerate(pairs):
         prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
-        if not prompt_ids:
-            raise DataError(
-                f"prompt {i} has no token",
-                expected="text, or a tokenizer that adds a BOS token",
-                hint="remove the row or give it a prompt",
-            )
+        check_some(prompt_ids, i)
         rows.append((prompt_ids + target_ids, len(target_ids)))
     nlls = _losses(model, rows, max_tokens_per_batch, on_progress)
     return [AnswerLoss(nll, tokens) for nll, (_, tokens) in zip(nlls, rows, strict=True)]

@@ -7,11 +7,12 @@ generation, where nothing follows yet: no token ever spans prompt and target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from plr.errors import ModelError
+from plr.errors import DataError, ModelError
 
-__all__ = ["decode", "encode_pair", "encode_prompt", "end_tokens"]
+__all__ = ["check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -26,6 +27,20 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
         while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
     return ids
+
+
+def check_some(ids: Sequence[int], number: int) -> None:
+    """Refuse an empty prompt.
+
+    Raises:
+        DataError: prompt `number` has no token.
+    """
+    if not ids:
+        raise DataError(
+            f"prompt {number} has no token",
+            expected="text, or a tokenizer that adds a BOS token",
+            hint="remove the row or give it a prompt",
+        )
 
 
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:

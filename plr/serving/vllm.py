@@ -31,7 +31,7 @@ from typing import Any
 from plr.errors import DataError, MissingDependencyError, ModelError, PlrError, ResourceError, UsageError
 from plr.lm import AnswerLoss, Generation, encode_pair
 from plr.lm.stops import StopStrings
-from plr.lm.tokens import decode, encode_prompt, end_tokens
+from plr.lm.tokens import check_some, decode, encode_prompt, end_tokens
 from plr.serving.fits import lora_rank, lora_targets, room_for_rank, why_not_vllm
 
 __all__ = ["VllmEngine", "require_vllm"]
@@ -264,12 +264,7 @@ class VllmEngine:
 
     def _check_lengths(self, encoded: Sequence[Sequence[int]], new: int) -> None:
         for i, ids in enumerate(encoded):
-            if not ids:
-                raise DataError(
-                    f"prompt {i} has no token",
-                    expected="text, or a tokenizer that adds a BOS token",
-                    hint="remove the row or give it a prompt",
-                )
+            check_some(ids, i)
             if len(ids) + new > self.max_model_len:
                 raise DataError(
                     f"prompt {i} has {len(ids)} tokens",

@@ -12,22 +12,12 @@ import pytest
 
 from plr import Lab
 from plr.errors import MissingDependencyError, UsageError
-from plr.serving.vllm import ENVIRONMENT
 from plr.study import Study
 from plr.study_file import study_config
 
-from .vllm_stand_in import LLM, install
+from .vllm_stand_in import LLM
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
-    if HAS_VLLM:
-        pytest.skip("vLLM itself is here")
-    for name in ("HF_HUB_OFFLINE", *ENVIRONMENT):
-        monkeypatch.setenv(name, "1")
-    return install(monkeypatch)
 
 
 def lab(folder: Path, dtype: str = "float32") -> Lab:

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from plr.embedded import tiny_path
 from plr.errors import DataError, MissingDependencyError, ModelError, ResourceError, UsageError
 from plr.lm import answer_loss, generate
-from plr.serving.vllm import ENVIRONMENT, VllmEngine
+from plr.serving.vllm import VllmEngine
 from plr.tasks import tasks
 
-from .vllm_stand_in import LLM, install
+from .vllm_stand_in import LLM
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 SETTINGS: dict[str, Any] = {
@@ -32,15 +32,6 @@ SETTINGS: dict[str, Any] = {
     "max_lora_rank": None,
 }
 LORA: dict[str, Any] = {"dtype": "bfloat16", "max_lora_rank": 4}
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
-    if HAS_VLLM:
-        pytest.skip("vLLM itself is here")
-    for name in ("HF_HUB_OFFLINE", *ENVIRONMENT):
-        monkeypatch.setenv(name, "1")
-    return install(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,9 @@ def test_a_file_as_large_as_the_real_one_loads_divides_and_is_scored(tmp_path: P
             context = "; ".join(f"CREATE TABLE {name} (c{i % 5} VARCHAR, n INTEGER)" for name in dict.fromkeys(tables))
             row = {"context": context, "question": f"Which one is number {i}?"}
             file.write(json.dumps(row | {"answer": f"SELECT c{i % 5} FROM {tables[0]} WHERE n > {i}"}) + "\n")
-    data = TaskData(path=str(tmp_path / "rows.jsonl"))
+    data, begun = TaskData(path=str(tmp_path / "rows.jsonl")), time.process_time()
     parts = {split: TASK.load(split, data) for split in ("train", "validation", "test")}
+    assert time.process_time() - begun < 60  # seconds of CPU; 5 on the machine it was written on
     assert sum(part.report.rows for part in parts.values()) == count
     assert all(0.09 * count < len(parts[split].examples) <= 0.1 * count for split in ("validation", "test"))
     seen: dict[str, str] = {}
