@@ -163,13 +163,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_answers_are_wrong_quickly_and_never_raise(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for answer in (text, first_statement(text)):
         score = normalized_match(answer, "SELECT a FROM t")
         assert score.value == 0.0
         assert score.explanation
         assert len(score.answer) <= MAX_CHARS + 1000
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3  # seconds of CPU
     assert not caplog.records  # sqlglot warns of statements it does not know; they are never given to it
 
 

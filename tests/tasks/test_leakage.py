@@ -83,9 +83,9 @@ def test_real_gsm8k_does_not_leak_and_one_planted_row_is_found_quickly() -> None
     held_out = {split: task.load(split, data).examples for split in ("validation", "test")}
     check_leakage(train, held_out)
     texts = {example.id: example.prompt + example.target for example in random.Random(0).sample(train, 1000)}
-    start = time.perf_counter()
+    start = time.process_time()
     check_text_leakage(texts, held_out)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5  # seconds of CPU
     planted = held_out["test"][700]
     with pytest.raises(LeakageError, match=planted.id):
         check_text_leakage(texts | {"planted": "Read: " + planted.row["question"]}, held_out)
