@@ -5,7 +5,8 @@
 3. Columns may come in any order, the same for all rows; their names do not matter.
 4. Values are equal as in Python: ``1`` is ``1.0`` and is not ``"1"``; NULL is NULL.
 
-One thing is kinder than there: numbers are compared in twelve digits, since a sum depends on the order of its terms.
+Two things are kinder than there: numbers are compared in twelve digits, since a sum depends on the order of its terms, and rows are
+not first compared sorted by type name, which there keeps ``(1, 1.0)`` from being what it is.
 """
 
 from __future__ import annotations
