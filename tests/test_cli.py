@@ -145,6 +145,25 @@ def test_json_errors_are_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsy
     }
 
 
+def test_runtime_of_a_file_and_of_set_reaches_a_single_command(tmp_path: Path) -> None:
+    from plr.cli.options import lab
+
+    file = tmp_path / "a.yaml"
+    file.write_text("runtime: {micro_batch: 4, slots: 3, device: cuda}\n")
+    found = lab("cpu", config=file, overrides=["runtime.slots=5", "train.epochs=1"]).runtime({"micro_batch": 32})
+    assert (found.micro_batch, found.slots, found.device) == (4, 5, "cpu")
+    assert lab(overrides=["runtime.low_memory=true"], low_memory=False).runtime().low_memory
+
+
+@pytest.mark.parametrize("command", ["train", "quantize"])
+def test_a_runtime_setting_that_is_none_is_refused(
+    command: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(monkeypatch, capsys, command, "--set", "runtime.micro_bach=1")
+    assert code == 2
+    assert "unknown key micro_bach, did you mean micro_batch?" in err
+
+
 def test_empty_calibration_file(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

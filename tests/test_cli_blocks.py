@@ -36,6 +36,20 @@ def test_the_latest_adapter_of_the_store(plr: Any, home: Path) -> None:
     assert "near the output" in out
 
 
+def test_an_adapter_without_blocks_that_came_later_is_passed_over(plr: Any, home: Path) -> None:
+    Store(home).make(TRAIN, lambda folder: {"path": str(write_sparse(folder, layers=3))})
+    lora = TRAIN.model_copy(update={"adapter": AdapterSpec(method="lora")})
+
+    def other(folder: Path) -> dict[str, Any]:
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        return {}
+
+    Store(home).make(lora, other)
+    code, out, _ = plr("blocks")
+    assert code == 0
+    assert TRAIN.label in out
+
+
 def test_json_says_all_of_it(plr: Any, tmp_path: Path) -> None:
     a, b = (str(write_sparse(tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
     code, out, _ = plr(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from test_layers import FLOORS
 
 from plr.cli.root import app
 from plr.registry import Registry
@@ -194,14 +195,15 @@ def test_modes_and_exit_codes_are_those_of_the_code() -> None:
     assert {int(code) for code in re.findall(r"\b(\d+) ", text)} == codes | {0, 130}
 
 
-def test_architecture_names_every_module() -> None:
-    floors = ARCHITECTURE.partition("## Floors")[2].partition("## ")[0].partition("```")[2].partition("```")[0]
-    named = set(re.findall(r"[\w]+/?", floors))
-    for path in sorted((ROOT / "plr").iterdir()):
-        if path.suffix == ".py":
-            assert path.stem in named, f"docs/architecture.md does not place {path.name}"
-        elif (path / "__init__.py").is_file():
-            assert f"{path.name}/" in named, f"docs/architecture.md does not place {path.name}/"
+def test_architecture_places_every_module_on_its_floor() -> None:
+    shown = ARCHITECTURE.partition("## Floors")[2].partition("```")[2].partition("```")[0]
+    where, floor = shown.index("commands; ") - shown.index("6  cli/"), ""
+    placed: dict[str, int] = {}
+    for line in shown.strip().splitlines():
+        floor = line[0].strip() or floor
+        placed |= dict.fromkeys(re.findall(r"\w+/?", line[1:where]), int(floor))
+    here = [path for path in (ROOT / "plr").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    assert placed == {path.stem + "/" * path.is_dir(): FLOORS[path.stem] for path in here}
 
 
 def test_changelog_has_this_version() -> None:

@@ -92,8 +92,10 @@ def test_the_command(
     assert loss["change"] == pytest.approx(loss["after"] - loss["before"])
     assert loss["low"] <= loss["change"] <= loss["high"]
     assert found("--limit", "4")["rows"] == both["rows"][1:]  # the embedded base's other task, from the store
+    monkeypatch.setenv("COLUMNS", "72")
     code, out, _ = run(monkeypatch, capsys, "forgetting", "--text", str(file))
     assert code == 0
+    assert "…" not in out, "no number is cut"
     assert "text.txt" in out
     assert "nats a token" in out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,11 @@ from plr.errors import UsageError
 
 if TYPE_CHECKING:
     from plr.report.blocks import SparseAdapter
+    from plr.store import Artifact, Store
 
 __all__: list[str] = []
+
+KINDS = ("adapter", "restored")
 
 
 @app.command()
@@ -73,8 +77,20 @@ def _adapter(ref: str | None) -> SparseAdapter:
 
     if ref is not None and (Path(ref) / CONFIG).is_file() and not (Path(ref) / MANIFEST).is_file():
         return read_sparse(Path(ref))
-    artifact = lab().store.find(ref, ("adapter", "restored"))
+    store = lab().store
+    artifact = (_latest(store) if ref is None else None) or store.find(ref, KINDS)
     return read_sparse(artifact.path, str(artifact.manifest["label"]))
+
+
+def _latest(store: Store) -> Artifact | None:
+    """The latest artifact with blocks; None if there is none."""
+    from plr.report.blocks import CONFIG
+
+    for artifact in reversed(store.all()):
+        config = artifact.path / CONFIG
+        if artifact.kind in KINDS and config.is_file() and json.loads(config.read_text())["peft_type"] == "SPARSE":
+            return artifact
+    return None
 
 
 def _numbers(weights: str | None) -> list[float] | None:

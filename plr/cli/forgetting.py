@@ -179,7 +179,7 @@ def _print(step: Restore, rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for index, name in enumerate(HEAD):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index < 2 else "right", overflow="fold")
     for row in rows:
         loss = "answer_loss" if row["metric"] == "perplexity" else row["metric"]  # its change is one of the loss
         values = [show(row["metric"], row[key]) for key in ("before", "after")]

@@ -55,7 +55,7 @@ def quantize(
         "calibration": None if of_task else calibration,
         "gate_text": gate_text,
     }
-    here = lab(device, offline, low_memory=low_memory)
+    here = lab(device, offline, overrides=set_ or (), low_memory=low_memory)
     options: dict[str, Any] = {
         "task": calibration.removeprefix("task:") if calibration and of_task else None,
         "data": data,
@@ -101,7 +101,7 @@ def train(
 
     Example: [bold]plr train --bits 4 --task tiny_math --set train.epochs=1[/bold]
     """
-    here = lab(device, offline)
+    here = lab(device, offline, config=config, overrides=set_ or ())
     options = {"task": task, "data": data, "preset": preset, "config": config, "overrides": set_ or []}
     step = here.adapter(model, bits, adapter=adapter, seed=seed, **options)
     finish(step, here, output=output, as_json=as_json)
@@ -113,7 +113,9 @@ def restore(
     bits: Bits = 16,
     mode: Annotated[
         Literal["restore", "keep", "roundtrip", "requantize"] | None,
-        typer.Option(help="What is served: see the README."),
+        typer.Option(
+            help="restore: Wl + dW; keep: its own base, if l is k; roundtrip: dense Wk + dW; requantize: W16 + dW to l bits."
+        ),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a dense checkpoint with the adapter merged in.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,10 +60,23 @@ Preset = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, e.g. --set train.epochs=3.")]
 
 
-def lab(device: str = "auto", offline: bool = False, **runtime: Any) -> Lab:
+def lab(
+    device: str = "auto",
+    offline: bool = False,
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    **runtime: Any,
+) -> Lab:
+    """The lab of a command. What ``config`` and ``--set`` say of ``runtime`` holds where no option of its own says otherwise."""
+    from plr.config import apply_overrides, load_yaml
     from plr.lab import Lab
 
-    return Lab(device=device, offline=offline, **runtime)
+    own = tuple(override for override in overrides if override.partition("=")[0].partition(".")[0] == "runtime")
+    given = apply_overrides(load_yaml(config) if config is not None else {}, own).get("runtime")
+    given = given if isinstance(given, dict) else {}  # what is none is refused with the other settings
+    options = {"device": device if device != "auto" else None, "offline": offline, **runtime}
+    return Lab(**{**given, **{key: value for key, value in options.items() if value}})
 
 
 def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from plr.report.cells import NO_ADAPTER
-from plr.report.metrics import LOSS, is_loss, show
+from plr.report.cells import NO_ADAPTER, Entry, average
+from plr.report.metrics import LOSS, is_loss, of_a_number, show, show_entry
 from plr.report.sheets import adapter_label
 from plr.report.table import markdown
 
@@ -21,7 +20,7 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
     """Three tables for each model: the primary metrics with their mean, their 95 % intervals with n, and the answer losses.
 
     Empty where a study has one task alone: then there is nothing to put side by side. The best value of a task is bold; the
-    mean is over the tasks, and only of rows that have all of them.
+    mean is over the tasks, seed by seed, and only of rows and seeds that have all of them; of losses only where they have one unit.
     """
     parts: list[str] = []
     for model in dict.fromkeys(row.model for row in rows):
@@ -34,9 +33,10 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
         lines = _lines(of)
         losses = not all(is_loss(metric) for metric in metrics.values())
         mean = not len({is_loss(metric) for metric in metrics.values()}) > 1
+        one_unit = len({of_a_number(metric) for metric in metrics.values()}) == 1
         parts += [
             f"{model}: {named}.",
-            _table(lines, tasks, lambda row: row.value, lambda row: row.text, mean=mean, costs=True),
+            _table(lines, tasks, lambda row: row.scores, lambda row: row.text, mean=mean, costs=True),
             "<details><summary>95 % intervals and n</summary>",
             _table(lines, tasks, lambda _: None, _interval),
             "</details>",
@@ -44,7 +44,9 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
         if losses and any(row.loss is not None for row in of):
             parts += [
                 "Answer loss, nats per token (of a head: nats per row; of a number: squared error):",
-                _table(lines, tasks, lambda row: row.loss, lambda row: show(LOSS, row.loss), loss=True, mean=True),
+                _table(
+                    lines, tasks, lambda row: row.losses, lambda row: show(LOSS, row.loss), loss=True, mean=one_unit
+                ),
             ]
     return "\n\n".join(parts)
 
@@ -60,7 +62,7 @@ def _lines(rows: Sequence[CostRow]) -> dict[tuple[str, str], dict[str, CostRow]]
 def _table(
     lines: dict[tuple[str, str], dict[str, CostRow]],
     tasks: Sequence[str],
-    value: Callable[[CostRow], float | None],
+    entry: Callable[[CostRow], Entry | None],
     text: Callable[[CostRow], str],
     *,
     loss: bool = False,
@@ -70,8 +72,7 @@ def _table(
     best: dict[str, float] = {}
     for line in lines.values():
         for task, row in line.items():
-            found = value(row)
-            if found is not None:
+            if (found := _mean(entry(row))) is not None:
                 lower = loss or is_loss(row.metric)
                 best[task] = found if task not in best else (min if lower else max)(best[task], found)
     body: list[list[str]] = []
@@ -79,19 +80,21 @@ def _table(
     for (adapter, bits), line in lines.items():
         found = [line.get(task) for task in tasks]
         cells = ["-" if row is None else text(row) for row in found]
-        bold = [row is not None and row.task in best and value(row) == best[row.task] for row in found]
-        values = [value(line[task]) for task in tasks if task in line]
-        known = [found for found in values if found is not None]
-        average = fmean(known) if len(known) == len(tasks) else None
+        bold = [row is not None and row.task in best and _mean(entry(row)) == best[row.task] for row in found]
+        entries = [of for row in found if row is not None and (of := entry(row)) is not None]
         metric = LOSS if loss else next(iter(line.values())).metric
         trained = next(iter(line.values())).costs.get("trainable_parameters")
         label = "none" if adapter == NO_ADAPTER else adapter_label(adapter)
         front = [label, bits.replace("->", "→"), *(["-" if trained is None else f"{trained:,.0f}"] if costs else [])]
-        back = [show(metric, average)] if mean else []
+        back = [show_entry(metric, average(entries)) if len(entries) == len(tasks) else "-"] if mean else []
         body.append([*front, *cells, *back])
         marks.append([False] * len(front) + bold + [False] * len(back))
     head = ["Adapter", "k → l", *(["Trainable"] if costs else []), *tasks, *(["Avg."] if mean else [])]
     return markdown(head, body, marks)
+
+
+def _mean(entry: Entry | None) -> float | None:
+    return None if entry is None else entry.mean
 
 
 def _interval(row: CostRow) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plr import stats
 from plr.report.by_task import by_task_md
-from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
+from plr.report.cells import NO_ADAPTER, CellResult, Entry, Line, ResultSet
 from plr.report.metrics import LOSS, is_proportion, show, show_entry
 from plr.report.results import paired_scores
 from plr.report.sheets import adapter_label
@@ -42,7 +42,7 @@ KEYS = ("trainable_parameters", "updated_parameters", "adapter_bytes", "peak_mem
 
 @dataclass(frozen=True)
 class CostRow:
-    """One place of the study, all its seeds together. ``value``, ``low`` and ``high`` are fractions, or nats of a loss."""
+    """One place of the study, all its seeds together. Scores, ``low`` and ``high`` are fractions, or nats of a loss."""
 
     task: str
     model: str
@@ -52,13 +52,24 @@ class CostRow:
     mode: str
     costs: Mapping[str, float | None]
     metric: str
-    text: str
-    value: float | None
+    scores: Entry
     low: float | None
     high: float | None
     n: int
-    loss: float | None
+    losses: Entry
     seeds: int
+
+    @property
+    def value(self) -> float | None:
+        return self.scores.mean
+
+    @property
+    def text(self) -> str:
+        return show_entry(self.metric, self.scores)
+
+    @property
+    def loss(self) -> float | None:
+        return self.losses.mean
 
     @property
     def bits(self) -> str:
@@ -167,12 +178,11 @@ def _row(
         mode=first.mode,
         costs=known,
         metric=metric,
-        text=show_entry(metric, entry),
-        value=entry.mean,
+        scores=entry,
         low=low,
         high=high,
         n=entry.n,
-        loss=results.entry(line, first.train_bits, first.restore_bits, LOSS, first.mode).mean,
+        losses=results.entry(line, first.train_bits, first.restore_bits, LOSS, first.mode),
         seeds=len(cells),
     )
 

@@ -17,6 +17,7 @@ __all__ = [
     "STRICT",
     "is_loss",
     "is_proportion",
+    "of_a_number",
     "show",
     "show_entry",
     "show_signed",
@@ -40,6 +41,11 @@ def is_proportion(metric: str, cells: Sequence[CellResult]) -> bool:
     """Whether the metric counts right and wrong: by its documents where they are known, else by its name."""
     values = {value for cell in cells for value in cell.samples.get(metric, {}).values() if value is not None}
     return values <= {0.0, 1.0} if values else metric.split(",")[0] in _PROPORTIONS
+
+
+def of_a_number(primary: str) -> bool:
+    """Whether a task with this primary metric asks for a number: its loss is a squared error, which no mean takes with nats."""
+    return primary in ("pearson", "spearman")
 
 
 def unit(metric: str) -> str:

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from plr import stats
 from plr.report.cells import NO_ADAPTER, CellResult, Entry, Line, ResultSet, average
-from plr.report.metrics import is_loss, is_proportion, show, show_entry
+from plr.report.metrics import is_loss, is_proportion, of_a_number, show, show_entry
 from plr.report.results import paired_scores
 
 __all__ = [
@@ -116,14 +116,14 @@ def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], s
     rows: list[Row] = []
 
     def add(task: str, model: str, of: Sequence[Line]) -> None:
-        kinds = {is_loss(metrics[line]) for line in of}
-        if len(kinds) > 1:
-            return  # percent and nats have no mean
+        losses = {is_loss(metrics[line]) for line in of}
+        if len(losses) > 1 or (True in losses and len({of_a_number(results.primary(line)) for line in of}) > 1):
+            return  # percent, nats and squared errors have no mean
         columns = list(zip(*(entries[line] for line in of), strict=True))
         filled = [column[0] if len(of) == 1 else average(column) for column in columns]
         texts = [show_entry(metrics[of[0]], entry) for entry in filled]
         rows.append(
-            Row(task, model, texts, _best(block.columns, filled, kinds.pop()), average=AVERAGE in (task, model))
+            Row(task, model, texts, _best(block.columns, filled, losses.pop()), average=AVERAGE in (task, model))
         )
 
     tasks = [(task, list(group)) for task, group in groupby(metrics, key=lambda line: line.task)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from plr import stats
 from plr.report.cells import NO_ADAPTER, Line, ResultSet
-from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_loss, show, show_signed, unit
+from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_loss, is_proportion, show, show_signed, unit
 from plr.report.results import Contrast, compare_at, contrasts, gains, paired_scores
 from plr.report.sheets import adapter_label
 
@@ -170,14 +170,11 @@ def stop_words(results: ResultSet) -> list[str]:
 
 
 def detectable_words(results: ResultSet) -> list[str]:
-    """n, and the smallest paired difference that it can show, for each task."""
+    """n, and the smallest paired difference of shares of right answers that it can show, for each task that is scored by one."""
     said: list[str] = []
     for task in results.tasks:
-        counts = {
-            cell.count(cell.primary)
-            for cell in results.cells
-            if cell.task == task and cell.value(cell.primary) is not None
-        } - {0}
+        scored = [cell for cell in results.cells if cell.task == task and cell.value(cell.primary) is not None]
+        counts = {cell.count(cell.primary) for cell in scored if is_proportion(cell.primary, scored)} - {0}
         if not counts:
             continue
         n = min(counts)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 
-from plr.scoring.score import Score
+from plr.scoring.score import Score, shown
 
 __all__ = [
     "LETTERS",
@@ -38,7 +38,6 @@ _LETTER = re.compile(r"[A-E]")
 _ALONE = re.compile(r"(?<![^\W_])[A-E](?![^\W_])")
 _SAYS = re.compile(r"answer\s+is", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
-_SHOWN = 80
 
 
 def number_of(text: str) -> float | None:
@@ -72,10 +71,10 @@ def number_match(text: str, gold: str) -> Score:
     """
     wanted, read = number_of(gold), read_number(text)
     if wanted is None:
-        return Score.unscored(f"the gold answer {_short(gold)!r} is no number")
+        return Score.unscored(f"the gold answer {shown(gold)!r} is no number")
     if read is None:
-        return Score.of(False, "", f"no number in the response, gold {wanted:g}")
-    return Score.of(abs(wanted - float(read)) <= TOLERANCE, read, f"read {_short(read)}, gold {wanted:g}")
+        return Score.of(False, "", f"no number in the response, gold {wanted:.15g}")
+    return Score.of(abs(wanted - float(read)) <= TOLERANCE, read, f"read {shown(read)}, gold {wanted:.15g}")
 
 
 def first_letter(text: str) -> str:
@@ -124,7 +123,3 @@ def cut_after_stated_answer(text: str, *, letters: bool) -> str:
         if answer.search(text, said.end(), stop):
             return text[:stop]
     return text
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -2,7 +2,7 @@
 
 ===================================  ================================================================
 ``exact_match``                      string equality after strip
-``exact_match_folded``               the same with case and white space left out
+``exact_match_folded``               the same with case folded and runs of white space as one space
 ``contains``                         the gold stands in the answer
 ``numeric_match``                    the last number of each, by value (:mod:`plr.scoring.numbers`)
 ``sql_match``                        SQL in canonical form (:mod:`plr.scoring.sql`)
@@ -20,12 +20,12 @@ from typing import NamedTuple
 from plr.scoring.japanese import morphemes
 from plr.scoring.numbers import numeric_match
 from plr.scoring.overlap import rouge_l, rouge_n, words
-from plr.scoring.score import Score
+from plr.scoring.score import Score, shown
 from plr.scoring.sql import normalized_match
 
 __all__ = ["METRICS", "NamedMetric"]
 
-_SHOWN = 200
+_short = partial(shown, most=200)
 
 
 class NamedMetric(NamedTuple):
@@ -69,7 +69,3 @@ METRICS: Mapping[str, NamedMetric] = {
     **{f"rouge{kind}": NamedMetric(partial(_overlap, kind=kind, cut=words), binary=False) for kind in "12L"},
     **{f"rouge{kind}_ja": NamedMetric(partial(_overlap, kind=kind, cut=morphemes), binary=False) for kind in "12L"},
 }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

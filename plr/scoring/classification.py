@@ -8,6 +8,7 @@ How it works.
    the value and its standard error, and all resamples go through it as one array ``[resamples, rows]``. Ranks and areas need one
    sort of the rows; weights only move cumulative sums.
 3. The standard error is the standard deviation over resamples (seeded; those in which a metric is not defined are left out).
+   It sees the rows that are there: where every resample gives one value (one label predicted of all) it is 0, and no certainty.
 
 Where others raise, warn or give NaN:
 
@@ -46,12 +47,12 @@ def measure(
     Args:
         names: of METRICS.
         gold: ``[n]``: label indices, or numbers.
-        outputs: ``[n, labels]`` or ``[n, 1]``: the head's outputs, finite.
+        outputs: ``[n, labels]`` or ``[n, 1]``: the head's outputs; of a row no NaN, and a largest that is finite.
         resamples: of the bootstrap.
         seed: of its random generator.
 
     Raises:
-        ValueError: a metric that does not fit the outputs.
+        ValueError: gold, outputs or a metric that do not fit each other, or outputs that are no numbers.
     """
     import numpy as np
 
@@ -59,9 +60,15 @@ def measure(
     given = np.asarray(outputs, dtype=np.float64)
     if given.ndim != 2 or len(given) != len(right) or not len(right):
         raise ValueError(f"outputs of shape {given.shape} for {len(right)} gold labels")
+    if not np.isfinite(given.max(axis=1)).all():
+        raise ValueError(f"row {int(np.isfinite(given.max(axis=1)).argmin())} has outputs that are no finite numbers")
     for name in names:
-        if given.shape[1] == 1 and name not in ("pearson", "spearman"):
+        if name in ("pearson", "spearman"):
+            continue
+        if given.shape[1] == 1:
             raise ValueError(f"{name} needs one output a label, not one number")
+        if right.dtype.kind not in "iu" or right.min() < 0 or right.max() >= given.shape[1]:
+            raise ValueError(f"{name} needs gold labels from 0 to {given.shape[1] - 1}, as integers")
     values = {name: METRICS[name](right, given, np.ones((1, len(right))))[0] for name in names}
     drawn: dict[str, list[Floats]] = {name: [] for name in names}
     generator = np.random.default_rng(seed)
@@ -138,7 +145,8 @@ def _matthews(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
 
 
 def _pearson(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
-    return _correlation(_rows(gold, len(weights)), _rows(outputs[:, 0], len(weights)), weights)
+    times = len(weights)
+    return _correlation(_rows(_scaled(gold), times), _rows(_scaled(outputs[:, 0]), times), weights)
 
 
 def _spearman(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
@@ -196,6 +204,13 @@ def _flat(values: Floats, weights: Floats) -> NDArray[Any]:
 
     drawn = weights > 0
     return np.where(drawn, values, -np.inf).max(axis=1) == np.where(drawn, values, np.inf).min(axis=1)
+
+
+def _scaled(values: NDArray[Any]) -> Floats:
+    """``values`` by a power of two, so that the largest is near 1 and squares neither overflow nor vanish: no bit is lost."""
+    import numpy as np
+
+    return np.ldexp(values.astype(np.float64), -int(np.frexp(np.abs(values).max())[1]))
 
 
 def _rows(values: NDArray[Any], times: int) -> Floats:

@@ -12,7 +12,8 @@ library alone:
 
 What this gives up, because a published number must mean the same here: ``#### $15`` is invalid under strict (``$``
 is not in its pattern), ``15.00`` is not ``15``, and ``is 5...`` reads ``5..`` under flexible. :func:`numeric_match`
-has none of these three faults; it is ours, and is reported under its own name.
+has none of these three faults; it is ours, and is reported under its own name. It reads plain decimal numbers in ASCII, as
+lm-eval does: of ``1.5e3`` it reads 3, of ``3/4`` it reads 4, and the long minus of typesetting is no sign.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from plr.scoring.score import Score
+from plr.scoring.score import Score, shown
 
 __all__ = [
     "INVALID",
@@ -43,7 +44,6 @@ _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _FINAL_POINT = re.compile(r"\.$")
 _SIGN = r"(?:(?<![\w)\]$%])-\$?|\$-?)?"
 _NUMBER = re.compile(_SIGN + r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)")
-_SHOWN = 80
 
 
 def cut_at_stops(text: str, stops: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ def exact_match(answer: str, gold: str) -> Score:
     read, wanted = normalize_answer(answer), normalize_answer(gold)
     if answer == INVALID:
         return Score.of(read == wanted, answer, "no answer in the expected form")
-    return Score.of(read == wanted, answer, f"read {_short(read)!r}, gold {_short(wanted)!r}")
+    return Score.of(read == wanted, answer, f"read {shown(read)!r}, gold {shown(wanted)!r}")
 
 
 def last_number(text: str) -> Decimal | None:
@@ -131,9 +131,5 @@ def numeric_match(text: str, gold: str) -> Score:
     if wanted is None:
         return Score.unscored("the gold answer holds no number")
     if read is None:
-        return Score.of(False, "", f"no number in the response, gold {_short(str(wanted))}")
-    return Score.of(read == wanted, str(read), f"read {_short(str(read))}, gold {_short(str(wanted))}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        return Score.of(False, "", f"no number in the response, gold {shown(str(wanted))}")
+    return Score.of(read == wanted, str(read), f"read {shown(str(read))}, gold {shown(str(wanted))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Score"]
+__all__ = ["Score", "shown"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,12 @@ class Score:
     @classmethod
     def unscored(cls, reason: str, answer: str = "") -> Score:
         return cls(None, answer, reason)
+
+
+def shown(text: str, most: int = 80) -> str:
+    """``text`` for an explanation: at most ``most`` characters.
+
+    >>> shown("one two three", 8)
+    'one t...'
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -27,7 +27,7 @@ explanation says why.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import sqlglot
@@ -35,7 +35,7 @@ from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.tokens import Tokenizer
 
-from plr.scoring.score import Score
+from plr.scoring.score import Score, shown
 from plr.scoring.sql_aliases import drop_needless_aliases
 
 __all__ = ["MAX_CHARS", "MAX_DEPTH", "Canonical", "canonical", "first_statement", "normalized_match", "raw_match"]
@@ -54,7 +54,7 @@ _SIMPLE_NAME = re.compile(r"\w+")
 _QUERY = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _JOIN = re.compile(r"(?<!cross )(?<!natural )\bjoin\b", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:on|using)\b", re.IGNORECASE)
-_SHOWN = 200
+_short = partial(shown, most=200)
 
 
 class _Lenient(Dialect):
@@ -133,7 +133,7 @@ def canonical(sql: str) -> Canonical:
     if problem := _unreadable(sql):
         return Canonical(None, None, problem)
     try:
-        root = sqlglot.parse_one(sql, dialect=_Lenient)
+        root = sqlglot.parse_one(sql.rstrip("; \t\r\n"), dialect=_Lenient)
         while isinstance(root, exp.Subquery) and set(_given(root)) == {"this"}:
             root = root.this
         if not isinstance(root, exp.Query):
@@ -191,7 +191,3 @@ def _given(node: exp.Expr) -> list[str]:
 def _squeezed(text: str, fold: bool) -> str:
     text = " ".join(text.split()).rstrip("; ")
     return text.casefold() if fold else text
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

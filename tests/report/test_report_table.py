@@ -71,6 +71,24 @@ def test_the_size_says_what_it_cannot_show(cell):
     assert "too few for any paired difference" in table_md([cell(16, 16, "10"), cell(4, 4, "01")])
 
 
+def test_mcnemar_says_nothing_of_a_correlation_or_a_loss(cell):
+    cells = [cell(16, 16, primary="pearson", extra={"pearson": Metric(0.5, 0.1, 1500)}, losses=[0.1, 0.2])]
+    assert "McNemar, before" not in table_md(cells)
+    losses = [cell(k, 16, primary="answer_loss", losses=[0.1, 0.2] * 200) for k in (16, 4)]
+    assert "McNemar, before" not in table_md(losses)
+
+
+def test_losses_of_two_units_have_no_mean(cell):
+    cells = [
+        cell(16, 16, "11", task=task, primary=primary, losses=[loss, loss])
+        for task, primary, loss in (("cola", "mcc", 0.5), ("stsb", "pearson", 2.0))
+    ]
+    losses = section(table_md(cells), "`answer_loss`")
+    assert [row.split(" | ")[0] for row in losses[2:]] == ["| cola", "| stsb"]
+    cells = [cell(16, 16, "11", task=task, primary="mcc", losses=[0.5, 0.5]) for task in ("cola", "rte")]
+    assert section(table_md(cells), "`answer_loss`")[-1] == "| Avg. | tiny | 0.5000 |"
+
+
 def test_two_tasks_and_two_models_have_the_averages_of_table_one(cell):
     right = {("a", "1B"): "1000", ("a", "3B"): "1100", ("b", "1B"): "1110", ("b", "3B"): "1111"}
     cells = [

@@ -65,6 +65,10 @@ def test_traps_of_numbers(text: str, gold: str, value: float) -> None:
     assert a.number_match(text, gold).value == value
 
 
+def test_large_numbers_are_shown_in_full() -> None:
+    assert a.number_match("1234568", "1,234,567").explanation == "read 1234568, gold 1234567"
+
+
 def test_a_gold_answer_without_a_number_is_unscored() -> None:
     assert a.number_match("5", "five").value is None
 

@@ -53,6 +53,14 @@ def test_numbers_agree_with_scipy(seed: int) -> None:
     assert value("spearman", gold, outputs) == pytest.approx(scipy_stats.spearmanr(gold, outputs[:, 0])[0])
 
 
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-600, 1e-170, 1e200, 2.0**1000])
+def test_a_correlation_does_not_depend_on_the_unit(name: str, scale: float) -> None:
+    gold, outputs = np.array([1.0, 2.0, 3.0, 4.0]), np.array([[1.0], [2.5], [2.0], [4.5]])
+    assert value(name, gold, outputs * scale) == pytest.approx(value(name, gold, outputs), rel=1e-12)
+    assert value(name, gold * scale, outputs) == pytest.approx(value(name, gold, outputs), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_weight_is_a_row_that_stands_there_as_often(name: str) -> None:
     """What the bootstrap rests on: the weighted metric is the metric of the rows repeated."""
@@ -114,3 +122,27 @@ def test_edges(name: str, gold: Any, outputs: Any, expected: float | None) -> No
 def test_a_metric_that_does_not_fit_is_an_error(name: str, gold: Any, outputs: Any) -> None:
     with pytest.raises(ValueError, match=r"f1|acc|shape"):
         value(name, gold, outputs)
+
+
+@pytest.mark.parametrize("name", ["acc", "f1", "mcc", "roc_auc"])
+@pytest.mark.parametrize("gold", [[-1, 0, 1], [0, 1, 2], [0.0, 1.0, 1.0]], ids=["below", "above", "no integers"])
+def test_a_gold_label_that_no_output_stands_for_is_an_error(name: str, gold: list[int]) -> None:
+    with pytest.raises(ValueError, match="gold labels from 0 to 1"):
+        value(name, gold, RIGHT[[0, 1, 1]])
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_an_error(name: str, bad: float) -> None:
+    one = name in ("pearson", "spearman")
+    outputs = np.array([[1.0], [2.0], [3.0]]) if one else RIGHT[[0, 1, 1]]
+    outputs[2, 0] = bad
+    with pytest.raises(ValueError, match="row 2"):
+        value(name, [1.0, 2.0, 3.0] if one else [0, 1, 1], outputs)
+
+
+def test_minus_infinity_is_a_label_that_is_never_chosen() -> None:
+    gold, outputs = labelled(3, 2)
+    wider = np.column_stack([outputs, np.full(len(gold), -np.inf)])
+    for name in ("acc", "mcc"):
+        assert value(name, gold, wider) == value(name, gold, outputs)

@@ -281,3 +281,9 @@ def _database(context: str, query: str) -> sqlite3.Connection:
             row = [rng.choice(values) for _ in range(width)]
             database.execute(f'INSERT INTO "{table}" VALUES ({", ".join("?" * width)})', row)
     return database
+
+
+@pytest.mark.parametrize("end", [";", ";;", " ; ;\n"])
+def test_final_semicolons_do_not_count_on_either_side(end: str) -> None:
+    assert normalized_match("SELECT a FROM t" + end, "select A from T").value == 1
+    assert normalized_match("select A from T", "SELECT a FROM t" + end).value == 1
