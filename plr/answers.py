@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plr.bases import load_tokenizer, model_path
+from plr.data import load_split
+from plr.errors import IntegrityError
 from plr.lm import AnswerLoss, Generation, answer_loss, generate
 from plr.restore import check_init, check_provenance
 from plr.runtime import Runtime
@@ -18,6 +20,7 @@ from plr.store import Store
 __all__ = ["Local", "Served", "ServingBase", "Writer"]
 
 OnProgress = Callable[[int, int], None]
+PROBE_ROWS = 4
 
 
 class Writer(Protocol):
@@ -30,12 +33,18 @@ class Writer(Protocol):
     tokenizer: Any
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        on_progress: OnProgress | None,
+        names: Sequence[str] | None = None,
     ) -> list[Generation]:
         """See :func:`plr.lm.generate`."""
         ...
 
-    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
+    def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
         """See :func:`plr.lm.answer_loss`."""
         ...
 
@@ -48,13 +57,19 @@ class Local:
         self.facts: Mapping[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        on_progress: OnProgress | None,
+        names: Sequence[str] | None = None,
     ) -> list[Generation]:
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "slots": self.slots}
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "slots": self.slots, "names": names}
         return generate(self.model, self.tokenizer, prompts, on_progress=on_progress, **settings)
 
-    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
-        return answer_loss(self.model, self.tokenizer, pairs)
+    def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
+        return answer_loss(self.model, self.tokenizer, pairs, names=names)
 
 
 class Served:
@@ -62,18 +77,31 @@ class Served:
 
     model = None
 
-    def __init__(self, engine: Any, adapter: Path | None, tokenizer: Any, facts: Mapping[str, Any]) -> None:
-        self.engine, self.adapter, self.tokenizer = engine, adapter, tokenizer
+    def __init__(
+        self, engine: Any, adapter: Path | None, tokenizer: Any, facts: Mapping[str, Any], change: float | None = None
+    ) -> None:
+        self.engine, self.adapter, self.tokenizer, self.change = engine, adapter, tokenizer, change
         self.facts: Mapping[str, Any] = facts
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], on_progress: OnProgress | None
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        on_progress: OnProgress | None,
+        names: Sequence[str] | None = None,
     ) -> list[Generation]:
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "adapter": self.adapter}
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "stop": stop,
+            "adapter": self.adapter,
+            "names": names,
+        }
         return self.engine.generate(prompts, on_progress=on_progress, **settings)
 
-    def answer_loss(self, pairs: Sequence[tuple[str, str]]) -> list[AnswerLoss]:
-        return self.engine.answer_loss(pairs, adapter=self.adapter)
+    def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
+        return self.engine.answer_loss(pairs, adapter=self.adapter, names=names)
 
 
 class ServingBase:
@@ -90,6 +118,7 @@ class ServingBase:
         Raises:
             UsageError: see :func:`plr.serving.check_engine`.
             ProvenanceError: an adapter of another source model, or one that holds a part of its own base.
+            IntegrityError: an adapter that changes nothing.
             MissingDependencyError, ModelError, ResourceError: vLLM is not there or does not start.
         """
         from plr.serving.fits import lora_rank, lora_targets
@@ -109,7 +138,7 @@ class ServingBase:
             self.close()
             self._engine = VllmEngine(
                 folder,
-                tokenizer_folder=model_path(step.base.model, offline=self.runtime.offline),
+                tokenizer_folder=folder,  # what plr writes has its tokenizer; a GGUF source is no folder
                 dtype=dtype,
                 max_model_len=None,
                 seed=0,
@@ -119,7 +148,22 @@ class ServingBase:
             )
             self._key = key
         facts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
-        return Served(self._engine, adapter, load_tokenizer(step.base.model, offline=self.runtime.offline), facts)
+        change = None if adapter is None else self._change(step, adapter)
+        tokenizer = load_tokenizer(step.base.model, offline=self.runtime.offline)
+        return Served(self._engine, adapter, tokenizer, facts, change)
+
+    def _change(self, step: Evaluate, adapter: Path) -> float:
+        """Proof that the adapter acts, on a few validation rows of the task it was trained on."""
+        assert isinstance(step.target, Restore)
+        rows = load_split(step.target.adapter.task, "validation").examples[:PROBE_ROWS]
+        change = self._engine.adapter_change([(row.prompt, row.target) for row in rows], adapter)
+        if change == 0.0:
+            raise IntegrityError(
+                f"the adapter {step.target.adapter.label} changes no log-probability of {step.base.label} in vLLM",
+                expected="an adapter that acts",
+                hint="it was trained for no step, its weights are all zero, or vLLM passes over it: try --engine hf",
+            )
+        return change
 
     def _folder(self, step: Evaluate) -> Path:
         if isinstance(step.target, Restore) and step.target.is_checkpoint:

@@ -7,15 +7,17 @@ scored by :mod:`plr.evaluate_heads`. Files are written in lm-eval's layout.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plr.answers import Local, ServingBase, Writer
+from plr.answers import Local, Served, ServingBase, Writer
 from plr.bases import Loaded, load_base
 from plr.data import data_record, draw, guard_other, load_split
+from plr.errors import ModelError
 from plr.evaluate_heads import head_for, head_record, score_head
 from plr.fewshot import Shots, shots_for, stops_for
 from plr.fingerprint import canonical_json
@@ -49,7 +51,7 @@ class BaseHolder:
         head = head_for(step)
         self.serving.close()
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
-            self._key = None
+            self._key = self._loaded = None
             return _load_served(step, self.store, self.runtime, head)
         if self._key != (step.base.fingerprint, head) or self._loaded is None:
             self._loaded = None
@@ -57,13 +59,16 @@ class BaseHolder:
             self._key, self._probes = (step.base.fingerprint, head), {}
         return self._loaded
 
-    def writer(self, step: Evaluate) -> Writer:
+    def writer(self, step: Evaluate) -> Served:
         """vLLM with the base of ``step``; the one in this process is let go."""
         self._key = self._loaded = None
         return self.serving.writer(step)
 
     def with_adapter(self, step: Restore, loaded: Loaded) -> tuple[Any, Callable[[], None], float]:
-        """The base with the adapter of ``step`` on it, how to take it off again, and the largest change of a logit."""
+        """The base with the adapter of ``step`` on it, how to take it off again, and the largest change of a logit.
+
+        Until it is off, the base is nobody else's: after a failure it may carry a part of an adapter, and is loaded anew.
+        """
         from plr.adapters import adapters
 
         task = step.adapter.task.identity()
@@ -72,6 +77,7 @@ class BaseHolder:
             self._probes[key] = probe(loaded.model, loaded.tokenizer, probe_texts(step))
         folder = self.store.require(step.adapter).path
         modules: dict[str, Any] = dict(loaded.model.named_modules())
+        clean, self._key = self._key, None
         model, change = attach(loaded, step, folder, "cell", self._probes[key])
 
         def detach() -> None:
@@ -80,6 +86,7 @@ class BaseHolder:
             for name, module in modules.items():
                 if name and loaded.model.get_submodule(name) is not module:
                     replace_module(loaded.model, name, module)
+            self._key = clean
 
         return model, detach, change
 
@@ -93,14 +100,19 @@ def evaluate(
 
     Raises:
         LeakageError: the adapter was trained on another task, in whose rows some of these stand.
+        UsageError: the adapter was trained for another kind of answer.
+        ModelError: a loss that is no number.
     """
     start = time.perf_counter()
+    head_for(step)  # refuses an adapter that was trained for another kind of answer
     task, shots = task_of(step.task), shots_for(step)
     rows = draw(load_split(step.task, step.split).examples, step.limit, step.limit_seed)
     if isinstance(step.target, Restore):
         guard_other(step.target.adapter.task, step.task, rows)
     if step.engine == "vllm":
-        found = _Scored.written(step, task, rows, shots, holder.writer(step), on_progress)
+        writer = holder.writer(step)
+        found = _Scored.written(step, task, rows, shots, writer, on_progress)
+        found = replace(found, change={"largest_logprob_change": writer.change})
     else:
         found = _scored_here(step, task, rows, shots, holder, on_progress)
     write(
@@ -123,7 +135,7 @@ def evaluate(
         "n": len(found.samples),
         "data": data_record(step.task, step.split),
         **found.more,
-        "largest_logit_change": found.change,
+        **found.change,
         "train_bits": step.target.adapter.base.bits if isinstance(step.target, Restore) else step.base.bits,
         "restore_bits": step.base.bits,
         "dtype": found.more["protocol"]["engine"]["dtype"],
@@ -141,8 +153,8 @@ class _Scored:
     """Of the manifest: protocol, kinds of wrong answers, the head."""
     model: Any
     tokenizer: Any
-    change: float | None = None
-    """The largest change of a logit by the adapter."""
+    change: Mapping[str, float | None] = field(default_factory=dict)
+    """What the adapter changes at most, under the name of what was measured; None without one."""
 
     @classmethod
     def written(
@@ -157,17 +169,27 @@ class _Scored:
         """Of a task whose answer is written."""
         prompts = [shots.context + row.prompt for row in rows]
         total = len(rows) * (2 if step.generate else 1)
+        # The losses first: they cost little, and what cannot be scored is found out before hours of answers.
+        names = [row.id for row in rows]
+        losses = writer.answer_loss([(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)], names)
+        for row, loss in zip(rows, losses, strict=True):
+            if not math.isfinite(loss.nll):
+                raise ModelError(
+                    f"the loss of row {row.id} is {loss.nll}",
+                    expected="finite logits",
+                    hint="compute in float32, or check the base: plr eval the unadapted base first",
+                )
+        if on_progress:
+            on_progress(len(rows), total)
         generations: list[Generation] | list[None] = [None] * len(rows)
         if step.generate:
             generations = writer.generate(
                 prompts,
                 max_new_tokens=step.max_new_tokens,
                 stop=stops_for(step),
-                on_progress=(lambda done, _: on_progress(done, total)) if on_progress else None,
+                names=names,
+                on_progress=(lambda done, _: on_progress(len(rows) + done, total)) if on_progress else None,
             )
-        losses = writer.answer_loss([(prompt, row.target) for prompt, row in zip(prompts, rows, strict=True)])
-        if on_progress:
-            on_progress(total, total)
         samples = _records(step, task, rows, prompts, generations, losses)
         settings: dict[str, Any] = {"output_type": "generate_until" if step.generate else "loglikelihood"}
         settings |= {"generation_kwargs": generation_settings(step)} if step.generate else {}
@@ -218,7 +240,7 @@ def _scored_here(
     finally:
         if detach is not None:
             detach()
-    return replace(found, change=change)
+    return replace(found, change={"largest_logit_change": change})
 
 
 def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec | None) -> Loaded:
@@ -255,10 +277,13 @@ def _records(
     for row, prompt, made, loss in zip(rows, prompts, generations, losses, strict=True):
         scores: dict[str, Score] = {} if made is None else next(scored)
         text = made.text if made else None
+        explanations = {name: score.explanation for name, score in scores.items()}
+        if made is not None and made.stopped is not None and "ended" in explanations:
+            explanations["ended"] = f"ran into {made.stopped!r}"  # the scorer reads the text before it
         found.append(
             record(
                 row,
-                arguments=[prompt, generation_settings(step)],
+                arguments=[prompt, generation_settings(step) if step.generate else row.target],
                 response=text,
                 answer=text,
                 scores={name: score.value for name, score in scores.items()},
@@ -266,7 +291,7 @@ def _records(
                 tokens=made.raw_tokens if made else None,
                 stopped=made.stopped if made else None,
                 answers={name: score.answer for name, score in scores.items()},
-                explanations={name: score.explanation for name, score in scores.items()},
+                explanations=explanations,
                 answer_nll=loss.nll,
                 answer_tokens=loss.tokens,
             )

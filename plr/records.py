@@ -98,7 +98,12 @@ def write(
                 "test_split": step.split,
                 **settings,
                 "metric_list": [
-                    {"metric": name, "aggregation": "mean", "higher_is_better": name != ANSWER_LOSS} for name in metrics
+                    {
+                        "metric": name,
+                        "aggregation": "mean" if not samples or name in samples[0]["metrics"] else name,
+                        "higher_is_better": name != ANSWER_LOSS,
+                    }
+                    for name in metrics
                 ],
                 "repeats": 1,
                 "description": "",
@@ -142,22 +147,34 @@ def write(
         "protocol": protocol,
     }
     (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False))
-    with (folder / f"samples_{task.name}_{stamp}.jsonl").open("w", encoding="utf-8") as stream:
+    with (folder / f"samples_{task.name}_{stamp}.jsonl").open("wb") as stream:
         for sample in samples:
-            stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
+            stream.write(_line(sample))
 
 
 def _model_info(step: Evaluate, model: Any, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """What lm-eval says of a model, and how it ran."""
     revision = step.base.model.revision
     return {
-        "model_num_parameters": None if model is None else sum(p.numel() for p in model.parameters()),
+        "model_num_parameters": None if model is None else _num_parameters(model),
         "model_dtype": protocol["engine"]["dtype"],
         "model_revision": revision,
         "model_sha": revision,
         "batch_size": None,
         "device": None if model is None else str(model.device),
     }
+
+
+def _num_parameters(model: Any) -> int:
+    """Of the network and the adapter on it; weights that are held as k-bit codes count one by one."""
+    from plr.gptq import PackedLinear
+    from plr.quantizers.bnb import is_bitsandbytes
+
+    coded = [module for module in model.modules() if isinstance(module, PackedLinear) or is_bitsandbytes(module)]
+    codes = {id(p) for module in coded for name, p in module.named_parameters(recurse=False) if name == "weight"}
+    return sum(p.numel() for p in model.parameters() if id(p) not in codes) + sum(
+        module.in_features * module.out_features for module in coded
+    )
 
 
 def _tokenizer_info(model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -171,5 +188,12 @@ def _tokenizer_info(model: Any, tokenizer: Any) -> dict[str, Any]:
     return {**tokens, "eot_token_id": getattr(tokenizer, "eos_token_id", None), "max_length": limit}
 
 
+def _line(sample: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(sample, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, in a field that no model reads: it stays an escape
+        return json.dumps(sample).encode() + b"\n"
+
+
 def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -322,10 +322,13 @@ class Restore(Step, frozen=True):
 
 
 class Evaluate(Step, frozen=True):
-    """The score of a base, alone or with an adapter, on one split of a task."""
+    """The score of a base, alone or with an adapter, on one split of a task.
 
-    VERSION = 1
-    LATER = frozenset({"num_fewshot", "fewshot_seed", "engine"})
+    ``VERSION`` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
+    identity has the task's version in it, are kept. 2: SQL is executed, every result has the protocol of its run.
+    """
+
+    VERSION = 2
     kind: Literal["result"] = "result"
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec

@@ -53,6 +53,15 @@ def test_a_row_that_is_scored_is_no_example(lab: Lab, tmp_path: Path, monkeypatc
     assert len(shots_for(step).ids) == 3
 
 
+def test_a_train_split_too_small_to_cut_validation_from_gives_its_rows(lab: Lab, tmp_path: Path) -> None:
+    for split, numbers in (("train", range(3)), ("test", range(10, 12))):
+        rows = [{"question": f"How much is {i} and {i}?", "answer": f"{2 * i}\n#### {2 * i}"} for i in numbers]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert shots_for(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=3)).ids == ["train-0", "train-1", "train-2"]
+    with pytest.raises(UsageError, match="num_fewshot is 4, and the train split of gsm8k has 3 rows"):
+        shots_for(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=4))
+
+
 def test_too_many_examples_and_none_to_take(lab: Lab, tmp_path: Path) -> None:
     row = {"question": "How much is 1 and 1?", "answer": "2\n#### 2"}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))

@@ -25,8 +25,10 @@ from plr.specs import (
     TrainSpec,
     step_from_json,
 )
+from plr.tasks import tasks
 
 GOLDEN = Path(__file__).parent / "golden" / "fingerprints.json"
+METRICS = GOLDEN.with_name("metrics.json")
 
 
 def full() -> dict[str, Step]:
@@ -91,11 +93,26 @@ def test_golden_fingerprints() -> None:
     assert {kind: step.fingerprint for kind, step in full().items()} == json.loads(GOLDEN.read_text())
 
 
+def test_a_metric_that_comes_or_goes_is_a_new_version() -> None:
+    """A result that lacks a metric of its task must not be found: raise ``Evaluate.VERSION`` (bases and adapters are kept), or the
+    task's version where prompts or splits change too. Then run ``python tests/test_specs.py``."""
+    assert metrics() == json.loads(METRICS.read_text())
+
+
+def metrics() -> dict[str, Any]:
+    own = {name: tasks.get(name) for name in tasks.names()}
+    return {
+        "evaluate": Evaluate.VERSION,
+        "tasks": {
+            name: {"version": task.version, "metrics": list(task.metrics)}
+            for name, task in sorted(own.items())
+            if type(task).__module__.startswith("plr.")
+        },
+    }
+
+
 def test_later_fields_bear_no_identity_at_their_default() -> None:
     """What was made before these fields came is still found."""
-    step = full()["result"]
-    assert not {"num_fewshot", "fewshot_seed", "engine"} & step.identity().keys()
-    assert {"num_fewshot", "fewshot_seed", "engine"} <= full()["served"].identity().keys()
     assert "definition" not in TaskSpec(name="t", version=1).identity()
     assert "definition" in TaskSpec(name="t", version=1, definition="{}").identity()
 
@@ -222,4 +239,10 @@ def test_every_spec_forbids_extra_fields() -> None:
 
 
 if __name__ == "__main__":
+    before, now = json.loads(METRICS.read_text()), metrics()
+    for name in before["tasks"].keys() & now["tasks"].keys():
+        was, to_be = before["tasks"][name], now["tasks"][name]
+        raised = (before["evaluate"], was["version"]) != (now["evaluate"], to_be["version"])
+        assert raised or was["metrics"] == to_be["metrics"], f"{name} has other metrics under an old version"
+    METRICS.write_text(json.dumps(now, indent=1) + "\n")
     GOLDEN.write_text(json.dumps({kind: step.fingerprint for kind, step in full().items()}, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,19 @@ def evaluate(
             error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
             star = "*" if name == artifact.metrics["primary"] else " "
             console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']})", highlight=False)
-        for name, kinds in artifact.metrics.get("outcomes", {}).items():
-            counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            console().print(f"   {name}: {counted}", highlight=False)
+        for line in _remarks(artifact.metrics):
+            console().print(f"   {line}", highlight=False)
+
+
+def _remarks(result: dict[str, Any]) -> Iterator[str]:
+    """What a reader of the numbers must know, in words."""
+    for name, kinds in result.get("outcomes", {}).items():
+        yield f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    protocol = result["protocol"]
+    if protocol["answers_cut"]:
+        longest = protocol["generation"]["max_gen_toks"]
+        yield f"{protocol['answers_cut']} of {result['n']} answers were cut at {longest} tokens (--max-new-tokens)"
+    if "head" in result:
+        yield f"the head is {result['head']['is']}"
+    if result.get("seen_in_train"):
+        yield f"{result['seen_in_train']} of {result['n']} rows stand in the train split too"

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from plr.errors import DataError, ResourceError, UsageError
+from plr.errors import ResourceError, UsageError
 from plr.lm.batched import run_batched
 from plr.lm.engine import Row, SlotEngine
 from plr.lm.prepacked import prepacked
 from plr.lm.slot_attention import Refused, why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
-from plr.lm.tokens import check_some, decode, encode_prompt, end_tokens
+from plr.lm.tokens import check_room, decode, encode_prompt, end_tokens
 
 __all__ = ["Generation", "generate"]
 
@@ -53,13 +53,14 @@ def generate(
     stop: Sequence[str] = (),
     slots: int = 64,
     on_progress: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Generation]:
     """Greedy answers to `prompts`, in their order: the text `model.generate(do_sample=False)` writes for each alone.
 
     `model` is a transformers causal language model, plain or wrapped by PEFT, on any device, in any mode (restored
     afterwards). Of its `generation_config` only the EOS ids are read: no penalty, no sampling, no forced token.
     At most `slots` prompts run at once; on CUDA, when memory runs out, half as many, and so on (logged as a warning).
-    `on_progress(done, total)` is called as answers finish.
+    `on_progress(done, total)` is called as answers finish. `names` is what messages call the prompts, instead of numbers from 0.
 
     On a CPU the model attends as `plr.lm.slot_attention` says, and multiplies weights laid out beforehand
     (`plr.lm.prepacked`), where it can: faster, and equal but for the order of floating-point sums.
@@ -70,7 +71,7 @@ def generate(
 
     Raises:
         DataError: a prompt has no token, or no room for `max_new_tokens` within the model's positions.
-        UsageError: `max_new_tokens` or `slots` below 1, an empty stop string.
+        UsageError: `max_new_tokens` or `slots` below 1, `max_new_tokens` beyond the model's positions, an empty stop string.
         ModelError: logits are NaN.
         ResourceError: a single prompt does not fit into the accelerator's memory.
     """
@@ -79,7 +80,7 @@ def generate(
             raise UsageError(f"{name} is {value}", expected="1 or more", hint=f"set {name} to a positive number")
     stops, ends = StopStrings(tokenizer, stop), end_tokens(model, tokenizer)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    _check_lengths(model, encoded, max_new_tokens)
+    check_room(encoded, position_limit(model), max_new_tokens, virtual=prompt_learning(model), names=names)
     results: list[Generation | None] = [None] * len(encoded)
     finished = 0
 
@@ -123,20 +124,6 @@ def generate(
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
     return [result for result in results if result is not None]
-
-
-def _check_lengths(model: Any, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    limit, virtual = position_limit(model), prompt_learning(model)
-    for i, ids in enumerate(encoded):
-        check_some(ids, i)
-        if limit is not None and virtual + len(ids) + max_new_tokens > limit:
-            room = limit - max_new_tokens - virtual
-            raise DataError(
-                f"prompt {i} has {len(ids)} tokens",
-                expected=f"at most {room}: {limit} positions less {max_new_tokens} new tokens"
-                + (f" and {virtual} virtual tokens" if virtual else ""),
-                hint="shorten the prompt, use fewer examples in it, or lower max_new_tokens; nothing is truncated",
-            )
 
 
 def _result(tokenizer: Any, row: Row, ends: frozenset[int], stops: StopStrings) -> Generation:

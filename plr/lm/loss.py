@@ -57,18 +57,20 @@ def answer_loss(
     *,
     max_tokens_per_batch: int = 4096,
     on_progress: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[AnswerLoss]:
-    """The teacher-forced loss of each `(prompt, target)`, in order; log-softmax in float32.
+    """The teacher-forced loss of each `(prompt, target)`, in order; log-softmax in float32. `names` is what messages call the
+    rows, instead of numbers from 0.
 
     Raises:
         DataError: a prompt has no token, or a pair does not fit into the model's positions.
     """
     rows = []
-    for i, (prompt, target) in enumerate(pairs):
+    for name, (prompt, target) in zip(names or range(len(pairs)), pairs, strict=True):
         prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
-        check_some(prompt_ids, i)
+        check_some(prompt_ids, name)
         rows.append((prompt_ids + target_ids, len(target_ids)))
-    nlls = _losses(model, rows, max_tokens_per_batch, on_progress)
+    nlls = _losses(model, rows, max_tokens_per_batch, on_progress, names)
     return [AnswerLoss(nll, tokens) for nll, (_, tokens) in zip(nlls, rows, strict=True)]
 
 
@@ -117,13 +119,14 @@ def _losses(
     rows: Sequence[tuple[list[int], int]],
     budget: int,
     on_progress: Callable[[int, int], None] | None,
+    names: Sequence[str] | None = None,
 ) -> list[float]:
     """For each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it."""
     limit, virtual = position_limit(model), prompt_learning(model)
     for i, (ids, _) in enumerate(rows):
         if limit is not None and virtual + len(ids) - 1 > limit:
             raise DataError(
-                f"row {i} has {len(ids)} tokens, target included",
+                f"row {names[i] if names else i} has {len(ids)} tokens, target included",
                 expected=f"at most {limit + 1 - virtual}, as the model has {limit} positions",
                 hint="shorten the row; nothing is truncated",
             )

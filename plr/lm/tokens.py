@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from plr.errors import DataError, ModelError
+from plr.errors import DataError, ModelError, UsageError
 
-__all__ = ["check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
+__all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """The token ids of `prompt`, begun by BOS where the tokenizer adds one, never ended by EOS.
 
     A prompt that already spells its BOS out, as chat templates do, does not get a second one.
+
+    Raises:
+        DataError: half of a surrogate pair, which is no text.
     """
+    _check_unicode(prompt)
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     spelled = bool(bos) and prompt.startswith(bos)
     ids = list(tokenizer(prompt, add_special_tokens=not spelled)["input_ids"])
@@ -29,26 +33,60 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return ids
 
 
-def check_some(ids: Sequence[int], number: int) -> None:
+def check_some(ids: Sequence[int], name: int | str) -> None:
     """Refuse an empty prompt.
 
     Raises:
-        DataError: prompt `number` has no token.
+        DataError: prompt `name` has no token.
     """
     if not ids:
         raise DataError(
-            f"prompt {number} has no token",
+            f"prompt {name} has no token",
             expected="text, or a tokenizer that adds a BOS token",
             hint="remove the row or give it a prompt",
         )
+
+
+def check_room(
+    encoded: Sequence[Sequence[int]],
+    positions: int | None,
+    new: int,
+    *,
+    virtual: int = 0,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuse prompts that are empty, or leave no room for `new` tokens behind them and `virtual` ones before; `positions` None:
+    there is no end.
+
+    Raises:
+        DataError: the first such prompt, by its name, or by its number from 0.
+        UsageError: `new` tokens leave no room for any.
+    """
+    room = None if positions is None else positions - new - virtual
+    if room is not None and room < 1:
+        raise UsageError(
+            f"max_new_tokens is {new}",
+            expected=f"less than the {positions} positions of the model, for its prompt needs some too",
+        )
+    for name, ids in zip(names or range(len(encoded)), encoded, strict=True):
+        check_some(ids, name)
+        if room is not None and len(ids) > room:
+            raise DataError(
+                f"prompt {name} has {len(ids)} tokens",
+                expected=f"at most {room}: {positions} positions less {new} new tokens"
+                + (f" and {virtual} virtual tokens" if virtual else ""),
+                hint="shorten the prompt, use fewer examples in it, or lower max_new_tokens; nothing is truncated",
+            )
 
 
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
     """`(prompt ids, target ids + EOS)`: the one place that says how a training or scoring pair is tokenized.
 
     Raises:
+        DataError: half of a surrogate pair, which is no text.
         ModelError: the tokenizer has no EOS token, so that a model could not learn to stop.
     """
+    _check_unicode(target)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer {tokenizer.name_or_path!r} has no EOS token",
@@ -57,6 +95,18 @@ def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], li
         )
     target_ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
     return encode_prompt(tokenizer, prompt), [*target_ids, tokenizer.eos_token_id]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        at = error.start
+        raise DataError(
+            f"{text[max(0, at - 20) : at + 20]!r} has half of a surrogate pair, U+{ord(text[at]):04X}",
+            expected="Unicode text, which every tokenizer can read",
+            hint="correct the row: its JSON was cut in the middle of a character",
+        ) from error
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

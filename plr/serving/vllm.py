@@ -28,10 +28,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from plr.errors import DataError, MissingDependencyError, ModelError, PlrError, ResourceError, UsageError
+from plr.errors import MissingDependencyError, ModelError, PlrError, ResourceError, UsageError
 from plr.lm import AnswerLoss, Generation, encode_pair
 from plr.lm.stops import StopStrings
-from plr.lm.tokens import check_some, decode, encode_prompt, end_tokens
+from plr.lm.tokens import check_room, check_some, decode, encode_prompt, end_tokens
 from plr.serving.fits import lora_rank, lora_targets, room_for_rank, why_not_vllm
 
 __all__ = ["VllmEngine", "require_vllm"]
@@ -39,7 +39,13 @@ __all__ = ["VllmEngine", "require_vllm"]
 OLDEST = (0, 32)
 """Older versions read ``desc_act`` and pass over ``alpha_pattern`` in silence."""
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+"""Standard output is the command's own."""
 OWN_ENVIRONMENT = "pip install 'plr[vllm]' in an environment of its own (vLLM pins torch), or use --engine hf"
 
 
@@ -79,7 +85,7 @@ class VllmEngine:
 
     Args:
         model_folder: a checkpoint at 16 bits, or a GPTQ checkpoint at 8 or 4.
-        tokenizer_folder: where the tokenizer lies: the source model's folder for a base that plr quantized.
+        tokenizer_folder: where the tokenizer lies.
         dtype: of the computation: ``bfloat16``, ``float16``, ``float32`` or ``auto``: the checkpoint's, and for a GPTQ base
             float16, as its scales are (vLLM rounds them to the dtype of the computation).
         max_model_len: most tokens of prompt and answer together; None: what the model's positions allow.
@@ -161,21 +167,23 @@ class VllmEngine:
         stop: Sequence[str] = (),
         adapter: Path | str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        names: Sequence[str] | None = None,
     ) -> list[Generation]:
         """Greedy answers to `prompts` (texts, or token ids), in their order; see `plr.lm.generate` for what an answer is.
 
-        `adapter` is the folder of a saved LoRA. `on_progress(done, total)` is called as answers finish.
+        `adapter` is the folder of a saved LoRA. `on_progress(done, total)` is called as answers finish, `names` is what
+        messages call the prompts.
 
         Raises:
             DataError: a prompt has no token, or no room for `max_new_tokens`.
-            UsageError: `max_new_tokens` below 1, an empty stop string, an adapter that vLLM cannot serve.
+            UsageError: `max_new_tokens` below 1 or beyond the positions, an empty stop string, an adapter that vLLM cannot serve.
             ModelError: vLLM fails; its own words are given.
         """
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {max_new_tokens}", expected="1 or more")
         stops = StopStrings(self._tokenizer, stop)
         encoded = [encode_prompt(self._tokenizer, p) if isinstance(p, str) else list(p) for p in prompts]
-        self._check_lengths(encoded, max_new_tokens)
+        check_room(encoded, self.max_model_len, max_new_tokens, names=names)
         request = self._request(adapter)
         common = {"max_tokens": max_new_tokens, "stop_token_ids": sorted(self._ends)}
         done = self._run(encoded, {**common, "stop": list(stops.strings)}, request, on_progress)
@@ -190,7 +198,13 @@ class VllmEngine:
             answers[i] = list(output.outputs[0].token_ids)
         return [self._answer(ids, out, stops) for ids, out in zip(encoded, answers, strict=True)]
 
-    def answer_loss(self, pairs: Sequence[tuple[str, str]], *, adapter: Path | str | None = None) -> list[AnswerLoss]:
+    def answer_loss(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        adapter: Path | str | None = None,
+        names: Sequence[str] | None = None,
+    ) -> list[AnswerLoss]:
         """The teacher-forced loss of each `(prompt, target)`, as `plr.lm.answer_loss` has it, from vLLM's prompt log-probabilities.
 
         A pair takes one position more than there: vLLM must generate a token.
@@ -199,15 +213,31 @@ class VllmEngine:
             DataError, UsageError, ModelError: see `generate`.
         """
         encoded = [encode_pair(self._tokenizer, prompt, target) for prompt, target in pairs]
-        self._check_lengths([prompt for prompt, _ in encoded], 1)
+        for name, (prompt, _) in zip(names or range(len(encoded)), encoded, strict=True):
+            check_some(prompt, name)
         texts = [prompt + target for prompt, target in encoded]
-        self._check_lengths(texts, 1)
-        done = self._run(texts, {"max_tokens": 1, "prompt_logprobs": 0}, self._request(adapter), None)
-        losses = []
-        for ids, (prompt, target), output in zip(texts, encoded, done, strict=True):
-            terms = [output.prompt_logprobs[at][ids[at]].logprob for at in range(len(prompt), len(ids))]
-            losses.append(AnswerLoss(-math.fsum(terms), len(target)))
-        return losses
+        check_room(texts, self.max_model_len, 1, names=names)
+        terms = self._logprobs(texts, self._request(adapter))
+        counts = [len(target) for _, target in encoded]
+        return [AnswerLoss(-math.fsum(row[-n:]), n) for row, n in zip(terms, counts, strict=True)]
+
+    def adapter_change(self, pairs: Sequence[tuple[str, str]], adapter: Path | str) -> float:
+        """How far `adapter` moves the log-probability of a token of `pairs` (`(prompt, target)`, target and EOS included) at most,
+        in nats; 0.0 if it moves none farther than two runs without it lie apart.
+
+        Texts run one by one, so that equal weights mean equal sums. One that is too long is read as far as there is room.
+
+        Raises:
+            DataError, UsageError, ModelError: see `generate`.
+        """
+        texts = [[*prompt, *target] for prompt, target in (encode_pair(self._tokenizer, *pair) for pair in pairs)]
+        texts = [ids[: self.max_model_len - 1] for ids in texts]
+        before, after, again = (
+            [term for ids in texts for term in self._logprobs([ids], request)[0]]
+            for request in (None, self._request(adapter), None)
+        )
+        change, noise = (max(abs(b - a) for a, b in zip(before, other, strict=True)) for other in (after, again))
+        return 0.0 if change <= noise else change
 
     def close(self) -> None:
         """Give the GPU's memory back; the engine is of no use afterwards."""
@@ -244,6 +274,14 @@ class VllmEngine:
         except _failures() as error:
             raise _not_served(self.folder, error) from error
 
+    def _logprobs(self, texts: list[list[int]], request: Any) -> list[list[float]]:
+        """Of each text the log-probabilities of its tokens after the first."""
+        done = self._run(texts, {"max_tokens": 1, "prompt_logprobs": 0}, request, None)
+        return [
+            [output.prompt_logprobs[at][ids[at]].logprob for at in range(1, len(ids))]
+            for ids, output in zip(texts, done, strict=True)
+        ]
+
     def _cut(self, ids: list[int], stops: StopStrings) -> int | None:
         """How many of `ids` there are with the token that completes the first stop string."""
         if not stops.strings:
@@ -261,16 +299,6 @@ class VllmEngine:
         return Generation(
             decode(self._tokenizer, ids), len(ids) + (end is not None), end is not None, None, len(prompt)
         )
-
-    def _check_lengths(self, encoded: Sequence[Sequence[int]], new: int) -> None:
-        for i, ids in enumerate(encoded):
-            check_some(ids, i)
-            if len(ids) + new > self.max_model_len:
-                raise DataError(
-                    f"prompt {i} has {len(ids)} tokens",
-                    expected=f"at most {self.max_model_len - new}: {self.max_model_len} positions less {new} new tokens",
-                    hint="shorten the prompt, use fewer examples in it, or lower max_new_tokens; nothing is truncated",
-                )
 
     def _request(self, adapter: Path | str | None) -> Any:
         if adapter is None:

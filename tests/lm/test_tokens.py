@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import processors
 
-from plr.errors import ModelError
+from plr.errors import DataError, ModelError
 from plr.lm import encode_pair
 from plr.lm.tokens import decode, encode_prompt, end_tokens
 
@@ -39,6 +39,13 @@ def test_tokenizer_without_eos_is_refused(make_tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="has no EOS token"):
         encode_pair(tokenizer, "a", "b")
+
+
+@pytest.mark.parametrize(("prompt", "target"), [("a\ud800b", "c"), ("a", "\udfff")])
+def test_half_of_a_surrogate_pair_is_refused(tokenizer, prompt, target):
+    """JSON can spell one, and no tokenizer reads it."""
+    with pytest.raises(DataError, match=r"half of a surrogate pair, U\+D"):
+        encode_pair(tokenizer, prompt, target)
 
 
 @pytest.mark.parametrize(("declared", "expected"), [(None, {2}), (7, {2, 7}), ([2, 9, 11], {2, 9, 11})])

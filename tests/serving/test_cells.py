@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from plr import Lab
-from plr.errors import MissingDependencyError, UsageError
+from plr.errors import IntegrityError, MissingDependencyError, ModelError, UsageError
 from plr.study import Study
 from plr.study_file import study_config
 
 from .vllm_stand_in import LLM
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
+SHORT = ["train.epochs=1", "train.train_limit=32", "train.validation_limit=4"]
 
 
 def lab(folder: Path, dtype: str = "float32") -> Lab:
@@ -48,14 +51,39 @@ def test_a_base_scores_the_same_in_both_engines(stand_in: type[LLM], tmp_path: P
 
 def test_an_adapter_is_a_request_beside_its_base(stand_in: type[LLM], tmp_path: Path) -> None:
     here = lab(tmp_path, "bfloat16")
-    short = ["train.epochs=1", "train.train_limit=32", "train.validation_limit=4"]
-    adapter = here.train(bits=16, task="tiny_math", overrides=short)
+    adapter = here.train(bits=16, task="tiny_math", overrides=SHORT)
     result = here.evaluate(adapter, limit=3, max_new_tokens=8, engine="vllm")
     (started,) = stand_in.started
     assert started["enable_lora"]
     assert started["lora_target_modules"]
     assert result.metrics["n"] == 3
     assert result.metrics["metrics"]["answer_loss"]["value"] > 0
+    assert result.metrics["largest_logprob_change"] > 0
+    assert "largest_logit_change" not in result.metrics  # vLLM shows no logits
+
+
+def test_an_adapter_that_changes_nothing_is_an_error(stand_in: type[LLM], tmp_path: Path) -> None:
+    here = lab(tmp_path, "bfloat16")
+    adapter = here.train(bits=16, task="tiny_math", overrides=SHORT)
+    file = adapter.path / "adapter_model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    for engine, what in (("hf", "no logit of"), ("vllm", "no log-probability of .* in vLLM")):
+        with pytest.raises(IntegrityError, match=f"changes {what}"):
+            here.evaluate(adapter, limit=3, max_new_tokens=8, engine=engine)
+
+
+def test_the_tokenizer_is_the_checkpoints_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its source may be a GGUF file, which has none that vLLM reads."""
+
+    def asked(folder: Path, *, tokenizer_folder: Path, **_: Any) -> None:
+        raise ModelError(f"{tokenizer_folder.name} for {folder.name}")
+
+    monkeypatch.setattr("plr.serving.vllm.VllmEngine", asked)
+    here = lab(tmp_path)
+    base = here.quantize(bits=4, task="tiny_math", overrides=["quantize.method=rtn", "quantize.group_size=32"])
+    assert (base.path / "tokenizer.json").is_file()
+    with pytest.raises(ModelError, match=f"^{base.path.name} for {base.path.name}$"):
+        here.evaluate(base, task="tiny_math", limit=1, engine="vllm")
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,19 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapter")
+    return saved(tmp_path_factory.mktemp("adapter"), False)
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its B is zero."""
+    return saved(tmp_path_factory.mktemp("idle"), True)
+
+
+def saved(folder: Path, init: bool) -> Path:
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=init, task_type="CAUSAL_LM")
     get_peft_model(model, config).save_pretrained(str(folder))
     return folder
 
@@ -91,7 +100,14 @@ def test_the_base_alone_in_float32(engines: Any, device: str, rows: list[tuple[s
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_a_lora_on_each_width(
-    engines: Any, device: str, bits: int, rows: list[tuple[str, str]], tokenizer: Any, adapter: Path, tmp_path: Path
+    engines: Any,
+    device: str,
+    bits: int,
+    rows: list[tuple[str, str]],
+    tokenizer: Any,
+    adapter: Path,
+    idle: Path,
+    tmp_path: Path,
 ) -> None:
     """In half precision two near-equal logits may change places: ten of twelve answers must be those of float32."""
     from plr.bases import load_quantized
@@ -111,6 +127,8 @@ def test_a_lora_on_each_width(
     plain = served.generate(prompts, max_new_tokens=24)
     answers = served.generate(prompts, max_new_tokens=24, adapter=adapter)
     losses = served.answer_loss(rows, adapter=adapter)
+    assert served.adapter_change(rows[:4], adapter) > 0
+    assert served.adapter_change(rows[:4], idle) == 0
     assert served.generate(prompts, max_new_tokens=24) == plain
     assert _alike(plain, generate(model, tokenizer, prompts, max_new_tokens=24)) >= 10
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from plr.embedded import tiny_path
 from plr.errors import DataError, MissingDependencyError, ModelError, ResourceError, UsageError
 from plr.lm import answer_loss, generate
-from plr.serving.vllm import VllmEngine
+from plr.serving.vllm import VllmEngine, require_vllm
 from plr.tasks import tasks
 
 from .vllm_stand_in import LLM
@@ -136,6 +137,34 @@ def test_losses_are_those_of_answer_loss(stand_in: type[LLM], base: tuple[Any, A
     for ours, expected in zip(engine().answer_loss(pairs), answer_loss(*base, pairs), strict=True):
         assert ours.nll == pytest.approx(expected.nll, rel=1e-4)
         assert ours.tokens == expected.tokens
+
+
+def test_what_an_adapter_changes_is_measured(
+    stand_in: type[LLM], base: tuple[Any, Any], prompts: list[str], adapter: Path
+) -> None:
+    """The largest change of a token's log-probability, first token of a text apart."""
+    model, tokenizer = base
+    pairs = [(prompt, " 1 + 2 = 3") for prompt in prompts[:2]]
+    served = engine(**LORA)
+    served._llm.model.float()
+    other = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_path()).float(), str(adapter)).eval()
+    expected = 0.0
+    for prompt, target in pairs:
+        ids = [*tokenizer(prompt)["input_ids"], *tokenizer(target)["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            tables = [m(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1) for m in (model, other)]
+        before, after = (table.gather(1, torch.tensor(ids[1:])[:, None]) for table in tables)
+        expected = max(expected, float((after - before).abs().max()))
+    assert served.adapter_change(pairs, adapter) == pytest.approx(expected, rel=1e-3)
+    assert served.adapter_change([("1 + 1 " * 900, "")], adapter) > 0  # as far as there is room
+
+
+def test_an_adapter_that_changes_no_more_than_noise_changes_nothing(
+    stand_in: type[LLM], monkeypatch: pytest.MonkeyPatch, prompts: list[str], adapter: Path
+) -> None:
+    served, runs = engine(**LORA), iter([[-1.0, -2.0], [-1.0, -2.1], [-1.2, -2.0]])
+    monkeypatch.setattr(served, "_logprobs", lambda texts, request: [next(runs)])
+    assert served.adapter_change([(prompts[0], "3")], adapter) == 0.0
 
 
 @pytest.fixture
@@ -277,6 +306,13 @@ def test_a_vllm_that_cannot_be_imported_says_why(stand_in: type[LLM], monkeypatc
         MissingDependencyError, match=r"cannot be imported: libcudart\.so\.13.*\n.*torch it was built for"
     ):
         engine()
+
+
+def test_standard_output_is_not_vllms(stand_in: type[LLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It logs there by default, into what ``--json`` prints."""
+    monkeypatch.delenv("VLLM_LOGGING_STREAM")
+    require_vllm()
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
 
 
 def test_an_old_vllm_is_refused(stand_in: type[LLM], monkeypatch: pytest.MonkeyPatch) -> None:
