@@ -13,7 +13,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +26,7 @@ from plr.errors import ModelError, UnknownNameError, UsageError
 from plr.fingerprint import file_sha256, folder_sha256
 from plr.heads import graft, is_encoder, load_classifier
 from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, repo_folder
+from plr.quiet import silenced
 from plr.registry import did_you_mean
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Quantize, Source
@@ -168,13 +171,19 @@ def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokeniz
     """The tokenizer of ``ref``, with a padding token (the EOS token where the model has none).
 
     Raises:
-        ModelError: it has no EOS token, and no separator as an encoder's has.
+        ModelError: it cannot be loaded, or has no EOS token, and no separator as an encoder's has.
     """
     from transformers import AutoTokenizer
 
     path = model_path(ref, offline=offline)
     folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **more)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **more)
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ModelError(
+            f"the tokenizer of {ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
+            expected="tokenizer.json, or a whole GGUF file with its tokenizer",
+        ) from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
         raise ModelError(f"the tokenizer of {ref.name} has no EOS token", expected="eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -200,18 +209,30 @@ def load_source(
     path = model_path(ref, offline=offline)
     folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
     tokenizer = load_tokenizer(ref, offline=offline)
+    own_bars = (
+        silenced() if more else nullcontext()
+    )  # of reading a GGUF file, which no setting of transformers turns off
     if head is not None:
         pad: Any = tokenizer.pad_token_id
-        model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **more)
-        return Loaded(model.to(device), tokenizer, head, not trained)
+        with own_bars:
+            model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **more)
+        return Loaded(_dense(model).to(device), tokenizer, head, not trained)
     try:
-        model = _auto_class(folder, **more).from_pretrained(folder, dtype=dtype, **more)
+        with own_bars:
+            model = _auto_class(folder, **more).from_pretrained(folder, dtype=dtype, **more)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{ref.name} cannot be loaded from {path}: {error}",
             expected="a causal language model, or an encoder, that this version of transformers knows",
         ) from error
-    return Loaded(model.to(device).eval(), tokenizer)
+    return Loaded(_dense(model).to(device).eval(), tokenizer)
+
+
+def _dense(model: Any) -> Any:
+    """``model`` as what it is: out of a GGUF file it is dense, but transformers 5.23 calls it quantized, and would not save it."""
+    if getattr(model, "quantization_method", None) == "gguf":
+        model.hf_quantizer.remove_quantization_config(model)
+    return model
 
 
 def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from fake_hub import SHA, serve
@@ -16,6 +17,7 @@ from fake_hub import SHA, serve
 from plr.bases import load_base, load_source, resolve_model, runtime_dtype
 from plr.embedded import tiny_path
 from plr.errors import ModelError, UsageError
+from plr.lab import Lab
 from plr.runtime import Runtime
 from plr.specs import Source
 from plr.store import Store
@@ -62,25 +64,53 @@ def test_load_base_of_16_bits_is_the_source() -> None:
     assert loaded.tokenizer.pad_token_id is not None
 
 
-def test_gguf_file_gives_the_logits_of_the_folder_it_was_made_from(tmp_path: Path) -> None:
-    """An F32 GGUF of the embedded base, written with the gguf package, loads and computes the same."""
-    gguf = pytest.importorskip("gguf")
+@pytest.fixture(scope="module")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An F32 GGUF of the embedded base, written with the gguf package."""
     folder = load_source(resolve_model("embedded:tiny"), dtype=torch.float32, device="cpu")
-    file = tmp_path / "tiny.gguf"
-    _write_gguf(gguf, folder.model, folder.tokenizer, file)
-    ref = resolve_model(str(file))
-    assert (ref.kind, ref.name) == ("gguf", "tiny")
-    from transformers import AutoModelForCausalLM
+    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    _write_gguf(folder.model, folder.tokenizer, file)
+    return file
 
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+
+def test_gguf_file_gives_the_logits_of_the_folder_it_was_made_from(
+    tiny_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = load_source(resolve_model("embedded:tiny"), dtype=torch.float32, device="cpu")
+    ref = resolve_model(str(tiny_gguf))
+    assert (ref.kind, ref.name) == ("gguf", "tiny")
+    capfd.readouterr()
+    loaded = load_source(ref, dtype=torch.float32, device="cpu")
+    assert capfd.readouterr().err == ""
+    text = "Tom has 3 apples."
+    assert loaded.tokenizer(text)["input_ids"] == folder.tokenizer(text)["input_ids"]
     ids = torch.arange(5, 17)[None]
     with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits, folder.model(ids).logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(loaded.model(ids).logits, folder.model(ids).logits, rtol=1e-6, atol=1e-6)
+    loaded.model.save_pretrained(tmp_path / "saved")  # as a quantized or merged base of it is
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
 
 
-def _write_gguf(gguf: object, model: torch.nn.Module, tokenizer: object, file: Path) -> None:
+@pytest.mark.parametrize("size", [0, 100, 1000, 200_000])
+def test_a_gguf_file_that_was_cut_is_refused(tiny_gguf: Path, size: int, tmp_path: Path) -> None:
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(tiny_gguf.read_bytes()[:size])
+    with pytest.raises(ModelError, match="cannot be loaded from"):
+        load_source(resolve_model(str(file)), dtype=torch.float32, device="cpu")
+
+
+def test_a_gguf_file_is_quantized_and_served(tiny_gguf: Path, tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "store")
+    small = {"task": "tiny_math", "overrides": ["quantize.samples=16", "train.train_limit=32", "train.epochs=1"]}
+    adapter = lab.train(str(tiny_gguf), 4, **small)
+    for bits, merge in ((16, True), (8, False)):
+        served = lab.restore(adapter, bits=bits, merge=merge)
+        assert lab.evaluate(served, limit=2, max_new_tokens=4).metrics["n"] == 2
+
+
+def _write_gguf(model: torch.nn.Module, tokenizer: object, file: Path) -> None:
     config = model.config
-    writer = gguf.GGUFWriter(str(file), "llama")  # type: ignore[attr-defined]
+    writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -93,7 +123,8 @@ def _write_gguf(gguf: object, model: torch.nn.Module, tokenizer: object, file: P
     writer.add_tokenizer_model("gpt2")
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)  # type: ignore[attr-defined]
     writer.add_token_list(vocabulary)
-    writer.add_token_merges([])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]  # type: ignore[attr-defined]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(tokenizer.eos_token_id)  # type: ignore[attr-defined]
     names = {
         "self_attn.q_proj": "attn_q",
