@@ -17,6 +17,18 @@ __all__ = ["apply_overrides", "load_yaml", "parse"]
 M = TypeVar("M", bound=BaseModel)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML's own rule, which PyYAML does not keep: a key that stands twice in a mapping is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping a YAML file holds.
 
@@ -32,7 +44,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
             hint=f"did you mean {near[0]}?" if near else None,
         )
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

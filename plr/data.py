@@ -31,6 +31,7 @@ from plr.tasks import (
     task_of,
 )
 from plr.tasks.hub import HubData, HubSource, hub_advice
+from plr.tasks.local import SUFFIXES
 from plr.tasks.splits import choose, normalized
 
 __all__ = [
@@ -222,7 +223,8 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
     ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
     if calibration.guard is not None:
         texts_by_id = {i: text for i, (text, _) in zip(ids, pairs, strict=True)}
-        check_text_leakage(texts_by_id, _held_out(calibration.guard))
+        task = task_of(calibration.guard)
+        check_text_leakage(texts_by_id, _held_out(calibration.guard), lambda row: task.question(row.row))
     return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
 
 
@@ -311,7 +313,7 @@ def _data_sha256(path: Path) -> str:
     if not path.is_dir():
         raise DataError(f"there is no data at {path}", expected="a folder with train.jsonl and test.jsonl, or one file")
     return fingerprint(
-        {p.name: file_sha256(p) for p in sorted(path.iterdir()) if p.suffix in (".jsonl", ".json", ".csv", ".tsv")}
+        {p.name: file_sha256(p) for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
     )
 
 

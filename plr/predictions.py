@@ -8,6 +8,7 @@ Two forms are read, and may be mixed:
 - a line of a ``samples_*.jsonl`` as plr and lm-eval write it: ``doc_id``, ``resps``, and ``doc``, which is compared with the row
   that is scored.
 
+Half a character (a surrogate that stands alone, which JSON can write) is read as U+FFFD, as a decoder of bytes writes it.
 Every other line is refused with its number. A row that is predicted twice in the same words counts once (lm-eval writes a line for
 each of its filters); in different words it is refused, with both numbers.
 """
@@ -15,7 +16,8 @@ each of its filters); in different words it is refused, with both numbers.
 from __future__ import annotations
 
 import json
-import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from plr.errors import DataError
 
 __all__ = ["Prediction", "Predictions", "read_predictions"]
 
+_HALF = re.compile("[\ud800-\udfff]")
+_ONE_A_LINE = "write each prediction as a JSON object on a line of its own"
 FORM = '{"doc_id": 0, "response": "text"}, or a line of samples_*.jsonl'
 
 
@@ -99,11 +103,15 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text (byte {error.start} of the line)", expected="UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})", expected=FORM) from error
+        raise DataError(
+            f"{where}: not UTF-8 text (byte {error.start} of the line)",
+            expected="UTF-8",
+            hint="unpack it first: it is compressed" if line.startswith(b"\x1f\x8b") else "save it as UTF-8 text",
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        raise DataError(f"{where}: not JSON ({error})", expected=FORM, hint=_ONE_A_LINE) from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON {type(value).__name__}", expected=FORM)
+        raise DataError(f"{where}: a JSON {type(value).__name__}", expected=FORM, hint=_ONE_A_LINE)
     return cast("dict[str, Any]", value)
 
 
@@ -132,19 +140,24 @@ def _only(resps: Any, where: str) -> Any:
     outer = cast("list[Any]", resps) if isinstance(resps, list) else []
     inner = cast("list[Any]", outer[0]) if len(outer) == 1 and isinstance(outer[0], list) else []
     if len(inner) != 1:
-        _refuse(where, "resps is not one generation", 'resps: [["text"]], one answer a row')
+        _refuse(
+            where,
+            "resps is not one generation",
+            'resps: [["text"]], one answer a row',
+            "samples of a task that compares likelihoods hold no text to score",
+        )
     return inner[0]
 
 
 def _response(value: Any, where: str) -> str | tuple[float, ...]:
     if isinstance(value, str):
-        return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value) else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = [value]
     if isinstance(value, list) and value:
-        numbers = [item for item in cast("list[Any]", value) if isinstance(item, int | float) and math.isfinite(item)]
-        if len(numbers) == len(cast("list[Any]", value)):
-            return tuple(float(number) for number in numbers)
+        items = cast("list[Any]", value)
+        if all(isinstance(item, int | float) and abs(item) <= sys.float_info.max for item in items):
+            return tuple(map(float, items))
     short = repr(value)
     raise DataError(
         f"{where}: the response is {short if len(short) < 80 else short[:77] + '...'}",
@@ -160,5 +173,5 @@ def _ended(value: Any, where: str) -> bool | None:
     return bool(value)
 
 
-def _refuse(where: str, what: str, expected: str) -> NoReturn:
-    raise DataError(f"{where}: {what}", expected=expected)
+def _refuse(where: str, what: str, expected: str, hint: str | None = None) -> NoReturn:
+    raise DataError(f"{where}: {what}", expected=expected, hint=hint)

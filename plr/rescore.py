@@ -16,7 +16,7 @@ Intervals are 95 %: Wilson for shares of right answers, Student's t for other me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ __all__ = ["Missing", "Rescored", "rescore"]
 Missing = Literal["leave-out", "wrong", "refuse"]
 _NAMED = 5
 _RESAMPLES = 1000
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,15 @@ class Rescored:
     about: dict[str, Any]
 
 
-def rescore(spec: TaskSpec, split: str, predictions: Predictions, *, missing: Missing = "leave-out") -> Rescored:
-    """The metrics of ``predictions`` on ``split``.
+def rescore(
+    spec: TaskSpec,
+    split: str,
+    predictions: Predictions,
+    *,
+    missing: Missing = "leave-out",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rescored:
+    """The metrics of ``predictions`` on ``split``; ``on_progress`` is told how many of how many are scored.
 
     Raises:
         DataError: an id that the split has not, another row under the same id, an answer of the wrong kind, or rows without a
@@ -56,8 +64,7 @@ def rescore(spec: TaskSpec, split: str, predictions: Predictions, *, missing: Mi
     """
     task, data = task_of(spec), load_split(spec, split)
     rows = {int(row.id.rpartition("-")[2]): row for row in data.examples}
-    for one in predictions.by_id.values():
-        _check_row(one, rows, task, split)
+    alien = sum(not _check_row(one, rows, task, split) for one in predictions.by_id.values())
     absent = [number for number in rows if number not in predictions.by_id]
     if absent and missing == "refuse":
         more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
@@ -75,7 +82,7 @@ def rescore(spec: TaskSpec, split: str, predictions: Predictions, *, missing: Mi
     if isinstance(task, Classification):
         metrics, records, counts = _score_labels(task, head_of(spec), pairs)
     else:
-        metrics, records, counts = _score_texts(task, pairs)
+        metrics, records, counts = _score_texts(task, pairs, on_progress)
     about = {
         "task": task.name,
         "version": task.version,
@@ -90,18 +97,21 @@ def rescore(spec: TaskSpec, split: str, predictions: Predictions, *, missing: Mi
         "without_prediction": len(absent),
         "missing": missing,
         "repeated_lines": predictions.repeated,
+        "rows_not_compared": alien,
         **counts,
     }
     return Rescored(metrics, records, about)
 
 
-def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: str) -> None:
+def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: str) -> bool:
+    """False where the file brings a row along that has no field of ours, so that the two cannot be compared."""
     row = rows.get(one.doc_id)
     if row is None:
         raise DataError(
             f"{one.where}: doc_id {one.doc_id} is no row of the {split} split of {task.name}",
-            expected=f"one of its {len(rows)} rows, from {min(rows)} to {max(rows)}; duplicates that were dropped are none",
-            hint="another --split, or the same --data as the predictions were made on",
+            expected=f"one of its {len(rows)} rows, from {min(rows)} to {max(rows)}",
+            hint="another --split, or the same --data as the predictions were made on; a row that repeats another is none: "
+            "leave its line out",
         )
     if one.doc is not None:
         for name, ours in row.row.items():
@@ -111,17 +121,23 @@ def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: 
                     expected=f"predictions on the {split} split of the same data",
                     hint="another --split, or the same --data as the predictions were made on",
                 )
+        return bool(row.row.keys() & one.doc.keys())
+    return True
 
 
 def _score_texts(
-    task: Task, pairs: Sequence[tuple[Example, Prediction | None]]
+    task: Task, pairs: Sequence[tuple[Example, Prediction | None]], on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     records: list[dict[str, Any]] = []
     values: dict[str, list[float]] = {name: [] for name in task.metrics}
     silent = 0
     texts = [_text(one) for _, one in pairs]
     responses = [Response(text, ended=bool(one and one.ended)) for text, (_, one) in zip(texts, pairs, strict=True)]
-    scored = task.score_all([row for row, _ in pairs], responses)
+    scored: list[dict[str, Score]] = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        scored += task.score_all([row for row, _ in pairs[part]], responses[part])
+        on_progress(len(scored), len(pairs))
     for (row, one), text, scores in zip(pairs, texts, scored, strict=True):
         if one is not None and one.ended is None:
             silent += 1

@@ -65,6 +65,11 @@ def test_a_task_file_is_shown(own: str) -> None:
     assert "the gold answer, and on, without EOS" in out
 
 
+def test_a_row_that_is_not_there_is_an_error() -> None:
+    done = CliRunner().invoke(app, ["tasks", "show", "tiny_math", "--row", "400"])
+    assert "there is no row 400 of the test split" in str(done.exception)
+
+
 def test_without_its_data_a_task_says_what_is_missing() -> None:
     value = json.loads(run("show", "gsm8k", "--offline", "--json"))
     assert value["instance"] is None

@@ -26,6 +26,13 @@ def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
         load_yaml(tmp_path / "a.yaml")
 
 
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "train:\n  epochs: 1\n  epochs: 2\n", "x: [{a: 1, a: 1}]\n"])
+def test_a_key_that_stands_twice_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"the key (a|epochs) stands twice"):
+        load_yaml(tmp_path / "a.yaml")
+
+
 def test_a_list_is_no_study(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="holds a list"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from plr.cli.root import app, main
@@ -44,6 +46,16 @@ def test_gold_scores_one_hundred_percent(tmp_path: Path, task: str) -> None:
     assert {name: metric["value"] for name, metric in found.metrics.items()} == dict.fromkeys(found.metrics, 1.0)
     assert found.metrics["ended"]["low"] == wilson(found.about["rows"], found.about["rows"]).low
     assert found.about["without_prediction"] == 0
+
+
+def test_progress_is_told_and_parts_come_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    whole = tiny(tmp_path, gold(), on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(400, 400)]
+    monkeypatch.setattr("plr.rescore._AT_ONCE", 150)
+    parts = tiny(tmp_path, gold(), on_progress=lambda done, total: told.append((done, total)))
+    assert told[1:] == [(150, 400), (300, 400), (400, 400)]
+    assert (parts.metrics, parts.rows) == (whole.metrics, whole.rows)
 
 
 @pytest.mark.parametrize("task", ["tiny_math", "tiny_sql"])
@@ -105,6 +117,12 @@ def test_missing_rows_are_left_out_wrong_or_refused(tmp_path: Path) -> None:
         ('{"doc_id": 1, "response": [NaN]}', r"line 2: the response is \[nan\]"),
         ('{"doc_id": 1, "response": "x", "ended": "yes"}', "line 2: ended is 'yes'"),
         ('{"doc_id": 1, "resps": [["x", "y"]]}', "line 2: resps is not one generation"),
+        (
+            '{"doc_id": 1, "resps": [["-1.5", "False"]]}',
+            "next: samples of a task that compares likelihoods hold no text",
+        ),
+        ('{"doc_id": ' + "9" * 5000 + ', "response": "x"}', "line 2: not JSON"),
+        ('{"doc_id": 1, "response": ' + "9" * 400 + "}", r"line 2: the response is \[999"),
         ('{"doc_id": 0, "response": "other"}', "line 2: row 0 is answered a second time, and otherwise than on line 1"),
         ('{"doc_id": 100000, "response": "x"}', "line 2: doc_id 100000 is no row of the test split"),
         ('{"doc_id": 1, "response": 5}', "line 2: the response is a number"),
@@ -124,6 +142,26 @@ def test_bytes_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
     file.write_bytes(b'{"doc_id": 0, "response": "x"}\n{"doc_id": 1, "response": "\xff"}\n')
     with pytest.raises(DataError, match="line 2: not UTF-8"):
         read_predictions(file)
+    file.write_bytes(gzip.compress(b'{"doc_id": 0, "response": "x"}\n'))
+    with pytest.raises(DataError, match=r"line 1: not UTF-8 .*\n.*\n  next: unpack it first"):
+        read_predictions(file)
+
+
+def test_a_doc_that_cannot_be_compared_is_counted(tmp_path: Path) -> None:
+    values = [{"doc_id": i, "resps": [["x"]], "doc": {"query": "?"}} for i in range(3)]
+    assert tiny(tmp_path, values).about["rows_not_compared"] == 3
+    printed = CliRunner().invoke(app, ["score", "tiny_math", str(lines(tmp_path, values))], env={"COLUMNS": "200"})
+    assert "3 samples hold a doc without any field of these rows" in printed.stdout
+    assert tiny(tmp_path, gold(n=3)).about["rows_not_compared"] == 0
+
+
+def test_the_written_rows_hold_whatever_a_model_wrote(tmp_path: Path) -> None:
+    out, file = tmp_path / "rows.jsonl", lines(tmp_path, ['{"doc_id": 0, "response": "\\ud800\\ud83d\\ude00 #### 1"}'])
+    done = CliRunner().invoke(app, ["score", "tiny_math", str(file), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(out.read_text(encoding="utf-8"))["response"] == "\ufffd\U0001f600 #### 1"
+    none = CliRunner().invoke(app, ["score", "tiny_math", str(file), "-o", str(tmp_path / "no" / "rows.jsonl")])
+    assert "there is no folder" in str(none.exception)
 
 
 def test_nothing_to_score(tmp_path: Path) -> None:
@@ -257,3 +295,60 @@ def test_scoring_takes_no_torch(tmp_path: Path) -> None:
         "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_the_files_that_lm_eval_writes_score_as_lm_eval_scored_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own task, evaluator and writer; a model that recites. Its folder is read as it lies, a line for each filter."""
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    from lm_eval.api.model import LM
+    from lm_eval.loggers import EvaluationTracker
+
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+    rows = [{"question": f"What is {i} + 1?", "answer": f"One more: {i + 1}.\n#### {i + 1}"} for i in range(24)]
+    said = (
+        " {n}",
+        " It is #### {n}",
+        " #### ${n}",
+        " 5, so {n}.00",
+        " #### {n}\n#### 7",
+        "",
+        " So {n}.\n\nQuestion: 3",
+        " x",
+    )
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        lines(tmp_path / "data", rows, f"{split}.jsonl")
+
+    class Reciting(LM):
+        def generate_until(self, requests: Any) -> list[str]:
+            found: list[str] = []
+            for one in requests:
+                number = int(one.doc["question"].split()[2])
+                text = said[number % len(said)].format(n=number + 1)
+                for stop in one.args[1]["until"]:  # as lm-eval asks of every model
+                    text = text.partition(stop)[0]
+                found.append(text)
+            return found
+
+        loglikelihood = loglikelihood_rolling = None  # type: ignore[assignment]
+
+    text = (Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml").read_text(encoding="utf-8")
+    config = {key: value for key, value in yaml.safe_load(text).items() if key not in ("tag", "dataset_name")}
+    files = {split: str(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "test")}
+    config |= {"task": "gsm8k_here", "dataset_path": "json", "num_fewshot": 0}
+    config["dataset_kwargs"] = {"data_files": files, "cache_dir": str(tmp_path / "cache")}
+    theirs: Any = lm_eval.simple_evaluate(model=Reciting(), tasks=[config], bootstrap_iters=0)
+    tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
+    tracker.general_config_tracker.log_experiment_args("fake", {"pretrained": "org/name"}, None, None, False)
+    samples = theirs.pop("samples")
+    tracker.save_results_aggregated(theirs, samples=samples)
+    tracker.save_results_samples("gsm8k_here", samples["gsm8k_here"])
+    spec = resolve_task("gsm8k", data=str(tmp_path / "data"))
+    ours = rescore(spec, "test", read_predictions(tmp_path / "out" / "org__name"))
+    assert (ours.about["scored"], ours.about["repeated_lines"], ours.about["rows_not_compared"]) == (24, 24, 0)
+    for name in ("exact_match,strict-match", "exact_match,flexible-extract"):
+        assert 0 < theirs["results"]["gsm8k_here"][name] < 1
+        assert ours.metrics[name]["value"] == pytest.approx(theirs["results"]["gsm8k_here"][name])

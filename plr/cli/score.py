@@ -41,6 +41,7 @@ def score(
 
     Example: [bold]plr score gsm8k predictions.jsonl --data my-data[/bold]
     """
+    from plr.cli.counting import counting
     from plr.cli.show import emit
     from plr.predictions import read_predictions
     from plr.rescore import rescore
@@ -48,9 +49,12 @@ def score(
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists", hint="choose another --output: nothing is overwritten")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent}", expected="--output FILE in a folder that is there")
     read = read_predictions(predictions)
     spec = Resolver(offline=offline).task(task, data=data, split_seed=split_seed)
-    found = rescore(spec, split, read, missing=missing)
+    with counting("scoring") as on_progress:
+        found = rescore(spec, split, read, missing=missing, on_progress=on_progress)
     if output is not None:
         with output.open("w", encoding="utf-8") as stream:
             for row in found.rows:
@@ -90,6 +94,10 @@ def _remarks(found: Rescored) -> list[str]:
         lines.append(f"{about['without_prediction']} of {about['rows']} rows have no prediction and {what}")
     if about["repeated_lines"]:
         lines.append(f"{about['repeated_lines']} lines repeat another and count once")
+    if about["rows_not_compared"]:
+        lines.append(
+            f"{about['rows_not_compared']} samples hold a doc without any field of these rows: only doc_id was compared"
+        )
     if about.get("ended_unknown"):
         lines.append(f"{about['ended_unknown']} predictions do not say whether the model ended: no ended, no strict")
     for metric, kinds in about.get("outcomes", {}).items():

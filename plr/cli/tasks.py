@@ -86,8 +86,8 @@ def show(
     try:
         facts |= {"instance": _instance(task, name, split, row, data=data, split_seed=split_seed, offline=offline)}
     except UsageError as error:
-        if data is not None or task.data is not None:
-            raise  # rows were named, and are not there
+        if row or data is not None or task.data is not None:
+            raise  # a row, or rows, were named, and are not there
         facts |= {"instance": None, "reason": error.message, "next": error.hint}
     emit(facts) if as_json else _print_one(facts)
 
@@ -110,6 +110,7 @@ def check(
 
     Example: [bold]plr tasks check my-task.yaml --max-length 512 --model embedded:tiny[/bold]
     """
+    from plr.cli.counting import counting
     from plr.cli.show import emit
     from plr.data import resolve_task
     from plr.tasks import TaskData, task_of
@@ -120,7 +121,8 @@ def check(
     if model is not None:
         lengths, unit = _counter(model, offline), "tokens"
     rows = TaskData(path=spec.path, revision=spec.revision, split_seed=split_seed)
-    report = check_task(task_of(spec), rows, max_length=max_length, lengths=lengths, unit=unit)
+    with counting("gold answers") as tell:
+        report = check_task(task_of(spec), rows, max_length=max_length, lengths=lengths, unit=unit, on_progress=tell)
     if as_json:
         emit(
             {
@@ -168,7 +170,8 @@ def _rules(task: Task) -> str:
     import sys
 
     if task.definition is not None:
-        return "a task of your own, from a file"
+        scorer = getattr(task, "scorer", None)
+        return "a task of your own, from a file" + ("" if scorer is None else f", scored as {scorer.name} is")
     return (inspect.getdoc(sys.modules[type(task).__module__]) or "").partition("\n\n")[0].replace("\n", " ")
 
 
@@ -277,9 +280,10 @@ def _print_report(name: str, report: Any) -> None:
         colour = colours[finding.level]
         out.print(f"  [{colour}]{finding.level:7}[/{colour}] {finding.about:8} {escape(finding.text)}", highlight=False)
     for split, labels in report.labels.items():
-        shown = ", ".join(f"{label} {count}" for label, count in labels.items())
+        shown = ", ".join(f"{_line(label)} {count}" for label, count in labels.items())
         out.print(f"  {'':7} {split:8} {escape(shown)}", highlight=False)
-    out.print(f"{report.errors} errors" if report.errors else "no errors", highlight=False)
+    count = f"{report.errors} error" + "s" * (report.errors > 1)
+    out.print(count if report.errors else "no errors", highlight=False)
 
 
 def _line(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,10 +15,13 @@ from plr.errors import UsageError
 
 if TYPE_CHECKING:
     from plr.tasks import Example, Task
+    from plr.tasks.task_file import TaskFile
 
 __all__: list[str] = []
 
 How = Literal["chat", "templates", "in-context", "symbols"]
+OURS = {"prompt", "target", "source"}
+"""The fields that a rewritten row has; those of the row behind stand beside them, and give way."""
 
 
 @tasks_app.command()
@@ -42,10 +46,12 @@ def transform(
 ) -> None:
     """Rewrite a task for instruction tuning: chat template, several wordings (FLAN), in-context tuning, symbol tuning.
 
+    Where answers stay as they are, the new task scores them as the old one does (scorer: NAME in its file).
+
     Example: [bold]plr tasks transform tiny_math --as in-context --shots 2 -o shots[/bold]
     """
     from plr.cli.show import console, emit
-    from plr.data import draw, has_split, load_split, resolve_task
+    from plr.data import draw, guarded_train, has_split, load_split, resolve_task
     from plr.tasks import task_of
     from plr.tasks.transforms import BETWEEN, worded
 
@@ -55,28 +61,32 @@ def transform(
         )
     spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
     splits = {one: load_split(spec, one).examples for one in ("train", "validation", "test") if has_split(spec, one)}
+    if "train" in splits:
+        guarded_train(spec)  # behind other words a row that stands in two splits would not be found again
     task = task_of(spec)
     if task.kind == "classification":
         splits = {split: worded(rows) for split, rows in splits.items()}
-    rewrite = _rewriter(how, splits.get("train", ()), model, templates, every, shots, seed, offline)
+    rewrite = _rewriter(how, task, splits.get("train", ()), model, templates, every, shots, seed, offline)
     made = {split: rewrite(draw(rows, limit, seed)) for split, rows in splits.items()}
+    scoring = _scoring(how, task, splits, made)
+    if {"scorer", "choices"} & scoring.keys():  # these read fields of the rows
+        before = {row.id: row.row for rows in splits.values() for row in rows}
+        made = {split: [{**row, **before[row["source"]], **row} for row in rows] for split, rows in made.items()}
     output.mkdir(parents=True, exist_ok=True)
     for split, rows in made.items():
         with (output / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    free = how == "chat" or any("\n" in row["target"].strip() for rows in made.values() for row in rows)
+            stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     settings = {
         "name": f"{spec.name}_{how.replace('-', '_')}",
         "data": ".",
         "prompt": "{prompt}",
         "target": "{target}",
-        "metric": list(dict.fromkeys([*_named(task), "rougeL"])) if free else ["exact_match"],
-        "boundary": "text" if free else "line",
+        **scoring,
         "max_new_tokens": 16 if how == "symbols" else task.max_new_tokens,
     }
     if how in ("in-context", "symbols"):  # behind its answer a base would write another row
         blank = any(BETWEEN in row["target"] for rows in made.values() for row in rows)
-        settings["stop"] = [*([] if blank else [BETWEEN]), *task.stop]
+        settings["stop"] = list(dict.fromkeys([*([] if blank else [BETWEEN]), *task.stop]))
     _write_task(output / "task.yaml", settings)
     counts = {split: len(rows) for split, rows in made.items()}
     if as_json:
@@ -84,19 +94,53 @@ def transform(
         return
     out = console()
     out.print(", ".join(f"{split} {count}" for split, count in counts.items()), highlight=False)
+    by = f"as {scoring['scorer']} scores" if "scorer" in scoring else ", ".join(scoring["metric"])
+    out.print(f"[bold]scored[/bold] {by}", highlight=False)
     out.print(f"[bold]task[/bold] {output / 'task.yaml'}", highlight=False)
 
 
+def _scoring(
+    how: How, task: Task, splits: Mapping[str, Sequence[Example]], made: Mapping[str, Sequence[Mapping[str, str]]]
+) -> dict[str, Any]:
+    """The keys of a task file by which answers are scored: as ``task`` scores them, where the rows kept its answers as they are."""
+    from plr.tasks.from_file import FileGeneration, FileScored
+
+    scorer = task.scorer if isinstance(task, FileScored) else task
+    written = {row.id: row.target.strip() for rows in splits.values() for row in rows}
+    rows = [row for part in made.values() for row in part]
+    if task.kind == "generation" and all(row["target"].strip() == written[row["source"]] for row in rows):
+        if isinstance(scorer, FileGeneration):
+            return _scoring_of(scorer.file)
+        if not OURS & set(scorer.fields):
+            return {"scorer": scorer.name}
+    names = [] if how == "symbols" else _named(task)
+    if how == "chat" or any("\n" in row["target"].strip() for row in rows):  # a whole text rarely equals another
+        free = [name for name in names if name != "exact_match"]
+        return {"metric": list(dict.fromkeys([*free, "rougeL"])), "boundary": "text"}
+    return {"metric": names or ["exact_match"], "boundary": "line"}
+
+
+def _scoring_of(file: TaskFile) -> dict[str, Any]:
+    from plr.tasks.template import Template
+
+    scoring = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
+    read = {name for text in (file.target or "", *file.choices) for name in Template.parse(text).fields}
+    if file.choices and not OURS & {*read, file.label}:
+        scoring |= {"target": file.target, "choices": list(file.choices), "label": file.label}
+    return scoring
+
+
 def _named(task: Task) -> list[str]:
-    """The metrics of ``task`` that a task file can name, string equality left out: a whole text rarely equals another."""
+    """The metrics of ``task`` that a task file can name."""
     from plr.scoring.by_name import METRICS
 
     names = dict.fromkeys(metric.partition(",")[0] for metric in task.metrics)
-    return [name for name in names if name in METRICS and name != "exact_match"]
+    return [name for name in names if name in METRICS]
 
 
 def _rewriter(
     how: How,
+    task: Task,
     train: Any,
     model: str | None,
     templates: Path | None,
@@ -105,7 +149,7 @@ def _rewriter(
     seed: int,
     offline: bool,
 ) -> Any:
-    from plr.tasks import transforms
+    from plr.tasks import instruct, transforms
 
     if how == "chat":
         if model is None:
@@ -115,12 +159,17 @@ def _rewriter(
 
         quiet_libraries()
         tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)
-        return lambda rows: list(transforms.as_chat(rows, tokenizer))
+        chats = (instruct.ALPACA, instruct.CHAT)
+        talk = {} if task in chats else {"messages": transforms.one_turn}
+        return lambda rows: list(transforms.as_chat(rows, tokenizer, **talk))
     if how == "templates":
         wordings = _wordings(templates)
         return lambda rows: list(transforms.with_templates(rows, wordings, seed=seed, every=every))
     if not train:
-        raise UsageError(f"--as {how} takes its solved rows from train, and there is no train split")
+        raise UsageError(
+            f"--as {how} takes its solved rows from train, and there is no train split",
+            hint="--data FOLDER with train.jsonl beside the rows that are asked",
+        )
 
     def rewrite(rows: list[Example]) -> list[dict[str, str]]:
         made = transforms.in_context if how == "in-context" else transforms.with_symbols

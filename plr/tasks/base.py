@@ -58,6 +58,8 @@ class Task(ABC):
     """Where the rows lie if neither ``--data`` nor a study says otherwise."""
     stems: ClassVar[Mapping[str, str]] = STEMS
     """Which split a local file is, by its name without suffix."""
+    stems_are_named: ClassVar[bool] = False
+    """The user named the files of the splits, so each of them must be there."""
     official_splits: ClassVar[bool] = False
     """Train and test were published as they are, so rows that stand in both are counted and kept, as everybody
     keeps them. What plr cuts itself is checked all the same."""

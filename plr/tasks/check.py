@@ -4,8 +4,10 @@ In this order; the first stage that finds an error ends the check, since the row
 
 1. every row of the source has its fields, a target and a label that is known; all that do not are counted, the first named;
 2. the splits can be cut and read;
-3. no prompt stands in two splits (the error that makes scores worthless), none twice in one, none with two targets;
-4. targets are not empty; the gold answer, taken as a prediction, is right: a target that runs on behind its own boundary is not;
+3. no prompt stands in two splits (the error that makes scores worthless), none twice in one, none with two targets, none has a
+   field's name in braces where its value should be;
+4. targets are not empty; the gold answer, taken as a prediction, can be scored and is right: a target that runs on behind its own
+   boundary is not;
 5. labels, or the few answers there are: how they are spread, what a constant answer would score, which stand in no row of train;
 6. prompt and target fit ``max_length``, in tokens or characters as the caller counts them.
 
@@ -20,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from plr.errors import DataError
 from plr.tasks.base import Task
+from plr.tasks.classification import Classification
 from plr.tasks.loading import row_problem, source_rows
 from plr.tasks.splits import normalized
 from plr.tasks.types import Example, Response, Split, TaskData
@@ -28,6 +31,8 @@ __all__ = ["Finding", "Report", "check_task"]
 
 FEW_ANSWERS = 20
 """Up to so many different targets are labels, if each stands for ten rows on average."""
+AT_ONCE = 1000
+"""Gold answers that are scored in one call."""
 IMBALANCE = 10
 """The commonest label this many times as frequent as the rarest is a remark."""
 
@@ -63,8 +68,10 @@ def check_task(
     max_length: int | None = None,
     lengths: Lengths | None = None,
     unit: str = "characters",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Look at every row of every split. Nothing of the data raises; what is wrong is a finding."""
+    """Look at every row of every split. Nothing of the data raises; what is wrong is a finding. ``on_progress`` is told how many
+    of how many gold answers are scored."""
     report = Report([], {}, {}, {})
     _rows(task, data, report)
     if report.errors:
@@ -73,8 +80,10 @@ def check_task(
     if not splits:
         return report
     _leakage(task, splits, report)
-    _gold(task, splits, report)
+    _unfilled(splits, report)
+    _gold(task, splits, report, on_progress)
     _labels(splits, report)
+    _head(task, data, splits, report)
     _length(splits, report, max_length, lengths or (lambda row: (len(row.prompt), len(row.target))), unit)
     return report
 
@@ -150,29 +159,50 @@ def _leakage(task: Task, splits: Mapping[str, Split], report: Report) -> None:
         report.findings.append(Finding("remark", "targets", text))
 
 
-def _gold(task: Task, splits: Mapping[str, Split], report: Report) -> None:
-    """A row whose gold answer the scorer calls wrong cannot be answered."""
-    empty, wrong, total = list[str](), list[str](), 0
-    for split in splits.values():
-        for row in split.examples:
-            if not row.target.strip():
-                empty.append(row.id)
-                continue
-            score = task.score(row, Response(row.target, ended=True)).get(task.primary)
-            if score is None or score.value is None:
+def _unfilled(splits: Mapping[str, Split], report: Report) -> None:
+    """``{{name}}`` is a field in other template languages, and here the text ``{name}``: every row would have it."""
+    rows = [row for split in splits.values() for row in split.examples]
+    for name in rows[0].row:
+        if all(f"{{{name}}}" in f"{row.prompt}{row.target}".replace("{ ", "{").replace(" }", "}") for row in rows):
+            text = f"every row holds {{{name}}} as text: a field stands in single braces"
+            report.findings.append(Finding("remark", "prompt", text))
+
+
+def _gold(task: Task, splits: Mapping[str, Split], report: Report, on_progress: Callable[[int, int], None]) -> None:
+    """A row whose gold answer the scorer calls wrong, or cannot score, cannot be answered."""
+    rows = [row for split in splits.values() for row in split.examples]
+    empty = [row.id for row in rows if not row.target.strip()]
+    full = [row for row in rows if row.target.strip()]
+    wrong, unscored, total, cut = list[str](), list[str](), 0, 0
+    for start in range(0, len(full), AT_ONCE):
+        part = full[start : start + AT_ONCE]
+        for row, scores in zip(
+            part, task.score_all(part, [Response(row.target, ended=True) for row in part]), strict=True
+        ):
+            score = scores.get(task.primary)
+            if score is None:
                 continue
             total += 1
-            if score.value != 1.0:
-                wrong.append(f"{row.id} ({score.explanation})")
+            said = f"{row.id} ({_line(score.explanation)})"
+            if score.value is None:
+                unscored.append(said)
+            elif score.value != 1.0:
+                wrong.append(said)
+                cut += task.boundary(row.target).strip() != row.target.strip()
+        on_progress(start + len(part), len(full))
     if empty:
         report.findings.append(Finding("error", "targets", f"{len(empty)} targets are empty: {_some(empty)}"))
+    if unscored:
+        level: Level = "error" if len(unscored) == total else "remark"
+        text = f"{len(unscored)} of {total} gold answers cannot be scored by {task.primary}: {_some(unscored)}"
+        report.findings.append(Finding(level, "targets", text))
     if wrong:
         text = f"{len(wrong)} of {total} gold answers are not right by {task.primary}: {_some(wrong)}"
-        report.findings.append(Finding("error", "targets", text))
-    elif total:
-        report.findings.append(
-            Finding("fine", "targets", f"all {total} gold answers that can be scored are right by {task.primary}")
-        )
+        behind = f"; {cut} of them go on behind the place where an answer ends (boundary, stop)" if cut else ""
+        report.findings.append(Finding("error", "targets", text + behind))
+    elif total > len(unscored):
+        text = f"all {total - len(unscored)} gold answers that can be scored are right by {task.primary}"
+        report.findings.append(Finding("fine", "targets", text))
 
 
 def _labels(splits: Mapping[str, Split], report: Report) -> None:
@@ -195,6 +225,22 @@ def _labels(splits: Mapping[str, Split], report: Report) -> None:
             report.findings.append(Finding("error", "labels", text))
 
 
+def _head(task: Task, data: TaskData, splits: Mapping[str, Split], report: Report) -> None:
+    """Whether the labels that the data has make a head, one that the metrics can measure and that knows every label."""
+    told = any(finding.about == "labels" and finding.level == "error" for finding in report.findings)
+    if told or not isinstance(task, Classification):
+        return
+    try:
+        names = task.head(data).names
+    except DataError as error:
+        report.findings.append(Finding("error", "labels", str(error)))
+        return
+    for name, split in splits.items() if names else ():
+        if unknown := [f"{row.id} ({_line(row.target)})" for row in split.examples if row.target not in names]:
+            text = f"{len(unknown)} rows of {name} have a label that no row of train has: {_some(unknown)}"
+            report.findings.append(Finding("error", "labels", text))
+
+
 def _length(splits: Mapping[str, Split], report: Report, max_length: int | None, lengths: Lengths, unit: str) -> None:
     for name, split in splits.items():
         sizes = [(sum(lengths(row)), row.id) for row in split.examples]
@@ -214,3 +260,7 @@ def _some(items: Sequence[str], named: int = 5) -> str:
     """The first few, and how many more."""
     more = f" and {len(items) - named} more" if len(items) > named else ""
     return ", ".join(items[:named]) + more
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:100]

@@ -12,7 +12,7 @@ How such a task differs from one that writes its answer:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from plr.scoring.score import Score
@@ -70,5 +70,5 @@ class Classification(Task):
         answer = self.boundary(response.text)
         return {"acc": Score.of(answer == example.target, answer, f"the label is {example.target}")}
 
-    def score(self, example: Example, response: Response) -> dict[str, Score]:
-        return self.scores(example, response)
+    def score_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
+        return self.scores_all(examples, responses)

@@ -1,10 +1,12 @@
-"""The tasks that a task file makes: one whose answer is written, one with a head (:mod:`plr.tasks.task_file`)."""
+"""The tasks that a task file makes: one whose answer is written, the same with the scores of a registered task, one with a head
+(:mod:`plr.tasks.task_file`)."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from plr.errors import DataError
@@ -12,16 +14,18 @@ from plr.scoring.by_name import METRICS
 from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
 from plr.scoring.sql import first_statement
-from plr.tasks.base import Task
+from plr.tasks.base import Task, tasks
 from plr.tasks.classification import Classification
 from plr.tasks.hub import HubData
+from plr.tasks.loading import row_problem
 from plr.tasks.local import STEMS
+from plr.tasks.sources import Row
 from plr.tasks.splits import normalized
 from plr.tasks.task_file import NUMBERS, TaskFile
 from plr.tasks.template import Template
 from plr.tasks.types import SPLITS, Example, HeadSpec, Response, TaskData, Texts
 
-__all__ = ["FileClassification", "FileGeneration"]
+__all__ = ["FileClassification", "FileGeneration", "FileScored"]
 
 IN_CHOICES = "in_choices,first-answer"
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
@@ -42,6 +46,7 @@ class _FromFile(Task):
             self.hub = HubData(file.hub.id, file.hub.config, file.hub.revision, splits)  # type: ignore[misc]
         elif file.splits:
             self.stems = {stem.lower(): split for split, stem in file.splits.items()}  # type: ignore[misc]
+            self.stems_are_named = True  # type: ignore[misc]
         else:
             self.stems = STEMS  # type: ignore[misc]
 
@@ -112,11 +117,16 @@ class FileGeneration(_FromFile):
         text = text.lstrip()
         return (text.partition("\n")[0] if ends == "line" else _PARAGRAPH.split(text, maxsplit=1)[0]).rstrip()
 
+    def finished(self, rest: str) -> bool:
+        return not rest.strip("; \t\r\n" if self.file.boundary == "statement" else None)
+
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
         answer, gold = self.boundary(response.text), example.target.strip()
         scores = {f"{name},first-answer": METRICS[name].score(answer, gold) for name in self.names}
-        if self._choices:
-            known = answer.strip() in {self._answer(example.row, choice) for choice in self.choices(example.row)}
+        if self._choices:  # what the primary metric calls right is a choice, whatever its case
+            metric = METRICS[self.names[0]] if METRICS[self.names[0]].binary else METRICS["exact_match"]
+            answers = (self._answer(example.row, choice) for choice in self.choices(example.row))
+            known = any(metric.score(answer, one).value == 1.0 for one in answers)
             scores[IN_CHOICES] = Score.of(
                 known, answer.strip(), "one of the choices" if known else "none of the choices"
             )
@@ -139,22 +149,79 @@ class FileGeneration(_FromFile):
         return self.choices(row)[place]
 
     def _place(self, row: Mapping[str, Any]) -> int | None:
-        """Which choice the label of ``row`` means: its place as a whole number, or its text."""
-        label, choices = row[self.file.label or ""], self.choices(row)
-        if isinstance(label, int) and not isinstance(label, bool):
-            return label if 0 <= label < len(choices) else None
-        text = str(label).strip()
-        if text in choices:
-            return choices.index(text)
-        return int(text) if text.isdecimal() and int(text) < len(choices) else None
+        """Which choice the label of ``row`` means: its text, or its place. Where choices read fields a number is a place."""
+        by_text, by_place = self._readings(row)
+        label = row[self.file.label or ""]
+        number = isinstance(label, int) and not isinstance(label, bool)
+        if number and any(template.fields for template in self._choices):
+            return by_place
+        return by_place if by_text is None else by_text
+
+    def _readings(self, row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """The label of ``row`` as the text of a choice, and as the place of one."""
+        text, choices = str(row[self.file.label or ""]).strip(), self.choices(row)
+        return choices.index(text) if text in choices else None, _whole(text, len(choices))
 
     def _trouble(self, row: Mapping[str, Any]) -> str | None:
         if not self._choices:
             return None if self.target(row).strip() else "the target is empty"
-        if self._place(row) is not None:
-            return None
-        label = row[self.file.label or ""]
-        return f"the label {label!r} is none of the choices {', '.join(self.choices(row))}, nor the place of one from 0"
+        label, choices = row[self.file.label or ""], self.choices(row)
+        if self._place(row) is None:
+            return f"the label {label!r} is none of the choices {', '.join(choices)}, nor the place of one from 0"
+        by_text, by_place = self._readings(row)
+        either = by_text is not None and by_place is not None and choices[by_text] != choices[by_place]
+        if either and isinstance(label, str) and any(template.fields for template in self._choices):
+            return (
+                f"the label {label!r} is the text of one choice and the place of another ({choices[by_place or 0]}): "
+                f"in JSON write the place as a number, {label} without quotes"
+            )
+        return None
+
+
+class FileScored(FileGeneration):
+    """An answer that is written, with the metrics, the boundary and the gold of a registered task.
+
+    That task sees rows as it knows them, with its own prompt and target, and texts that end at the stops of the file or its own.
+    Rows that it ties together are tied here too.
+    """
+
+    def __init__(self, file: TaskFile, definition: str) -> None:
+        super().__init__(file, definition)
+        self.scorer = scorer = tasks.get(file.scorer or "")
+        self.metrics, self.primary = scorer.metrics, scorer.primary  # type: ignore[misc]
+        self.strict, self.kinds = scorer.strict, scorer.kinds  # type: ignore[misc]
+        self.stop = tuple(dict.fromkeys((*file.stop, *scorer.stop)))  # type: ignore[misc]
+
+    def adopt(self, rows: list[Row]) -> list[Row]:
+        return self.scorer.adopt(rows)
+
+    def question(self, row: Mapping[str, Any]) -> str:
+        return self.scorer.question(row)
+
+    def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
+        theirs = self.scorer.duplicate_key(row)
+        return None if theirs is None else f"{theirs}\n{normalized(self.prompt(row))}"
+
+    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+        return super().groups(row) | {f"{self.scorer.name}: {key}" for key in self.scorer.groups(row)}
+
+    def boundary(self, text: str) -> str:
+        return self.scorer.boundary(cut_at_stops(text, self.stop))
+
+    def finished(self, rest: str) -> bool:
+        return self.scorer.finished(rest)
+
+    def scores(self, example: Example, response: Response) -> dict[str, Score]:
+        return self.scores_all([example], [response])[0]
+
+    def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
+        scorer = self.scorer
+        theirs = [replace(one, prompt=scorer.prompt(one.row), target=scorer.target(one.row)) for one in examples]
+        return scorer.scores_all(theirs, [replace(one, text=cut_at_stops(one.text, self.stop)) for one in responses])
+
+    def _trouble(self, row: Mapping[str, Any]) -> str | None:
+        found = row_problem(self.scorer, Row("", 0, row, ""))
+        return super()._trouble(row) if found is None else f"{found[0]}, as its scorer {self.scorer.name} reads it"
 
 
 class FileClassification(_FromFile, Classification):
@@ -174,6 +241,11 @@ class FileClassification(_FromFile, Classification):
         names = sorted({example.target for example in self.load("train", data).examples})
         if len(names) < 2:
             raise DataError(f"the train split has one label, {names[0]!r}", expected="two at least")
+        if "f1" in self.metrics and len(names) > 2:
+            raise DataError(
+                f"f1 is of two labels, and the train split has {len(names)}: {', '.join(names[:8])}",
+                hint="take f1 out of the task file: acc and mcc are of any number of labels",
+            )
         return tuple(names)
 
     def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
@@ -201,9 +273,7 @@ class FileClassification(_FromFile, Classification):
     def _place(self, value: Any) -> int | None:
         """The place of a label among the named ones: by its text, or as a whole number."""
         names, text = self.file.labels, str(value).strip()
-        if text in names:
-            return names.index(text)
-        return int(text) if text.isdecimal() and int(text) < len(names) else None
+        return names.index(text) if text in names else _whole(text, len(names))
 
     def _read(self) -> Iterable[str]:
         return [*(name for template in self._texts for name in template.fields), self._label]
@@ -213,8 +283,13 @@ class FileClassification(_FromFile, Classification):
         if self.numeric:
             try:
                 return None if math.isfinite(float(value)) else f"the label is {value!r}"
-            except ValueError:
-                return f"the label is {value!r}, not a number"
+            except (ValueError, OverflowError):
+                return f"the label is {repr(value)[:80]}, not a number"
         if self.file.labels and self._place(value) is None:
             return f"the label is {value!r}, not one of {', '.join(self.file.labels)}"
         return None
+
+
+def _whole(text: str, below: int) -> int | None:
+    """The place that ``text`` writes, from 0 and under ``below``; None if it writes none."""
+    return int(text) if text.isdecimal() and len(text) < 10 and int(text) < below else None

@@ -74,16 +74,16 @@ class Glue(Classification):
         return self.names
 
     def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
-        return int(row["label"]) if self.names else float(row["label"])
+        return int(float(row["label"])) if self.names else float(row["label"])
 
     def target(self, row: Mapping[str, Any]) -> str:
-        return self.names[int(row["label"])] if self.names else f"{float(row['label']):g}"
+        return self.names[int(float(row["label"]))] if self.names else f"{float(row['label']):g}"
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         try:
             label = float(row.get("label", ""))
-        except (TypeError, ValueError):
-            return f"the label is {row.get('label')!r}"
+        except (TypeError, ValueError, OverflowError):
+            return f"the label is {repr(row.get('label'))[:80]}"
         if self.names and label not in range(len(self.names)):
             hidden = " (a label of -1 is not published)" if label == -1 else ""
             return f"the label is {row['label']!r}, not one of 0 to {len(self.names) - 1}{hidden}"

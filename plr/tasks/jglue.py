@@ -136,8 +136,8 @@ def _own_names(values: Mapping[str, Any]) -> dict[str, Any]:
     names, label = tuple(LABELS), values.get("label")
     known = type(label) is int and 0 <= label < len(names)
     return {
-        "sentence1": values["premise"],
-        "sentence2": values["hypothesis"],
+        "sentence1": values.get("premise"),
+        "sentence2": values.get("hypothesis"),
         "label": names[label] if known else str(label),  # type: ignore[index]
     }
 

@@ -6,6 +6,7 @@ dropped, ``limit`` rows drawn.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from plr.errors import DataError
@@ -17,6 +18,9 @@ from plr.tasks.types import SPLITS, Example, LoadReport, Split, TaskData
 
 if TYPE_CHECKING:
     from plr.tasks.base import Task
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""A surrogate, which JSON can write alone: no UTF-8, and nothing for a tokenizer."""
 
 __all__ = ["available_splits", "load_split", "row_problem", "source_rows"]
 
@@ -39,10 +43,15 @@ def load_split(task: Task, split: str, data: TaskData) -> Split:
     short = [example for example in examples if most is None or len(example.prompt) <= most]
     kept = choose(short, data.limit, data.limit_seed, key=lambda example: example.id)
     if not kept:
+        if examples:
+            raise DataError(
+                f"nothing is left of the {split} split of {task.name}: {len(rows)} rows in {source.description}, of which "
+                f"{len(examples) - len(short)} have a prompt of more than {most} characters",
+                hint="raise max_prompt_chars",
+            )
         raise DataError(
-            f"nothing is left of the {split} split of {task.name}: {len(rows)} rows in {source.description}, of which "
-            f"{len(examples) - len(short)} have a prompt of more than {most} characters",
-            hint="raise max_prompt_chars" if examples else "give more rows",
+            f"no row falls to the {split} split of {task.name} in {source.description}: {cut or 'it has none'}",
+            hint="give more rows (rows of one prompt or group stay together), or a file for each split",
         )
     report = LoadReport(
         task=task.name,
@@ -69,7 +78,8 @@ def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
 
 def _source(task: Task, data: TaskData) -> Source:
     if data.path is not None:
-        return LocalSource(data.path, task.stems, json_holds_lines=task.json_holds_lines)
+        named = task.stems_are_named
+        return LocalSource(data.path, task.stems, named=named, json_holds_lines=task.json_holds_lines)
     if task.hub is not None:
         return HubSource(task.name, task.hub, data.revision)
     made = task.generated()
@@ -126,6 +136,8 @@ def row_problem(task: Task, row: Row) -> tuple[str, str] | None:
         if not value.strip():
             return f"the field {name!r} is empty", "some text"
     problem = task.problem(row.values)
+    if problem is None and (half := _HALF.search(task.prompt(row.values) + task.target(row.values))):
+        problem = f"it holds half a character, {half[0]!r}, which is no text"
     return None if problem is None else (problem, f"rows in the form of {task.name}")
 
 

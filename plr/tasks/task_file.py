@@ -10,13 +10,22 @@ A file whose answer is written (``kind: generation``, the default)::
     stop: ["Question:"]
     max_new_tokens: 16
 
-With ``choices`` the answer is one of them: ``label`` is the field that says which (its place from 0, or its text), and in the
-target ``{choice}`` stands for it. A model's answer that is none of them is wrong, and counted (``in_choices``)::
+With ``choices`` the answer is one of them: ``label`` is the field that says which (its text, or its place from 0; where choices
+read fields a number is always a place), and in the target ``{choice}`` stands for it. A model's answer that is none of them is
+wrong, and counted (``in_choices``)::
 
     prompt: "{question}\\n1. {choice0}\\n2. {choice1}\\nAnswer:"
     choices: ["{choice0}", "{choice1}"]
     label: label
     target: " {choice}"
+
+With ``scorer`` an answer is scored as that registered task scores its own: all its metrics, its boundary, and its gold, which it
+reads from the row, so a row must have the fields of that task (``plr tasks show gsm8k`` has one). This is how another wording
+of GSM8K, or what ``plr tasks transform`` made of it, keeps ``exact_match,strict-match`` and the others::
+
+    prompt: "Solve this.\\n{question}\\n"
+    target: "{answer}"
+    scorer: gsm8k
 
 With a head (``kind: classification``)::
 
@@ -29,11 +38,12 @@ With a head (``kind: classification``)::
 How it works:
 
 1. Templates take plain ``{field}`` names (:mod:`plr.tasks.template`); no code is in the file, none is run.
-2. The first metric is the primary one. Each is measured on the first answer: ``exact_match,first-answer``; ``boundary`` says where
-   that is complete: at the end of the ``line`` (default), of the ``paragraph``, of the SQL ``statement``, or only at the end of
-   the ``text``. Beside a primary metric that is right or wrong stands its ``strict`` twin, and ``ended`` beside every one.
+2. The first metric is the primary one (with ``scorer``: that of its task). Each is measured on the first answer:
+   ``exact_match,first-answer``; ``boundary`` says where that is complete: at the end of the ``line`` (default), of the
+   ``paragraph``, of the SQL ``statement``, or only at the end of the ``text``. Beside a primary metric that is right or wrong
+   stands its ``strict`` twin, and ``ended`` beside every one.
 3. Everything in the file but ``data`` is part of the identity of what is trained or scored with it, in canonical form: a comment
-   changes nothing, a template changes everything. The rows count by their content, as always.
+   changes nothing, a template changes everything; with ``scorer`` the version of that task too. The rows count by their content.
 4. The definition travels in the step: an adapter can be evaluated when the file is gone.
 
 Given up: several right answers for one row, few-shot prompts (write them into the template), fields inside fields.
@@ -42,6 +52,7 @@ Given up: several right answers for one row, few-shot prompts (write them into t
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -70,15 +81,22 @@ BOUNDARIES = ("line", "paragraph", "statement", "text")
 class HubPart(BaseModel, frozen=True, extra="forbid"):
     """A data set on the hub."""
 
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    id: str
     config: str | None = None
     revision: str | None = None
+
+    @field_validator("id")
+    @classmethod
+    def _repository(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
+            raise ValueError("a data set on the hub is ORG/NAME, without the address before it")
+        return value
 
 
 class TaskFile(BaseModel, frozen=True, extra="forbid"):
     """The keys of the file."""
 
-    name: str = Field(pattern=r"^[A-Za-z][\w-]*$")
+    name: str
     version: int = Field(default=1, ge=1)
     kind: Kind = "generation"
     data: str | None = None
@@ -93,11 +111,36 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
     label: str | None = None
     labels: tuple[str, ...] = ()
     metric: tuple[str, ...] = ()
+    scorer: str | None = None
+    """A registered task: its metrics, boundary and gold in place of ``metric`` and ``boundary``."""
     boundary: Literal["line", "paragraph", "statement", "text"] = "line"
     stop: tuple[str, ...] = ()
     max_new_tokens: int = Field(default=256, ge=1)
     group: str | None = None
     """A field: rows that share its value never fall to two splits of a cut."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][\w-]*", value):
+            raise ValueError("a name is a letter, then letters, digits, _ and -: write name: NAME into the file")
+        return value
+
+    @field_validator("label", "group")
+    @classmethod
+    def _field(cls, value: str | None) -> str | None:
+        if value is not None and set(value) & set("{}"):
+            raise ValueError("this is the name of a field, without braces")
+        return value
+
+    @field_validator("splits")
+    @classmethod
+    def _each_once(cls, value: dict[str, str]) -> dict[str, str]:
+        if len({theirs.lower() for theirs in value.values()}) < len(value):
+            raise ValueError(f"two splits are read from one place: {', '.join(f'{k}: {v}' for k, v in value.items())}")
+        if "all" in value and len(value) > 1:
+            raise ValueError("all is the only split there is, to be cut into three: name no other beside it")
+        return value
 
     @field_validator("hub", mode="before")
     @classmethod
@@ -130,7 +173,7 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
     def _fits_its_kind(self) -> TaskFile:
         generation = self.kind == "generation"
         here, there = ("generation", "classification") if generation else ("classification", "generation")
-        foreign = ("texts", "labels") if generation else ("prompt", "target", "choices", "stop")
+        foreign = ("texts", "labels") if generation else ("prompt", "target", "choices", "stop", "scorer")
         for key in foreign:
             if getattr(self, key):
                 raise ValueError(f"{key} belongs to kind: {there}, and this task is of kind {here}")
@@ -155,16 +198,36 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
         target = Template.parse(self.target or "")
         if not target.fields:
             raise ValueError(f"target {self.target!r} reads no field of the row: write its field in braces, {{answer}}")
-        if not Template.parse(self.prompt or "").fields:
-            raise ValueError("prompt reads no field of the row: every row would have the same")
+        prompt = Template.parse(self.prompt or "")
+        if not prompt.fields:
+            raise ValueError("prompt reads no field of the row, {question} does ({{ and }} write braces)")
         if bool(self.choices) != (self.label is not None):
             raise ValueError("choices and label go together: label is the field that says which choice is right")
         if self.choices and "choice" not in target.fields:
             raise ValueError("target must hold {choice}, the right one of choices")
+        if self.choices and "choice" in {
+            *prompt.fields,
+            *(f for text in self.choices for f in Template.parse(text).fields),
+        }:
+            raise ValueError(
+                "{choice} is the right one of choices: it stands in target, and neither in prompt nor in choices"
+            )
         if len(set(self.choices)) != len(self.choices) or len(self.choices) == 1:
             raise ValueError("choices must be two at least, and no two the same")
         if "" in self.stop:
             raise ValueError("a stop text is empty")
+        self._check_scorer()
+
+    def _check_scorer(self) -> None:
+        if self.scorer is None:
+            return
+        if self.metric or self.choices or self.boundary != "line":
+            raise ValueError("scorer brings its own metrics and boundary: no metric, boundary or choices beside it")
+        if self.scorer not in tasks.names():
+            advice = did_you_mean(self.scorer, tasks.names()) or "the registered tasks: plr tasks"
+            raise ValueError(f"scorer {self.scorer} is no registered task: {advice}")
+        if tasks.get(self.scorer).kind != "generation":
+            raise ValueError(f"scorer {self.scorer} judges a head, and the answer of this task is written")
 
     def _check_classification(self) -> None:
         if len(self.texts) > 2:
@@ -176,6 +239,8 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"{' and '.join(numbers)} compare numbers: no labels, and no other metric beside them")
         if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be two at least, and no two the same")
+        if "f1" in self.metric and len(self.labels) > 2:
+            raise ValueError(f"f1 is of two labels, and there are {len(self.labels)}: acc and mcc take any number")
 
 
 def is_task_file(name: str) -> bool:
@@ -188,9 +253,19 @@ def find_task(name: str) -> Task:
 
     Raises:
         UnknownNameError: no such task.
-        ConfigError: see :func:`read_task`.
+        ConfigError: see :func:`read_task`; or a folder, or a file of rows, where a task is asked for.
     """
-    return read_task(Path(name).expanduser()) if is_task_file(name) else tasks.get(name)
+    path = Path(name).expanduser()
+    if is_task_file(name) and not path.is_dir():
+        return read_task(path)
+    if name not in tasks.names() and path.exists():
+        inside = sorted(str(file) for file in path.glob("*.y*ml")) if path.is_dir() else []
+        raise ConfigError(
+            f"{name} is a {'folder' if path.is_dir() else 'file of another kind'}, and no task",
+            expected="the name of a task (plr tasks lists them), or a task file, which ends in .yaml",
+            hint=f"name the file: {', '.join(inside)}" if inside else "rows are named with --data, beside the task",
+        )
+    return tasks.get(name)
 
 
 def read_task(path: Path) -> Task:
@@ -223,16 +298,25 @@ def _kept(definition: str) -> Task:
 
 
 def _task_from(definition: str) -> Task:
-    from plr.tasks.from_file import FileClassification, FileGeneration
+    from plr.tasks.from_file import FileClassification, FileGeneration, FileScored
 
     value = json.loads(definition)
-    if value.pop("format") != FORMAT:
+    format_, version = value.pop("format"), value.pop("scorer_version", None)
+    file = parse(TaskFile, value, f"task {value.get('name')}") if format_ == FORMAT else None
+    if file is None or version != _scorer_version(file):
         raise ConfigError("the definition of this task was written by another version of plr", hint="use that version")
-    file = parse(TaskFile, value, f"task {value.get('name')}")
+    if file.scorer is not None:
+        return FileScored(file, definition)
     return (FileGeneration if file.kind == "generation" else FileClassification)(file, definition)
 
 
 def _definition(file: TaskFile) -> str:
     """Everything that bears on prompts, targets, splits and scores; where the rows lie does not."""
     kept = file.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
-    return canonical_json({"format": FORMAT, "name": file.name, **kept})
+    version = _scorer_version(file)
+    scorer = {} if version is None else {"scorer_version": version}
+    return canonical_json({"format": FORMAT, "name": file.name, **kept, **scorer})
+
+
+def _scorer_version(file: TaskFile) -> int | None:
+    return None if file.scorer is None else tasks.get(file.scorer).version

@@ -2,14 +2,16 @@ r"""One task made into another: rows of prompt and target, rewritten for instruc
 
 Each takes examples and gives ``{"prompt", "target", "source"}`` rows, ``source`` being the id of the row behind:
 
-- :func:`as_chat`: messages in the chat template of a tokenizer, one row for each of the assistant's turns;
+- :func:`as_chat`: messages in the chat template of a tokenizer, one row for each of the assistant's turns; where a row is no chat,
+  its prompt is what the user says and its target the answer;
 - :func:`with_templates`: FLAN (Wei et al. 2021): a task in several wordings, so that a model learns the task and not one phrase.
   Each row gets one wording, or (``every``) all of them;
 - :func:`in_context`: in-context tuning (Chen et al. 2021): ``shots`` solved rows of train before every row, drawn anew for each;
 - :func:`with_symbols`: symbol tuning (Wei et al. 2023): the same, and the labels replaced by symbols that mean nothing, drawn
   anew for each row; what a label means stands in the solved rows alone, and every label is among them.
 
-The rows of a task with a head are worded first (:func:`worded`): text, a line ``Label:``, the name of the label.
+The rows of a task with a head are worded first (:func:`worded`): text, a line ``Label:``, the name of the label, which a wording
+calls ``{label}``.
 
 Draws go by sha256 of the seed and the row's id, so no row's draw depends on another's. A row is never an example for itself, nor
 is one with the same prompt. Solved rows always come from train, also for rows of validation and test.
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +31,7 @@ from plr.tasks.splits import normalized
 from plr.tasks.template import Template
 from plr.tasks.types import Example
 
-__all__ = ["BETWEEN", "SYMBOLS", "as_chat", "in_context", "with_symbols", "with_templates", "worded"]
+__all__ = ["BETWEEN", "SYMBOLS", "as_chat", "in_context", "one_turn", "with_symbols", "with_templates", "worded"]
 
 MAX_LABELS = 20
 BETWEEN = "\n\n"
@@ -39,12 +41,29 @@ SYMBOLS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in
 
 
 def worded(rows: Sequence[Example]) -> list[Example]:
-    """Rows whose answer a head would choose, as rows whose answer is written."""
-    return [replace(row, prompt=f"{row.prompt}\nLabel:", target=f" {row.target}") for row in rows]
+    """Rows whose answer a head would choose, as rows whose answer is written; their ``label`` is its name."""
+    return [
+        replace(one, row={**one.row, "label": one.target}, prompt=f"{one.prompt}\nLabel:", target=f" {one.target}")
+        for one in rows
+    ]
 
 
-def as_chat(rows: Sequence[Example], tokenizer: Any) -> Iterator[dict[str, str]]:
+def one_turn(row: Example) -> list[dict[str, str]]:
+    """A row that is no chat, as one: the prompt, and the target in answer."""
+    return [
+        {"role": "user", "content": row.prompt.strip()},
+        {"role": "assistant", "content": row.target.strip()},
+    ]
+
+
+def as_chat(
+    rows: Sequence[Example],
+    tokenizer: Any,
+    messages: Callable[[Example], list[dict[str, str]]] = lambda row: messages_of(row.row),
+) -> Iterator[dict[str, str]]:
     """Prompts and targets as the tokenizer's chat template writes them; EOS at the end is left out, as it follows every target.
+
+    ``messages`` gives the chat of a row: by default that of the tasks ``alpaca`` and ``chat``; of any other task :func:`one_turn`.
 
     Raises:
         UsageError: the tokenizer has no chat template.
@@ -57,12 +76,12 @@ def as_chat(rows: Sequence[Example], tokenizer: Any) -> Iterator[dict[str, str]]
             hint="a base model takes the tasks alpaca and chat as they are, in plain text",
         )
     for row in rows:
-        messages = messages_of(row.row)
-        for place, one in enumerate(messages):
+        chat = messages(row)
+        for place, one in enumerate(chat):
             if one["role"] != "assistant":
                 continue
-            asked = tokenizer.apply_chat_template(messages[:place], tokenize=False, add_generation_prompt=True)
-            whole = tokenizer.apply_chat_template(messages[: place + 1], tokenize=False)
+            asked = tokenizer.apply_chat_template(chat[:place], tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(chat[: place + 1], tokenize=False)
             if not whole.startswith(asked):
                 raise DataError(
                     f"row {row.id}: the chat template writes the question otherwise once it is answered",
@@ -79,7 +98,7 @@ def with_templates(
     """Rows worded by ``templates``, pairs of prompt and target over the fields of a row.
 
     Raises:
-        UsageError: no templates, or one that is not a template.
+        UsageError: no templates, one that is not a template, or one that reads no field.
         DataError: a template names a field that a row has not.
     """
     try:
@@ -88,6 +107,13 @@ def with_templates(
         raise UsageError(str(error)) from error
     if not parsed:
         raise UsageError("there are no templates", expected="one at least: prompt and target")
+    for texts, pair in zip(templates, parsed, strict=True):
+        for text, template in zip(texts, pair, strict=True):
+            if not template.fields:
+                raise UsageError(
+                    f"the template {text!r} reads no field of the row: all rows would have the same",
+                    expected="fields in single braces, {question}; {{ and }} write braces",
+                )
     for row in rows:
         chosen = parsed if every else [_random(seed, "template", row.id).choice(parsed)]
         for prompt, target in chosen:

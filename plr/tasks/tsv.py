@@ -62,7 +62,7 @@ class TextClassification(Classification):
                 row._replace(values={new: row.values.get(old) for new, old in zip(self.fields, columns, strict=True)})
                 for row in rows
             ]
-            if "label" not in names and names[1] in {row.values.get("label") for row in rows}:
+            if "label" not in names and any(row.values.get("label") == names[1] for row in rows):
                 head = Row(
                     rows[0].split,
                     0,

@@ -22,7 +22,8 @@ def check(tmp_path: Path) -> Callable[..., Report]:
         for split, values in rows.items():
             (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
         file = tmp_path / "own.yaml"
-        file.write_text(yaml.safe_dump({"prompt": "Q: {q}\nA:", "target": " {a}", **task}))
+        keys = {"prompt": "Q: {q}\nA:", "target": " {a}", **task}
+        file.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
         return check_task(find_task(str(file)), TaskData(path=str(tmp_path)), max_length=max_length)
 
     return run
@@ -80,7 +81,35 @@ def test_gold_that_its_own_boundary_cuts(check: Callable[..., Report]) -> None:
     assert errors(check(rows), "targets")[0].startswith(
         "1 of 90 gold answers are not right by exact_match,first-answer"
     )
+    assert "1 of them go on behind the place where an answer ends" in errors(check(rows), "targets")[0]
     assert errors(check(rows, boundary="text"), "targets") == []
+
+
+@pytest.mark.parametrize("braces", ["{{q}}", "{{ q }}"])
+def test_a_field_in_the_braces_of_another_language(check: Callable[..., Report], braces: str) -> None:
+    remarks = [f.text for f in check(sound(), prompt=f"{{a}}? {braces}").findings if f.about == "prompt"]
+    assert remarks == ["every row holds {q} as text: a field stands in single braces"]
+
+
+def test_gold_that_the_metric_cannot_score(check: Callable[..., Report]) -> None:
+    rows = sound()
+    text = "90 of 90 gold answers cannot be scored by numeric_match,first-answer: train-0 (the gold answer holds no number)"
+    assert errors(check(rows, metric="numeric_match"), "targets")[0].startswith(text)
+    for row in rows["train"]:
+        row["a"] = "5"
+    (remark,) = [
+        f for f in check(rows, metric="numeric_match").findings if f.about == "targets" and f.level == "remark"
+    ]
+    assert remark.text.startswith("60 of 90 gold answers cannot be scored")
+
+
+def test_labels_that_the_metric_cannot_measure(check: Callable[..., Report]) -> None:
+    head = {"kind": "classification", "texts": "{q}", "label": "a", "prompt": None, "target": None}
+    assert check(sound(), **head, metric="acc").errors == 0
+    rows = sound()
+    rows["train"] = [{"q": f"train {i}", "a": f"label {i}"} for i in range(30)]
+    assert errors(check(rows, **head), "labels")[1].startswith("30 rows of test have a label that no row of train has")
+    assert "f1 is of two labels" in errors(check(sound(), **head, metric="f1"), "labels")[0]
 
 
 def test_labels_unknown_to_train_and_skewed(check: Callable[..., Report]) -> None:

@@ -113,6 +113,7 @@ def test_a_guard_still_refuses_what_no_task_published(tmp_path: Path) -> None:
         ("glue_cola", 2, "not one of 0 to 1"),
         ("glue_cola", 0.5, "not one of 0 to 1"),
         ("glue_cola", None, "the label is None"),
+        ("glue_stsb", 10**400, "the label is 1000"),
         ("glue_stsb", 5.5, "not a number from 0 to 5"),
         ("glue_stsb", float("nan"), "not a number from 0 to 5"),
     ],
@@ -122,6 +123,14 @@ def test_labels_that_are_none(name: str, label: Any, message: str, tmp_path: Pat
     data = write(tmp_path, {"validation": [row | {"label": 1}, row]})
     with pytest.raises(DataError, match=f"line 2: .*{message}"):
         GLUE[name].load("test", data)
+
+
+def test_a_label_of_a_table_may_be_written_as_a_fraction() -> None:
+    """pandas writes whole numbers so where a column once had a gap."""
+    task = tasks.get("glue_cola")
+    assert task.problem({"sentence": "a", "label": "1.0"}) is None
+    assert task.target({"label": "1.0"}) == "acceptable"
+    assert task.label({"label": "1.0"}) == 1  # type: ignore[attr-defined]
 
 
 def test_texts_labels_and_heads() -> None:

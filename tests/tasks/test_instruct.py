@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from plr.cli.root import app
-from plr.errors import DataError, UsageError
+from plr.errors import DataError, LeakageError, UsageError
 from plr.tasks import Example, Response, find_task, tasks
 from plr.tasks.check import check_task
-from plr.tasks.transforms import SYMBOLS, as_chat, in_context, with_symbols, with_templates
+from plr.tasks.transforms import SYMBOLS, as_chat, in_context, one_turn, with_symbols, with_templates, worded
 from plr.tasks.types import TaskData
 
 CHAT = {
@@ -78,6 +78,13 @@ def test_every_turn_of_a_chat_becomes_a_row_of_the_template() -> None:
     assert rows[1]["prompt"] == "<user>Hi</s>\n<assistant>Hello.</s>\n<user>1 + 1?</s>\n<assistant>"
 
 
+def test_a_row_that_is_no_chat_is_one_turn_of_its_prompt_and_target() -> None:
+    """Also where it has an ``output``: that of AQuA's test rows was written by a model, and is often wrong."""
+    row = Example("test-0", {"instruction": "1 + 1?", "output": "3", "answer": "2"}, "1 + 1?\n", "The answer is 2.")
+    (made,) = as_chat([row], Tokenizer(), one_turn)
+    assert (made["prompt"], made["target"]) == ("<user>1 + 1?</s>\n<assistant>", "The answer is 2.")
+
+
 def test_a_tokenizer_without_a_chat_template() -> None:
     tokenizer = Tokenizer()
     tokenizer.chat_template = ""
@@ -103,6 +110,9 @@ def test_wordings_are_mixed_or_all_written() -> None:
     assert [r["prompt"] for r in with_templates(examples(1), wordings, every=True)] == ["train 0?", "Answer train 0:"]
     with pytest.raises(DataError, match="row train-0 has no field 'z'; given are q, a"):
         list(with_templates(examples(1), [("{z}", "{a}")]))
+    for pair in (("Q: {{q}}", "{a}"), ("{q}", "yes")):
+        with pytest.raises(UsageError, match="reads no field of the row"):
+            list(with_templates(examples(1), [pair]))
 
 
 def test_in_context_rows_stand_behind_other_rows_of_train() -> None:
@@ -150,14 +160,64 @@ def test_the_command_writes_a_task_that_checks_out(tmp_path: Path) -> None:
     made = run("tiny_sql", "--as", "in-context", "--shots", "2", "--limit", "30", "-o", str(tmp_path / "out"))
     assert made["rows"] == {"train": 30, "validation": 30, "test": 30}
     task = find_task(made["task"])
-    assert (task.name, task.metrics[0]) == ("tiny_sql_in_context", "exact_match,first-answer")
+    assert (task.name, task.metrics) == ("tiny_sql_in_context", tasks.get("tiny_sql").metrics)
     assert check_task(task, TaskData(path=task.data)).errors == 0
 
 
-def test_a_rewritten_task_keeps_the_metrics_that_have_a_name(tmp_path: Path) -> None:
+def test_a_rewritten_task_scores_as_the_one_behind_it(tmp_path: Path) -> None:
+    """Value by value against the task itself, on answers that each of its metrics tells apart."""
     made = run("tiny_math", "--as", "in-context", "--shots", "2", "--limit", "20", "-o", str(tmp_path / "out"))
-    assert made["metric"] == ["numeric_match", "rougeL"]
+    assert made["scorer"] == "tiny_math"
     assert made["stop"] == ["\n\n", *tasks.get("tiny_math").stop]
+    ours, theirs = find_task(made["task"]), tasks.get("tiny_math")
+    behind = {row.id: row for row in theirs.load("test").examples}
+    for row in ours.load("test", TaskData(path=ours.data)).examples:
+        before = behind[row.row["source"]]
+        assert (row.target, ours.question(row.row)) == (before.target, theirs.question(before.row))
+        for text in (row.target, f"{row.target}\n#### 1", f"{row.target} x", "so 5", "", f"{row.target}\nQuestion: 7"):
+            for ended in (True, False):
+                assert ours.score(row, Response(text, ended)) == theirs.score(before, Response(text, ended)), text
+        over = ours.score(row, Response(f"{row.target}\n\n#### 1", ended=False))
+        assert (over[theirs.primary].value, over["ended"].explanation) == (1.0, "ran into '\\n\\n'")
+
+
+def test_a_rewritten_answer_is_scored_by_metrics_that_have_a_name(tmp_path: Path) -> None:
+    wordings = tmp_path / "w.yaml"
+    wordings.write_text("templates:\n  - {prompt: '{question}', target: 'So: {answer}'}\n")
+    how = ("--as", "templates", "--templates", str(wordings), "--limit", "5")
+    made = run("tiny_math", *how, "-o", str(tmp_path / "o"))
+    assert (made["metric"], made["boundary"]) == (["numeric_match", "rougeL"], "text")
+    (tmp_path / "rows.json").write_text(json.dumps([{"question": f"q {i}", "answer": f"{i}"} for i in range(30)]))
+    own = tmp_path / "own.yaml"
+    own.write_text("data: rows.json\nprompt: '{question}'\ntarget: ' {answer}'\nmetric: [numeric_match, contains]\n")
+    made = run(str(own), *how, "-o", str(tmp_path / "o2"))
+    assert (made["metric"], made["boundary"]) == (["numeric_match", "contains"], "line")
+    again = run(made["task"], "--as", "in-context", "--shots", "1", "-o", str(tmp_path / "o3"))
+    assert (again["metric"], again["stop"]) == (made["metric"], ["\n\n"])
+    assert run(again["task"], "--as", "in-context", "--shots", "1", "-o", str(tmp_path / "o4"))["stop"] == ["\n\n"]
+
+
+def test_a_rewritten_task_file_keeps_its_metrics_and_choices(tmp_path: Path) -> None:
+    rows = [{"q": f"question {i}", "y": i % 3} for i in range(60)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    own = tmp_path / "own.yaml"
+    kept = "metric: [exact_match_folded, contains]\n"
+    own.write_text(f"data: rows.json\nprompt: '{{q}}:'\ntarget: ' {{choice}}'\nchoices: [x, y, z]\nlabel: y\n{kept}")
+    made = run(str(own), "--as", "in-context", "--shots", "1", "-o", str(tmp_path / "o"))
+    task = find_task(made["task"])
+    assert task.metrics == find_task(str(own)).metrics
+    assert check_task(task, TaskData(path=task.data)).errors == 0
+    row = task.load("test", TaskData(path=task.data)).examples[0]
+    assert row.target == f" {'xyz'[row.row['y']]}"
+
+
+def test_rows_that_stand_in_two_splits_are_not_hidden_behind_others(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = [{"question": f"What is {i}?", "answer": f"#### {i}"} for i in range(20)]
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    words = ("tasks", "transform", "gsm8k", "--as", "in-context", "--data", str(tmp_path), "-o", str(tmp_path / "o"))
+    assert isinstance(CliRunner().invoke(app, words).exception, LeakageError)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_head_is_asked_in_words(tmp_path: Path) -> None:
@@ -173,6 +233,7 @@ def test_a_head_is_asked_in_words(tmp_path: Path) -> None:
     *solved, asked = row["prompt"].split("\n\n")
     assert asked == "test 3\nLabel:"
     assert len(solved) == 2
+    assert worded([Example("test-0", {"label": 1}, "a", "good")])[0].row == {"label": "good"}
     shown = {one.partition("\nLabel: ")[2]: int(one.split()[1]) % 2 for one in solved}
     assert shown[row["target"].strip()] == 1
 

@@ -9,6 +9,7 @@ import pytest
 
 from plr.tasks import HubData, Response, TaskData, tasks
 from plr.tasks.jglue import Jnli
+from plr.tasks.loading import row_problem
 from plr.tasks.sources import Row
 
 DATA = Path(__file__).parents[2] / "../shared/data/jglue"
@@ -122,3 +123,12 @@ def test_a_label_of_the_hub_that_is_none(label: object) -> None:
     assert task.problem(row.values) == (
         None if label == "neutral" else f"the label is {str(label)!r}, not one of entailment, neutral, contradiction"
     )
+
+
+def test_a_row_of_the_hub_without_a_sentence_is_named() -> None:
+    rows = [Row("validation", i, {"premise": "a", "hypothesis": "b", "label": 1}, f"row {i}") for i in range(2)]
+    del rows[1].values["hypothesis"]  # type: ignore[attr-defined]
+    task = tasks.get("jnli")
+    found = row_problem(task, task.adopt(rows)[1])
+    assert found is not None
+    assert "the field 'sentence2' is missing" in found[0]

@@ -59,6 +59,25 @@ def test_a_short_question_counts_only_as_a_whole_text() -> None:
         check_text_leakage({"a": " how MANY ?"}, held_out)
 
 
+def test_questions_that_begin_alike_are_told_apart() -> None:
+    """All under one instruction, of every length, one of them the beginning of another."""
+    start = "Below is an instruction that describes a task."
+    held_out = {"test": _examples("test", [f"{start} {'word ' * i}end {i}" for i in range(50)])}
+    for i in (0, 17, 49):
+        with pytest.raises(LeakageError, match=rf"a = test test-{i}\n"):
+            check_text_leakage({"a": f"So: {start} {'word ' * i}end {i}, and on"}, held_out)
+    check_text_leakage({"a": f"{start} {'word ' * 60}", "b": f"{start} {'word ' * 17}end 18"}, held_out)
+
+
+def test_a_question_in_a_script_without_spaces_is_found() -> None:
+    held_out = {"test": _examples("test", ["電子機器で使用される最も主要な基板をなんと言う？", "何歳ですか？"])}
+    with pytest.raises(LeakageError, match="a = test test-0"):
+        check_text_leakage({"a": "問題。電子機器で使用される最も主要な基板をなんと言う？答え"}, held_out)
+    with pytest.raises(LeakageError, match="a = test test-1"):
+        check_text_leakage({"a": "何歳ですか"}, held_out)
+    check_text_leakage({"a": "あなたは何歳ですか？", "b": "電子機器で使用される最も主要な部品"}, held_out)
+
+
 def test_other_words_can_be_looked_for() -> None:
     held_out = {"test": [Example("test-0", {"body": "one two three four five six seven"}, "p", "t")]}
     with pytest.raises(LeakageError):

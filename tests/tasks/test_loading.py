@@ -120,6 +120,23 @@ def test_the_other_file_forms_give_the_same_rows(tmp_path: Path, suffix: str) ->
     assert GSM8K.load("test", TaskData(path=str(path))).digest == expected
 
 
+def test_a_cell_may_be_as_long_as_an_article(tmp_path: Path) -> None:
+    import csv
+
+    before = csv.field_size_limit()
+    (tmp_path / "test.csv").write_text("question,answer\n" + "word " * 40_000 + ",#### 1\n")
+    (row,) = GSM8K.load("test", TaskData(path=str(tmp_path))).examples
+    assert len(row.row["question"]) == 200_000
+    assert csv.field_size_limit() == before
+
+
+def test_columns_without_a_name_are_no_columns(tmp_path: Path) -> None:
+    """As a spreadsheet writes them behind the last."""
+    (tmp_path / "test.csv").write_text("question,answer,,\nq,#### 1,,\n\nr,#### 2,,\n")
+    rows = GSM8K.load("test", TaskData(path=str(tmp_path))).examples
+    assert [row.row["answer"] for row in rows] == ["#### 1", "#### 2"]
+
+
 GOOD = '{"question": "q", "answer": "#### 1"}\n'
 
 BAD_FILES = {
@@ -148,7 +165,20 @@ BAD_FILES = {
     "object in .json": ("test.json", GOOD, r"holds one dict\n  expected: a list of objects"),
     "ragged csv": ("test.csv", "question,answer\na,#### 1\nb,#### 1,c\n", r"line 3: more cells than the head has"),
     "short csv row": ("test.csv", "question,answer\nq\n", r"line 2: the field 'answer' is missing"),
-    "open quote in csv": ("test.csv", 'question,answer\n"q,#### 1\n', r"test\.csv, line \d: unexpected end of data"),
+    "open quote in csv": (
+        "test.csv",
+        'question,answer\n"q,#### 1\n',
+        r'test\.csv, line 2: unexpected end of data\n.*\n  next: a cell that begins with " ends with "',
+    ),
+    "two columns of one name": ("test.csv", "question,answer,answer\nq,#### 1,#### 2\n", "two columns called 'answer'"),
+    "a number without end": ("test.jsonl", '{"question": ' + "9" * 5000 + "}", r"line 1: not JSON"),
+    "a list of such": ("test.json", '[{"question": ' + "9" * 5000 + "}]", r"test\.json: not JSON"),
+    "half a character": (
+        "test.jsonl",
+        '{"question": "\\ud800", "answer": "#### 1"}',
+        r"line 1: it holds half a character, '\\ud800'",
+    ),
+    "one list in .jsonl": ("test.jsonl", '[{"question": "q"}]', r"\n  next: name the file \.json if it is one list"),
 }
 
 
@@ -184,7 +214,10 @@ def test_path_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no data at .*nowhere"):
         GSM8K.load("test", TaskData(path=str(tmp_path / "nowhere")))
     (tmp_path / "test.parquet").touch()
-    with pytest.raises(DataError, match=r"not a kind of file that is read\n  expected: one of \.jsonl"):
+    with pytest.raises(
+        DataError,
+        match=r"not a kind of file that is read\n  expected: one of \.jsonl.*\n  next: write it as JSON lines",
+    ):
         GSM8K.load("test", TaskData(path=str(tmp_path / "test.parquet")))
 
 
@@ -206,6 +239,9 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
     _write(tmp_path / "test.jsonl", _rows(3))
     with pytest.raises(DataError, match="3 have a prompt of more than 5 characters\n  next: raise max_prompt_chars"):
         GSM8K.load("test", TaskData(path=str(tmp_path), max_prompt_chars=5))
+    (tmp_path / "test.jsonl").rename(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"no row falls to the test split .* one split of 3 rows .*\n  next: give more"):
+        GSM8K.load("test", TaskData(path=str(tmp_path / "rows.jsonl")))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")

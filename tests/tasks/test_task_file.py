@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from plr.lab import Lab
 from plr.resolve import Resolver
 from plr.specs import step_from_json
 from plr.study import Study, study_config
-from plr.tasks import Response, find_task, task_of
+from plr.tasks import Response, TaskData, find_task, task_of, tasks
 
 CAPITALS = {
     "data": "rows.tsv",
@@ -138,6 +139,56 @@ def test_choices_by_place_or_text(tmp_path: Path, label: Any) -> None:
     assert "none of the choices" in str(task.problem({**row, "y": 2}))
 
 
+@pytest.mark.parametrize("label", [2, "2"])
+def test_choices_that_are_digits_are_meant_by_their_text(tmp_path: Path, label: Any) -> None:
+    """A table has no numbers and JSON has: both must ask for the same answer."""
+    task = find_task(write(tmp_path, prompt="{q}", choices=["1", "2", "3"], label="y", target="{choice}"))
+    assert task.problem({"q": "?", "y": label}) is None
+    assert task.target({"q": "?", "y": label}) == "2"
+
+
+def test_a_label_that_is_a_place_and_another_choice_is_refused(tmp_path: Path) -> None:
+    task = find_task(write(tmp_path, prompt="{q}", choices=["{a}", "{b}"], label="y", target="{choice}"))
+    row = {"q": "1 + 1?", "a": "2", "b": "0"}
+    assert "the text of one choice and the place of another" in str(task.problem({**row, "y": "0"}))
+    assert task.problem({**row, "y": 0}) is None
+    assert task.target({**row, "y": 0}) == "2"
+    assert task.target({**row, "y": "2"}) == "2"
+    assert "none of the choices" in str(task.problem({**row, "y": "9" * 5000}))
+
+
+def test_a_scorer_brings_metrics_boundary_and_gold(tmp_path: Path) -> None:
+    """Another wording of GSM8K scores every answer as GSM8K does, and says so in its identity."""
+    file = write(tmp_path, prompt="Solve: {question}", target="{answer}", scorer="gsm8k", stop=["Solve:"])
+    task, gsm8k = find_task(file), tasks.get("gsm8k")
+    row = {"question": "1 + 1?", "answer": "One more.\n#### 2"}
+    assert (task.metrics, task.primary, task.strict) == (gsm8k.metrics, gsm8k.primary, gsm8k.strict)
+    assert task.stop == ("Solve:", *gsm8k.stop)
+    for text in ("#### 2", "#### $2", "#### 3 #### 2", "is 2.", "", "#### 2\nQuestion: 5", "#### 2\nmore"):
+        assert score(task, row, text) == score(gsm8k, row, text), text
+    assert score(task, row, "#### 2\nSolve: 3")["exact_match,flexible-extract"] == 1
+    assert "as its scorer gsm8k reads it" in str(task.problem({"question": "?", "answer": "2"}))
+    assert "'answer' is missing" in str(task.problem({"question": "?"}))
+    assert "scorer_version" in str(task.definition)
+    other = str(task.definition).replace('"scorer_version":1', '"scorer_version":9')
+    spec = resolve_task(file).model_copy(update={"definition": other})
+    with pytest.raises(ConfigError, match="another version of plr"):
+        task_of(spec)
+
+
+def test_rows_that_the_scorer_ties_are_cut_together(tmp_path: Path) -> None:
+    """Questions to one table stay on one side, as in the task itself."""
+    file = write(tmp_path, prompt="{question}", target="{answer}", scorer="sql_create_context")
+    rows = [
+        {"question": f"q {i}?", "context": f"CREATE TABLE t{i // 5} (a INT)", "answer": "SELECT 1"} for i in range(100)
+    ]
+    (tmp_path / "sql.json").write_text(json.dumps([*rows, rows[0]]))
+    task, data = find_task(file), TaskData(path=str(tmp_path / "sql.json"))
+    tables = {one: {row.row["context"] for row in task.load(one, data).examples} for one in task.splits(data)}
+    assert sum(map(len, tables.values())) == 20
+    assert sum(task.load(one, data).report.duplicates for one in tables) == 1
+
+
 @pytest.mark.parametrize(
     ("boundary", "text", "first"),
     [
@@ -149,6 +200,23 @@ def test_choices_by_place_or_text(tmp_path: Path, label: Any) -> None:
 )
 def test_boundaries(tmp_path: Path, boundary: str, text: str, first: str) -> None:
     assert find_task(write(tmp_path, boundary=boundary, stop=["STOP"])).boundary(text) == first
+
+
+def test_a_semicolon_behind_a_statement_is_no_more_answer(tmp_path: Path) -> None:
+    task = find_task(write(tmp_path, metric="sql_match", boundary="statement"))
+    row = {"country": "x", "capital": "SELECT a FROM t"}
+    assert score(task, row, " SELECT a FROM t;")["sql_match,strict"] == 1
+    assert score(task, row, " SELECT a FROM t; SELECT b")["sql_match,strict"] == 0
+
+
+@pytest.mark.parametrize(("metric", "known"), [("exact_match_folded", 1), ("exact_match", 0), ("rougeL", 0)])
+def test_a_right_answer_is_one_of_the_choices(tmp_path: Path, metric: str, known: int) -> None:
+    task = find_task(
+        write(tmp_path, prompt="{q}", choices=["Lima", "Rome"], label="y", target=" {choice}", metric=metric)
+    )
+    assert score(task, {"q": "Peru?", "y": 0}, " lima")["in_choices,first-answer"] == known
+    assert score(task, {"q": "Peru?", "y": 0}, " Rome")["in_choices,first-answer"] == 1
+    assert score(task, {"q": "Peru?", "y": 0}, " Oslo")["in_choices,first-answer"] == 0
 
 
 def test_a_metric_of_degrees_has_no_strict_twin(tmp_path: Path) -> None:
@@ -169,8 +237,14 @@ def test_a_head_with_named_labels(tmp_path: Path) -> None:
     assert task.texts(example.row) == (example.row["a"], None)  # type: ignore[attr-defined]
     file.write_text(yaml.safe_dump(LABELS))
     assert head_of(resolve_task(str(file), data=str(tmp_path))).names == ("0", "1")  # type: ignore[union-attr]
+    rows = "".join(f'{{"a": "text {i}", "y": {i % 3}}}\n' for i in range(40))
+    (tmp_path / "train.jsonl").write_text(rows)
+    file.write_text(yaml.safe_dump({**LABELS, "metric": "f1"}))
+    with pytest.raises(DataError, match="f1 is of two labels, and the train split has 3"):
+        head_of(resolve_task(str(file), data=str(tmp_path)))
     file.write_text(yaml.safe_dump({**LABELS, "metric": "pearson"}))
     assert head_of(resolve_task(str(file), data=str(tmp_path))).regression  # type: ignore[union-attr]
+    assert "not a number" in str(find_task(str(file)).problem({"a": "x", "y": 10**400}))
 
 
 @pytest.mark.parametrize(
@@ -188,13 +262,50 @@ def test_a_head_with_named_labels(tmp_path: Path) -> None:
         ({"hub": "org/name"}, "data and hub are both given"),
         ({"name": "gsm8k"}, "already a task called gsm8k"),
         ({"name": "a/b"}, "name"),
+        ({"name": "2 b"}, "a name is a letter, then letters, digits, _ and -"),
+        ({"data": None, "hub": "https://huggingface.co/datasets/org/name"}, "hub.id: .* is ORG/NAME"),
+        ({"group": "{country}"}, "group: this is the name of a field, without braces"),
         ({"stop": [""]}, "stop text is empty"),
+        ({"splits": {"train": "a", "test": "A"}}, "two splits are read from one place: test: A, train: a"),
+        ({"splits": {"all": "a", "test": "b"}}, "name no other beside it"),
+        ({"prompt": "{{country}}"}, "prompt reads no field"),
+        ({"prompt": "{choice}?", "choices": ["a", "b"], "label": "y", "target": "{choice}"}, "stands in target"),
+        ({"choices": ["a", "{choice}"], "label": "y", "target": "{choice}"}, "stands in target"),
+        ({"scorer": "gsm9k"}, "scorer gsm9k is no registered task: did you mean gsm8k"),
+        ({"scorer": "glue_cola"}, "scorer glue_cola judges a head"),
+        ({"scorer": "gsm8k", "metric": "exact_match"}, "scorer brings its own metrics"),
+        ({"scorer": "gsm8k", "boundary": "text"}, "scorer brings its own metrics"),
+        ({**LABELS, "prompt": None, "target": None, "stop": None, "scorer": "gsm8k"}, "scorer belongs to kind"),
+        ({**LABELS, "prompt": None, "target": None, "stop": None, "labels": list("abc"), "metric": "f1"}, "f1 is of two"),
         ({"kind": "classification", "prompt": None, "target": None, "stop": None}, "texts is missing"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_task(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("name", ["folder", "rows.tsv", "folder.yaml"])
+def test_what_is_no_task_file_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    for folder in ("folder", "folder.yaml"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "folder" / "task.yaml").touch()
+    with pytest.raises(ConfigError, match="and no task") as caught:
+        find_task(str(tmp_path / name))
+    hint = str(tmp_path / "folder" / "task.yaml") if name == "folder" else "rows are named with --data"
+    assert hint in str(caught.value.hint)
+
+
+def test_splits_that_are_named_must_be_there(tmp_path: Path) -> None:
+    task = find_task(write(tmp_path, splits={"train": "a", "test": "b"}))
+    (tmp_path / "a.tsv").write_bytes((tmp_path / "rows.tsv").read_bytes())
+    for path, message in ((tmp_path, "has no file b for test"), (tmp_path / "rows.tsv", "none of the splits")):
+        with pytest.raises(DataError, match=message):
+            task.splits(TaskData(path=str(path)))
+    (tmp_path / "b.tsv").write_bytes((tmp_path / "rows.tsv").read_bytes())
+    assert task.splits(TaskData(path=str(tmp_path))) == ("train", "validation", "test")
+    assert task.splits(TaskData(path=str(tmp_path / "a.tsv"))) == ("train", "validation")
 
 
 def test_yaml_truth_is_caught(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def test_json_lines_may_give_numbers(tmp_path: Path) -> None:
     assert TASK.labels(TaskData(path=str(tmp_path))) == ("0", "1")
 
 
+def test_a_label_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"poem": "a", "author": ["old"]}\n')
+    with pytest.raises(DataError, match=r"the field 'label' is \['old'\]"):
+        TASK.load("test", TaskData(path=str(tmp_path)))
+
+
 def test_one_file_is_divided_into_three(tmp_path: Path) -> None:
     path = tmp_path / "poems.tsv"
     path.write_text("poem\tlabel\n" + "".join(f"text {i}\t{'ab'[i % 2]}\n" for i in range(100)), encoding="utf-8")
