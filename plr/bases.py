@@ -25,7 +25,7 @@ from plr.embedded import tiny_path
 from plr.errors import ModelError, UnknownNameError, UsageError
 from plr.fingerprint import file_sha256, folder_sha256
 from plr.heads import graft, is_encoder, load_classifier
-from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, repo_folder
+from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
 from plr.quiet import silenced
 from plr.registry import did_you_mean
 from plr.runtime import Runtime
@@ -59,6 +59,8 @@ _WEIGHTS = (
     "merges.txt",
 )
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_CHAT_TEMPLATES = "additional_chat_templates/"
+"""The one folder of which transformers reads files."""
 
 
 @dataclass
@@ -93,7 +95,7 @@ def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
         return ModelRef(kind="gguf", name=path.stem, revision=file_sha256(path), path=str(path.absolute()))
     if path.is_dir():
         return _local(path.absolute())
-    if text.startswith((".", "/", "~")) or path.suffix == ".gguf" or text.count("/") != 1:
+    if text.startswith((".", "/", "~")) or path.suffix == ".gguf" or text.partition("@")[0].count("/") != 1:
         raise UsageError(
             f"the model {text!r} is neither a folder nor a .gguf file here, nor the form of a hub id",
             expected="embedded:tiny, a folder with config.json, a .gguf file, or ORG/NAME",
@@ -119,12 +121,12 @@ def _local(folder: Path) -> ModelRef:
 
 def _hub(text: str, *, offline: bool) -> ModelRef:
     name, _, revision = text.partition("@")
-    if is_offline(offline):
+    if is_offline(offline) or (is_sha(revision) and cached_sha("model", name, revision) is not None):
         sha = cached_sha("model", name, revision or None)
         if sha is None:
             raise UsageError(
                 f"{text} is not in the local hub cache and plr is offline",
-                hint=f"fetch it once with: hf download {name}",
+                hint=f"fetch it once with: hf download {name}" + (f" --revision {revision}" if revision else ""),
             )
         return ModelRef(kind="hub", name=name, revision=sha)
     advice = "use --offline with a cached model, a local folder, a .gguf file, or embedded:tiny"
@@ -164,7 +166,12 @@ def _fetched(ref: ModelRef, *, offline: bool) -> Path:
 
 
 def _wanted(listed: Iterable[str]) -> list[str]:
-    return sorted(path for path in listed if any(fnmatch(path, pattern) for pattern in _HUB_FILES))
+    """What transformers reads: no checkpoints or exports in folders, and no second copy of the weights beside ``model*``."""
+    here = [path for path in listed if "/" not in path.removeprefix(_CHAT_TEMPLATES)]
+    found = [path for path in here if any(fnmatch(path, pattern) for pattern in _HUB_FILES)]
+    weights = {path for path in found if path.endswith(".safetensors")}
+    others = weights - {path for path in weights if path.startswith("model")}
+    return sorted(set(found) - others if others != weights else found)
 
 
 def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:
@@ -208,6 +215,12 @@ def load_source(
     """
     path = model_path(ref, offline=offline)
     folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    if not more and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{ref.name} has no *.safetensors",
+            expected="weights in safetensors (pickled weights are not read)",
+            hint=f"its pull requests on the hub may hold them: {ref.name}@refs/pr/1",
+        )
     tokenizer = load_tokenizer(ref, offline=offline)
     own_bars = (
         silenced() if more else nullcontext()

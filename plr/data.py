@@ -16,7 +16,7 @@ from typing import Any
 
 from plr.errors import DataError, UsageError
 from plr.fingerprint import file_sha256, fingerprint
-from plr.hub import commit_sha, is_offline, is_sha
+from plr.hub import cached_sha, commit_sha, is_offline, is_sha
 from plr.specs import Calibration, TaskSpec
 from plr.tasks import (
     Classification,
@@ -331,4 +331,7 @@ def _hub_commit(task: str, hub: HubData, *, offline: bool) -> str:
 
 @lru_cache(maxsize=32)
 def _head(task: str, dataset: str, revision: str | None) -> str:
-    return commit_sha("dataset", dataset, revision, advice=hub_advice(task, HubData(dataset), offline=False))
+    advice = hub_advice(task, HubData(dataset, revision=revision), offline=False)
+    if cached_sha("dataset", dataset, revision) is not None:
+        advice = f"use --offline, as it was fetched before; or {advice}"
+    return commit_sha("dataset", dataset, revision, advice=advice)

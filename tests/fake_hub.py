@@ -3,6 +3,7 @@
 A :class:`FakeHub` holds repositories (bytes by path) and :class:`Fault` s. Large files (``lfs``) are answered as the hub does: the
 listing gives their sha256, ``/resolve/`` redirects to a store of content. Other files have the sha1 of a git blob. Every request
 is written down before it is answered. ``serve`` is the short form for one folder.
+The client's side of it is ``hub_client``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import pytest
-
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LFS = (".parquet", ".safetensors", ".bin")
 PAGE = b"<html>Please log in to the hotel's network</html>"
+SILENT: set[int] = set()
+"""The ports of clients that wait for what will never come: the hub has sent all it will."""
 
 What = Literal[
     "cut",  # half of what was asked for, then the connection is closed
@@ -99,6 +100,8 @@ class FakeHub:
         self.lines: list[str] = []
         self.ranges = True
         """Whether it knows ranges: if not, it sends the whole, whatever is asked for."""
+        self.prefix = ""
+        """Before every path: of a mirror that is not alone on its host."""
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.endpoint = self.store = ""
@@ -123,9 +126,7 @@ class FakeHub:
 
     @contextmanager
     def running(self) -> Iterator[FakeHub]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads, server.block_on_close = True, False
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        server = _Server(("127.0.0.1", 0), _handler(self))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         self.endpoint, self.store = (f"http://{host}:{server.server_address[1]}" for host in ("127.0.0.1", "localhost"))
@@ -135,6 +136,14 @@ class FakeHub:
             self.closing.set()
             server.shutdown()
             server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients go away in the middle: that is what they are tested for."""
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
@@ -155,10 +164,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             asked = (self.headers.get("Range"), self.headers.get("Authorization"))
             hub.asked.append(Asked(self.command, self.path, *asked))
             hub.lines.append(f"{self.command} {self.path}")
-            path = unquote(urlsplit(self.path).path)
+            path = unquote(urlsplit(self.path).path).removeprefix(hub.prefix)
             fault = hub.fault(self.command, path)
             if fault is not None and fault.what in ("silent", "status", "page"):
                 return self._refuse(fault)
+            if not urlsplit(self.path).path.startswith((hub.prefix, "/content/")):
+                return self._send(404, b"not here")
             if path.startswith("/content/") and (body := hub.content(path.removeprefix("/content/"))) is not None:
                 return self._bytes(body, fault)
             match = re.match(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.+))?$", path)
@@ -218,8 +229,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _refuse(self, fault: Fault) -> None:
             if fault.what == "silent":
-                hub.closing.wait(60)
-                self.close_connection = True
+                self._fall_silent()
             elif fault.what == "page":
                 self._send(200, PAGE)
             else:
@@ -254,7 +264,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     if hub.closing.wait(0.05):
                         break
             if what == "stall":
-                hub.closing.wait(60)
+                self._fall_silent()
             if what == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
@@ -263,6 +273,11 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             else:
                 self.close_connection = True
             return None
+
+        def _fall_silent(self) -> None:
+            SILENT.add(self.client_address[1])
+            hub.closing.wait(60)
+            self.close_connection = True
 
         def _head(self, status: int, length: int | None, headers: Mapping[str, str]) -> None:
             self.send_response(status)
@@ -301,31 +316,3 @@ def serve(repo: str, folder: Path, gated: str = "org/gated") -> Iterator[tuple[s
     hub.faults.append(Fault("status", f"/api/models/{gated}", status=403, headers={"X-Error-Code": "GatedRepo"}))
     with hub.running():
         yield hub.endpoint, hub.lines
-
-
-def point(monkeypatch: pytest.MonkeyPatch, endpoint: str, home: Path) -> None:
-    """Make the hub libraries of this process ask ``endpoint``, with caches in ``home`` and little patience."""
-    import datasets
-    import httpx2
-    from datasets import config
-    from huggingface_hub import constants
-    from huggingface_hub.utils import _http
-
-    from plr.hub import Patience
-
-    settings = {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": False}
-    settings |= {"HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}"}
-    for name, value in (settings | {"HF_HUB_DISABLE_XET": True}).items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", home / "datasets")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    patience = Patience(silence=0.4, tries=3, pause=0.01, longest_pause=0.5, window=0.3)
-    monkeypatch.setattr(Patience, "of_environment", lambda: patience)
-    hooks = {"request": [_http.hf_request_event_hook]}
-    # As the library's own, but for certificates, which take a tenth of a second to read.
-    monkeypatch.setattr(
-        _http,
-        "_GLOBAL_CLIENT_FACTORY",
-        lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None, verify=False),
-    )
-    datasets.disable_progress_bars()

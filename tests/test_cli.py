@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import plr
 from plr.cli.root import app, main
+from plr.store import Store
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -184,6 +185,19 @@ def test_output_that_exists_is_refused_before_any_work(
     assert "nothing is overwritten" in err
     assert (tmp_path / "mine" / "file").read_text() == "precious"
     assert not home.exists()
+
+
+def test_ctrl_c_in_a_command_says_what_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Store) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "all", interrupted)
+    code, _, err = run(monkeypatch, capsys, "ls")
+    assert code == 130
+    assert "interrupted" in err
+    assert "finished steps are kept" in err
 
 
 @pytest.mark.parametrize(

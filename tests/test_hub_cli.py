@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_hub import SHA, FakeHub, Fault, Repo
+from hub_client import environment
 
 from plr.embedded import tiny_path
 
@@ -36,15 +36,9 @@ def plr(hub: str, home: Path, *command: str, guarded: bool = False, **more: str)
         env=environment(hub, home) | more,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
-
-
-def environment(hub: str, home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "PLR_"))}
-    kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
-    return kept | {"HF_ENDPOINT": hub, "HF_HOME": str(home), "PLR_HOME": str(home / "plr"), "COLUMNS": "400"}
 
 
 def gsm8k(count: int = 40) -> Repo:
@@ -119,7 +113,7 @@ def test_three_commands_at_once_on_an_empty_cache(tmp_path: Path) -> None:
             subprocess.Popen(command, env=environment(hub.endpoint, tmp_path), stdout=subprocess.PIPE, text=True)
             for _ in range(3)
         ]
-        outs = [process.communicate(timeout=90)[0] for process in running]
+        outs = [process.communicate(timeout=600)[0] for process in running]
         whole = [one for one in hub.downloads() if "/content/" in one.path and one.range is None]
     assert "test 5?" in outs[0]
     assert outs[1:] == outs[:1] * 2
@@ -132,10 +126,10 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
     code = "from plr.hub import fetch; import sys; f = fetch('dataset', 'org/big', sys.argv[1], list, offline=False, advice='')"
     with FakeHub({"org/big": big}, [Fault("stall", "train.csv", times=1)]).running() as hub:
         command = [sys.executable, "-c", code, SHA]
-        process = subprocess.Popen(command, env=environment(hub.endpoint, tmp_path))
+        patient = environment(hub.endpoint, tmp_path) | {"PLR_HUB_TIMEOUT": "600"}
+        process = subprocess.Popen(command, env=patient)
         parts = tmp_path / "hub" / "datasets--org--big" / "plr" / "parts"
-        deadline = time.monotonic() + 60
-        while sum(path.stat().st_size for path in parts.glob("*")) < 300_000 and time.monotonic() < deadline:
+        while process.poll() is None and sum(path.stat().st_size for path in parts.glob("*")) < 300_000:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -144,3 +138,22 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
         assert [one.range for one in hub.downloads() if "train.csv" in one.path] == [None, f"bytes={had}-"]
     body = (tmp_path / "hub" / "datasets--org--big" / "snapshots" / SHA / "train.csv").read_bytes()
     assert body == big.files["train.csv"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_a_download_ends_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    with FakeHub({"openai/gsm8k": gsm8k(count=2000)}, [Fault("stall", times=1)]).running() as hub:
+        command = [sys.executable, "-c", MAIN, "tasks", "show", "gsm8k"]
+        patient = environment(hub.endpoint, tmp_path) | {"PLR_HUB_TIMEOUT": "600"}
+        process = subprocess.Popen(command, env=patient, stderr=subprocess.PIPE, text=True)
+        parts = tmp_path / "hub" / "datasets--openai--gsm8k" / "plr" / "parts"
+        while process.poll() is None and not any(path.stat().st_size for path in parts.glob("*")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate()[1]
+        assert (process.returncode, "Traceback" in error) == (130, False)
+        assert "interrupted" in error
+        assert "run the same command again" in error
+        done = plr(hub.endpoint, tmp_path, "tasks", "show", "gsm8k")
+        assert "test 0?" in done.stdout, done.stderr
+        assert [one.range is None for one in hub.downloads() if "/content/" in one.path] == [True, False, True]

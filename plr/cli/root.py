@@ -16,6 +16,8 @@ from plr.errors import PlrError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="plr",
     help="Quantize a model to k bits, train an adapter on it, restore the adapter onto an l-bit base, score the k x l grid.",
@@ -66,8 +68,10 @@ def main() -> None:
         app()
     except PlrError as error:
         _report(error, error.exit_code)
-    except KeyboardInterrupt:
-        _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), 130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:  # Typer makes an exit of Ctrl-C
+            raise
+        _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), INTERRUPTED)
     except MemoryError:
         _report(
             PlrError("out of memory", hint="use a smaller model, or lower runtime.micro_batch and runtime.slots"), 4

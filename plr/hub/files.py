@@ -14,16 +14,15 @@ How it works:
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from plr.errors import IntegrityError, UsageError
-from plr.hub.names import Kind, name_snapshot, repo_folder, writable
+from plr.hub.names import Kind, name_snapshot, repo_folder, write_whole
 from plr.hub.patience import patient
 from plr.hub.problems import explained
 from plr.hub.transfer import Listed, matches, transfer
@@ -64,11 +63,7 @@ class _Record:
         return record
 
     def save(self) -> None:
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with writable():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps({"listed": self.listed, "compared": self.compared}), encoding="utf-8")
-            part.replace(self.path)
+        write_whole(self.path, json.dumps({"listed": self.listed, "compared": self.compared}))
 
 
 def _listed_by_library(path: Path) -> dict[str, Listed]:
@@ -98,7 +93,7 @@ def _listed(record: _Record, kind: Kind, name: str, sha: str, offline: bool, adv
     if record.listed:
         return _checked(record.listed, name)
     if offline:
-        raise UsageError(f"plr is offline, and {name} at {sha[:12]} from the hub is not in the cache", hint=advice)
+        _say_what_lacks(kind, name, sha, advice)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -111,8 +106,21 @@ def _listed(record: _Record, kind: Kind, name: str, sha: str, offline: bool, adv
     return _checked(record.listed, name)
 
 
+def _say_what_lacks(kind: Kind, name: str, sha: str, advice: str) -> NoReturn:
+    folder = repo_folder(kind, name)
+    if not (folder / "snapshots" / sha).is_dir():
+        raise UsageError(f"plr is offline, and {name} at {sha[:12]} from the hub is not in the cache", hint=advice)
+    tree = folder / "trees" / f"{sha}.json"  # the hub library lets its owner alone read it
+    raise UsageError(
+        f"plr is offline, and the cache has files of {name} at {sha[:12]}, but no list of all files that can be read",
+        hint=f"let all read {tree}; or {advice}" if tree.exists() else advice,
+    )
+
+
 def _checked(listed: dict[str, Listed], name: str) -> dict[str, Listed]:
     """The listing, every name in which is inside of the repository and every checksum a number: they become names of files."""
+    if not listed:
+        raise UsageError(f"{name} on the hub has no files", hint="see whether the name and the revision are right")
     for path, entry in listed.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in path.replace("\\", "/").split("/")
         if not inside or not all(

@@ -5,21 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 from plr.errors import UsageError
 from plr.hub.patience import patient
 from plr.hub.problems import explained
 
-__all__ = ["Kind", "cached_sha", "commit_sha", "is_offline", "is_sha", "name_snapshot", "repo_folder", "writable"]
+__all__ = [
+    "Kind",
+    "cached_sha",
+    "commit_sha",
+    "is_offline",
+    "is_sha",
+    "name_snapshot",
+    "repo_folder",
+    "write_whole",
+]
 
 Kind = Literal["model", "dataset"]
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-_ASKED: dict[tuple[Kind, str, str], str] = {}
-"""Commits that the hub gave in this process -> the branch or tag that was asked for."""
 
 
 def is_offline(asked: bool) -> bool:
@@ -46,8 +54,7 @@ def repo_folder(kind: Kind, name: str) -> Path:
 def cached_sha(kind: Kind, name: str, revision: str | None = None) -> str | None:
     """The commit of ``name`` in the local hub cache: what ``revision`` (or main) points at there, or the only one there is."""
     folder = repo_folder(kind, name)
-    ref = folder / "refs" / (revision or "main")
-    sha = ref.read_text().strip() if ref.is_file() else revision
+    sha = _ref(folder, revision or "main") or revision
     if sha is not None:
         return sha if (folder / "snapshots" / sha).is_dir() else None
     snapshots = [path.name for path in (folder / "snapshots").glob("*")]
@@ -68,30 +75,51 @@ def commit_sha(kind: Kind, name: str, revision: str | None = None, *, advice: st
         sha = ask(name, revision=revision).sha
     if sha is None or not is_sha(sha):
         raise UsageError(f"the hub gave no commit sha for {name}, but {sha!r}", hint=advice)
-    _ASKED[kind, name, sha] = revision or "main"
+    folder, asked = repo_folder(kind, name), revision or "main"
+    if not is_sha(revision) and ".." not in asked and _ref(folder, asked) != sha:
+        with explained(kind, name, revision, advice=advice):
+            write_whole(_asked(folder) / quote(asked, safe=""), sha)
     return sha
 
 
 def name_snapshot(kind: Kind, name: str, sha: str) -> None:
-    """Remember which branch or tag a commit was asked for by, now that its files are there: offline the name finds it again."""
-    revision = _ASKED.get((kind, name, sha))
-    if revision is None or is_sha(revision):
-        return
-    ref = repo_folder(kind, name) / "refs" / revision
-    if ".." in revision or (ref.is_file() and ref.read_text() == sha):
-        return
-    part = ref.with_name(f".{ref.name}.{os.getpid()}")
-    with writable():
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(sha)
-        part.replace(ref)
+    """Let the branches and tags that were asked for and stand for ``sha`` be found offline, now that its files are there.
+
+    What was asked for is kept in files: one process may ask, and another fetch.
+    """
+    folder = repo_folder(kind, name)
+    for asked in _asked(folder).glob("[!.]*"):
+        with suppress(FileNotFoundError):  # another process has named it just now
+            if asked.read_text(encoding="utf-8") == sha:
+                write_whole(folder / "refs" / unquote(asked.name), sha)
+                with suppress(PermissionError):
+                    asked.unlink()
 
 
-@contextmanager
-def writable() -> Iterator[None]:
-    """What is written here saves work the next time: in a cache that is for reading alone it is left out."""
+def _ref(folder: Path, revision: str) -> str | None:
+    """The commit that a branch or tag points at in the cache."""
+    ref = folder / "refs" / revision
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def _asked(folder: Path) -> Path:
+    return folder / "plr" / "asked"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write ``file``, of which no one ever finds half. It saves work the next time: in a cache for reading alone it is left out.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        yield
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -15,18 +15,23 @@ not answer. ``hf download`` uses it, and what that fetched is found here.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from plr.errors import ResourceError
 from plr.hub.names import Kind, repo_folder
+from plr.hub.patience import SAID
 
 __all__ = ["Listed", "matches", "transfer"]
 
+LOG = logging.getLogger(__name__)
 CHUNK = 1 << 20
 SHOWN = 16 << 20
 """Bytes of a file from which on its progress is shown."""
@@ -68,7 +73,7 @@ def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str 
     folder, etag = repo_folder(kind, name), listed.sha256 or listed.oid
     part, blob = folder / "plr" / "parts" / etag, folder / "blobs" / etag
     part.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "plr" / "lock"):
+    with _turn(folder / "plr" / "lock", name):
         sha256 = matches(blob, listed) if blob.is_file() else None
         if sha256 is None:
             _fill(part, kind, name, sha, path, listed)
@@ -81,6 +86,21 @@ def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str 
             part.replace(blob)
         _link(folder / "snapshots" / sha / path, blob)
     return sha256
+
+
+@contextmanager
+def _turn(lock: Path, name: str) -> Iterator[None]:
+    """Alone with the files of ``name``. The lock is the operating system's: it ends with the process that has it."""
+    turn = FileLock(lock)
+    try:
+        turn.acquire(timeout=SAID)
+    except Timeout:
+        LOG.warning("another process fetches files of %s; waiting until it has them", name)
+        turn.acquire()
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed) -> None:

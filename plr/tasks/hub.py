@@ -81,16 +81,13 @@ class HubSource:
         try:
             folder = self.hub.id if _is_folder(self.hub.id) else str(self.fetch(offline=is_offline(False)))
             rows = _load(folder, self.hub, theirs)
-        except (PlrError, OSError, ValueError, RuntimeError, ImportError, *own_errors()) as error:
+        except (PlrError, OSError, ValueError, RuntimeError, ImportError, StopIteration, *own_errors()) as error:
             if isinstance(error, PlrError) and (isinstance(error, DataError) or not isinstance(error, UsageError)):
                 raise
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise ResourceError(
-                    f"the disk is full: {self.hub.id} does not fit into the cache of datasets",
-                    hint="make room, or point HF_HOME to a larger disk",
-                ) from error
+            cause = _cause(error)
+            _check_disk(cause, self.hub.id)
             raise DataError(
-                f"the {theirs} split of {self.description} cannot be loaded: {_first_line(error)}",
+                f"the {theirs} split of {self.description} cannot be loaded: {_first_line(cause)}",
                 expected=getattr(error, "expected", None),
                 hint=getattr(error, "hint", None) or hub_advice(self.task, self.hub, offline=is_offline(False)),
             ) from error
@@ -149,6 +146,37 @@ def _load(folder: str, hub: HubData, split: str) -> Any:
             enable_progress_bars()
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong: ``datasets`` says that something did, and has the reason behind it."""
+    while isinstance(error, own_errors()) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check_disk(error: BaseException, name: str) -> None:
+    """Say it if the folder to which ``datasets`` writes the rows is at fault, and not the rows.
+
+    Raises:
+        ResourceError: it is.
+    """
+    from datasets import config
+
+    if not isinstance(error, OSError):
+        return
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "Not enough disk space" in str(error):
+        raise ResourceError(
+            f"the disk is full: {name} does not fit into the cache of datasets, {config.HF_DATASETS_CACHE}",
+            hint="make room, or name a folder on a larger disk in HF_DATASETS_CACHE",
+        ) from error
+    if error.filename is not None and error.errno != errno.ENOENT:
+        raise ResourceError(
+            f"{error.filename}: {error.strerror}",
+            hint=f"rows are written to {config.HF_DATASETS_CACHE}: name a folder that can be written in HF_DATASETS_CACHE",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, StopIteration):
+        return "its files hold no rows"
     text = error.message if isinstance(error, PlrError) else str(error)
     return (text.strip() or type(error).__name__).splitlines()[0]

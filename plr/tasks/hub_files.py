@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from plr.errors import UsageError
+from plr.hub.names import write_whole
 
 __all__ = ["CARD", "chosen_files", "own_errors", "shown_folder", "workroom"]
 
@@ -59,9 +60,7 @@ def chosen_files(
         return list(json.loads(plan.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         found = _chosen(name, config, data_dir, listed, snapshot)
-    part = plan.with_name(f".{plan.name}.{os.getpid()}")
-    part.write_text(json.dumps(found), encoding="utf-8")
-    part.replace(plan)
+    write_whole(plan, json.dumps(found))
     return found
 
 
@@ -98,8 +97,9 @@ def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real:
     folder = home / name.rpartition("/")[2]
     if not folder.is_dir():
         part = Path(tempfile.mkdtemp(dir=home))
+        within = snapshot.parents[1] in home.parents  # of the cache: then it may be moved, or copied to another machine
         try:
-            _fill(part / "new", listed, snapshot, real)
+            _fill(part / "new", listed, snapshot, real, seen_from=folder if within else None)
             os.replace(part / "new", folder)
         except OSError:
             if not folder.is_dir():  # else another process has made it meanwhile
@@ -109,7 +109,10 @@ def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real:
     return folder
 
 
-def _fill(folder: Path, listed: list[str], snapshot: Path, real: Iterable[str]) -> None:
+def _fill(
+    folder: Path, listed: list[str], snapshot: Path, real: Iterable[str], *, seen_from: Path | None = None
+) -> None:
+    """Make ``folder`` with links to the ``real`` files: absolute ones, or as seen from where the folder will be."""
     folder.mkdir(parents=True)
     shown = set(real)
     for path in listed:
@@ -118,8 +121,9 @@ def _fill(folder: Path, listed: list[str], snapshot: Path, real: Iterable[str]) 
         if path not in shown:
             file.touch()
             continue
+        target = (snapshot / path).absolute()
         try:
-            file.symlink_to(snapshot / path)
+            file.symlink_to(target if seen_from is None else os.path.relpath(target, (seen_from / path).parent))
         except OSError:
             shutil.copyfile(snapshot / path, file)
 

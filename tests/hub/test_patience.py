@@ -37,11 +37,17 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def ask(answer: Callable[[httpx2.Request], httpx2.Response], method: str = "GET", **headers: str) -> httpx2.Response:
+def ask(
+    answer: Callable[[httpx2.Request], httpx2.Response],
+    method: str = "GET",
+    *,
+    patience: Patience = PATIENCE,
+    **headers: str,
+) -> httpx2.Response:
     before = _http._GLOBAL_CLIENT_FACTORY
     _http.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answer)))
     try:
-        with patient(PATIENCE):
+        with patient(patience):
             return _http.get_session().request(method, "http://hub/file", headers=headers)
     finally:
         _http.set_client_factory(before)
@@ -148,6 +154,23 @@ def test_a_hub_that_answered_once_has_all_tries_from_then_on(pauses: list[float]
     assert ask(in_turn(httpx2.Response(200))).status_code == 200
     with pytest.raises(HubError, match="4 tries"):
         ask(in_turn(httpx2.ConnectError("refused")))
+
+
+def test_no_request_waits_for_ever(pauses: list[float]) -> None:
+    """Ten seconds for a host that has never answered, ``silence`` for one that has; half of it for a connection."""
+    waits: list[dict[str, float]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        waits.append(request.extensions["timeout"])
+        return httpx2.Response(200)
+
+    for silence in (30, 30, 4):
+        ask(answer, patience=Patience(silence=silence))
+    assert [(wait["connect"], wait["read"], wait["write"], wait["pool"]) for wait in waits] == [
+        (10, 10, 10, 10),
+        (10, 30, 30, 30),
+        (2, 4, 4, 4),
+    ]
 
 
 def test_a_slow_stream_counts_as_a_failure_and_a_slow_reader_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

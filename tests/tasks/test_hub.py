@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_hub import SHA, FakeHub, Fault, Repo, point
+from fake_hub import SHA, FakeHub, Fault, Repo
+from hub_client import point
 
 from plr import data
 from plr.data import data_record, load_split, resolve_task
-from plr.errors import DataError, IntegrityError, ResourceError
+from plr.errors import DataError, IntegrityError, ResourceError, UsageError
 from plr.tasks import HubData, TaskData, tasks
 from plr.tasks.gsm8k import Gsm8k
 from plr.tasks.hub import HubSource
@@ -100,7 +101,9 @@ def test_offline_names_the_command_and_the_alternative(
 ) -> None:
     import huggingface_hub
 
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(DataError, match="cannot be loaded") as raised:
@@ -154,12 +157,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     repos["org/table"] = Repo({"test.csv": b"question,answer\nq,#### 1\n"})
     repos["org/script"] = Repo({"script.py": b"raise SystemExit", "README.md": b"# old\n"})
     repos["org/empty"] = Repo({"README.md": b"# nothing yet\n", "model.onnx": b"x"})
+    repos["org/norows"] = Repo({"test.jsonl": b""})
     repos["org/broken"] = Repo({"test.jsonl": b'{"question": "q", \n'})
     with FakeHub(repos).running() as hub:
         point(monkeypatch, hub.endpoint, tmp_path)
         for cached in (data.load_split, data._head):
             cached.cache_clear()
         yield hub
+    for cached in (data.load_split, data._head):
+        cached.cache_clear()
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +277,20 @@ def test_a_branch_is_pinned_to_its_commit_and_a_commit_stays(hub: FakeHub, monke
         assert len([one for one in hub.asked[before:] if "openai" in one.path]) == calls
 
 
+def test_a_hub_that_is_down_and_data_that_are_there(hub: FakeHub) -> None:
+    hub.faults.append(Fault("status", "/api/"))
+    for there in (False, True):
+        with pytest.raises(UsageError, match="'openai/gsm8k' cannot be had from the hub: it answers 500") as e:
+            resolve_task("gsm8k")
+        assert ("use --offline, as it was fetched before" in str(e.value.hint)) == there
+        assert "give --data FOLDER with rows of gsm8k" in str(e.value.hint)
+        hub.faults.clear()
+        load_split(resolve_task("gsm8k"), "test")
+        data._head.cache_clear()
+        hub.faults.append(Fault("status", "/api/"))
+    assert resolve_task("gsm8k", offline=True).revision == SHA
+
+
 def test_another_commit_in_the_cache_is_not_taken_for_the_pinned_one(hub: FakeHub) -> None:
     """What ``load_dataset`` by name does when the hub fails: it falls back to whatever its cache holds of that name."""
     read("openai/gsm8k", config="main")
@@ -312,7 +332,8 @@ def test_other_rows_than_the_listing_promises_are_refused(hub: FakeHub) -> None:
         ("openai/gsm8k", "other", "train", SHA, 'Unknown split "train". Should be one of'),
         ("org/script", None, "test", SHA, r"org/script on the hub is a script \(script.py\)"),
         ("org/empty", None, "test", SHA, r"org/empty on the hub has no file of rows .*"),
-        ("org/broken", None, "test", SHA, "the test split of org/broken.* cannot be loaded"),
+        ("org/broken", None, "test", SHA, "the test split of org/broken.* cannot be loaded: JSON parse error"),
+        ("org/norows", None, "test", SHA, "the test split of org/norows.* cannot be loaded: its files hold no rows"),
         ("a/b/c", None, "test", None, "'a/b/c' cannot be the name of a dataset"),
     ],
 )
@@ -332,13 +353,46 @@ def test_a_licence_that_is_not_accepted(hub: FakeHub, gate: int) -> None:
     assert f"accept it at {hub.endpoint}/datasets/openai/gsm8k" in str(raised.value.hint)
 
 
-def test_a_disk_that_is_full_while_rows_are_written(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+NO_ROOM = OSError("Not enough disk space. Needed: 3 GB (download: 1 GB, generated: 2 GB")
 
-    monkeypatch.setattr(datasets, "load_dataset", full)
-    with pytest.raises(ResourceError, match="the disk is full: org/table does not fit"):
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full: org/table does not fit into the cache of datasets"),
+        (OSError(122, "Disk quota exceeded", "/cache/x"), "the disk is full: org/table does not fit"),
+        (NO_ROOM, "the disk is full: org/table does not fit"),
+        (PermissionError(13, "Permission denied", "/cache/x"), "/cache/x: Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_take_the_rows(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cause: OSError, message: str, wrapped: bool
+) -> None:
+    """``datasets`` says that an error occurred, and has the reason behind it."""
+
+    def fail(*_: object, **__: object) -> None:
+        if wrapped:
+            raise datasets.exceptions.DatasetGenerationError("An error occurred while generating") from cause
+        raise cause
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(ResourceError, match=message) as e:
         read("org/table")
+    assert "HF_DATASETS_CACHE" in str(e.value.hint)
+
+
+def test_a_cache_that_was_moved_or_copied_is_read_where_it_is(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is filled where there is a network, and copied to where there is none."""
+    read("openai/gsm8k", config="main")
+    (tmp_path / "hub").rename(tmp_path / "elsewhere")
+    point(monkeypatch, "http://127.0.0.1:9", tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "there" / "hub")
+    no_network(monkeypatch)
+    assert read("openai/gsm8k", config="main") == [f"t {index}" for index in range(10)]
 
 
 def test_a_folder_of_the_same_name_is_not_taken_for_the_hub(
