@@ -190,7 +190,7 @@ def test_output_that_exists_is_refused_before_any_work(
 def test_ctrl_c_in_a_command_says_what_is_kept(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_: Store) -> None:
+    def interrupted(_: Store, *kinds: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Store, "all", interrupted)
