@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: grid test test-slow lint notebook clean
+.PHONY: grid test test-slow lint clean
 
 grid: $(VENV)/.base
 	$(BIN)/plr grid configs/studies/quickstart.yaml

@@ -15,7 +15,6 @@ _NEEDED = ("torch", "transformers", "peft", "accelerate", "datasets")
 _EXTRAS = {
     "gptqmodel": "pip install 'plr[gptqmodel]' for --method gptqmodel, and to run GPTQ checkpoints with its kernels",
     "bitsandbytes": "pip install 'plr[bitsandbytes]' for --method nf4 and int8",
-    "ray": "pip install 'plr[ray]' to spread a study over machines",
     "vllm": "pip install 'plr[vllm]' to serve 4- and 8-bit bases",
 }
 

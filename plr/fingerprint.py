@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json"]
+__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json", "text_sha256"]
 
 _CHUNK = 1 << 20
 
@@ -84,3 +84,8 @@ def _checked(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_checked(item, f"{where}[{i}]") for i, item in enumerate(cast("list[object]", value))]
     raise TypeError(f"{where} is a {type(value).__name__}: only JSON values have a fingerprint")
+
+
+def text_sha256(text: str) -> str:
+    """Of a text as UTF-8; half a surrogate pair, which a field that no model reads may hold, as three bytes."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -7,11 +7,11 @@ tokens with neither EOS nor a stop text.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from plr.fewshot import DELIMITER, Shots, stops_for
+from plr.fingerprint import text_sha256
 from plr.lm import Generation
 from plr.specs import Evaluate
 
@@ -34,7 +34,7 @@ def protocol(
     shots = shots or Shots()
     made = [one for one in generations if one is not None]
     return {
-        "prompts_sha256": _sha256("\x00".join(prompts)),
+        "prompts_sha256": text_sha256("\x00".join(prompts)),
         "first_prompt": prompts[0] if prompts else None,
         "fewshot": {
             "num_fewshot": len(shots.examples),
@@ -43,7 +43,7 @@ def protocol(
             "sampler": ("first_n" if step.fewshot_seed is None else "drawn") if shots.examples else None,
             "seed": step.fewshot_seed,
             "delimiter": DELIMITER if shots.examples else None,
-            "context_sha256": _sha256(shots.context) if shots.examples else None,
+            "context_sha256": text_sha256(shots.context) if shots.examples else None,
         },
         "chat_template": None,
         "generation": generation_settings(step) if step.generate and not head else None,
@@ -59,7 +59,3 @@ def protocol(
 def generation_settings(step: Evaluate) -> dict[str, Any]:
     """As lm-eval spells them."""
     return {"until": list(stops_for(step)), "do_sample": False, "max_gen_toks": step.max_new_tokens}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

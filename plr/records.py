@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.fewshot import DELIMITER
+from plr.fingerprint import text_sha256
 from plr.provenance import provenance
 from plr.specs import Evaluate
 from plr.tasks import Example, Task
@@ -43,9 +43,9 @@ def record(
         "filtered_resps": [answer],
         "filter": "none",
         "metrics": [*scores, ANSWER_LOSS],
-        "doc_hash": _sha(json.dumps(doc, indent=2, default=str, ensure_ascii=False)),  # as lm-eval hashes it
-        "prompt_hash": _sha(str(arguments[0])),
-        "target_hash": _sha(row.target),
+        "doc_hash": text_sha256(json.dumps(doc, indent=2, default=str, ensure_ascii=False)),  # as lm-eval hashes it
+        "prompt_hash": text_sha256(str(arguments[0])),
+        "target_hash": text_sha256(row.target),
         ANSWER_LOSS: loss,
         **more,
         **scores,
@@ -131,7 +131,9 @@ def write(
         },
         "git_hash": (made_by["git"] or {}).get("commit"),
         "date": now.timestamp(),
-        "task_hashes": {task.name: _sha("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))},
+        "task_hashes": {
+            task.name: text_sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))
+        },
         "model_source": "plr",
         "model_name": step.base.model.name,
         "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", step.base.model.name),
@@ -146,7 +148,7 @@ def write(
         "versions_of_packages": made_by["versions"],
         "protocol": protocol,
     }
-    (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False))
+    (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     with (folder / f"samples_{task.name}_{stamp}.jsonl").open("wb") as stream:
         for sample in samples:
             stream.write(_line(sample))
@@ -193,7 +195,3 @@ def _line(sample: Mapping[str, Any]) -> bytes:
         return json.dumps(sample, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, in a field that no model reads: it stays an escape
         return json.dumps(sample).encode() + b"\n"
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -25,7 +25,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     >>> did_you_mean("gms8k", ["gsm8k", "tiny_math"])
     'did you mean gsm8k?'
     """
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    names = {one.lower(): one for one in known}
+    near = [names[one] for one in difflib.get_close_matches(name.lower(), list(names), n=2, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else None
 
 

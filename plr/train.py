@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from plr.adapters.peft import name_base
 from plr.bases import Loaded, load_base
 from plr.costs import inference_overhead, peak_memory, reset_peak_memory
 from plr.data import data_record, draw, guarded_train, head_of, load_split
-from plr.errors import ResourceError, TrainingError
+from plr.errors import ConfigError, MissingDependencyError, ResourceError, TrainingError
 from plr.objectives import AnswerObjective, HeadObjective, Objective
+from plr.registry import did_you_mean
 from plr.runtime import Runtime
 from plr.specs import ModelRef, Train
 from plr.store import Store
@@ -53,10 +54,12 @@ def train(
     costs a forward pass, row and token counts.
 
     Raises:
+        ConfigError, MissingDependencyError: a tracker in ``runtime.report_to`` that is none, or is not installed.
         DataError: rows that do not fit max_length; nothing is cut.
         TrainingError: the loss is not finite.
         ResourceError: out of GPU memory.
     """
+    _check_reports(runtime.report_to)
     spec, work = step.train, store.work(step)
     work.mkdir(parents=True, exist_ok=True)
     reset_peak_memory()
@@ -143,6 +146,25 @@ def _overhead(model: Any, objective: Objective, runtime: Runtime) -> float:
     batch.pop("shift_labels")
     inputs = {name: tensor.to(runtime.torch_device()) for name, tensor in batch.items()}
     return inference_overhead(model, lambda: objective.loss(model, inputs, labels))
+
+
+def _check_reports(names: Sequence[str]) -> None:
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(
+                f"runtime.report_to names {name!r}",
+                expected="tensorboard, mlflow, or another tracker that transformers knows",
+                hint=did_you_mean(name, INTEGRATION_TO_CALLBACK),
+            )
+        if name not in get_available_reporting_integrations():
+            raise MissingDependencyError(
+                f"runtime.report_to names {name}, which is not installed", hint=f"pip install {name}, or 'plr[track]'"
+            )
 
 
 def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loaded) -> TrainingArguments:

@@ -165,6 +165,18 @@ def test_a_runtime_setting_that_is_none_is_refused(
     assert "unknown key micro_bach, did you mean micro_batch?" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tensorbord", "did you mean tensorboard?"), ("comet_ml", "names comet_ml, which is not installed")],
+)
+def test_a_tracker_that_is_not_there_is_refused(
+    name: str, message: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(monkeypatch, capsys, "train", "--bits", "16", "--set", f"runtime.report_to=[{name}]")
+    assert code in (1, 2)
+    assert message in err
+
+
 def test_empty_calibration_file(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,7 +192,7 @@ class _Walk:
             stack.callback(handle.remove)
 
             stage: Stage | None = None
-            while (arrivals := self._advance(stage)) is not None:
+            while (arrivals := self._advance()) is not None:
                 name = arrivals[0].name
                 if stage is None or not stage.sees([a.X for a in arrivals]):
                     stage = Stage(name, correct=self.correct)
@@ -206,7 +206,7 @@ class _Walk:
                 stack.callback(handle.remove)
         check_all_reached(layers)
 
-    def _advance(self, stage: Stage | None) -> list[_Arrival] | None:
+    def _advance(self) -> list[_Arrival] | None:
         """Let every batch run to its next gate; None when all have ended."""
         arrivals: list[_Arrival] = []
         for i, run in enumerate(self.runs):

@@ -79,7 +79,7 @@ def report_html(
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["prose"] = _prose
     template = page.from_string(files("plr.report").joinpath("template.html.j2").read_text(encoding="utf-8"))
-    rows = contrast_rows(results, found)
+    rows = contrast_rows(found)
     keep = [i for i in range(len(CONTRAST_HEAD)) if i >= 4 or len({row[i] for row in rows}) > 1]
     done = len(results.cells) - len(results.failed)
     return template.render(

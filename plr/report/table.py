@@ -72,7 +72,7 @@ def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = Non
     )
     for metric in other_metrics(results):
         parts += _section(results, metric_title(metric, code=True), _only(results, metric), metric_sheet)
-    if rows := contrast_rows(results, found):
+    if rows := contrast_rows(found):
         keep = _used_columns(rows)
         parts.append("### Contrasts, on the same documents")
         parts.append(CONTRAST_LEGEND)
@@ -135,7 +135,7 @@ def metric_title(metric: str, *, code: bool = False) -> str:
     return f"{name}{_unit_note([metric])}"
 
 
-def contrast_rows(results: ResultSet, found: Sequence[Contrast]) -> list[tuple[str, ...]]:
+def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
     """The contrasts as text, in the columns of `CONTRAST_HEAD`."""
     rows = []
     for c in found:

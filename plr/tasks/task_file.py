@@ -46,7 +46,7 @@ How it works:
    changes nothing, a template changes everything; with ``scorer`` the version of that task too. The rows count by their content.
 4. The definition travels in the step: an adapter can be evaluated when the file is gone.
 
-Given up: several right answers for one row, few-shot prompts (write them into the template), fields inside fields.
+Given up: several right answers for one row, fields inside fields.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ __all__ = ["HubPart", "TaskFile", "find_task", "is_task_file", "read_task", "tas
 FORMAT = 1
 """Raised when the same file comes to mean something else, a default among it."""
 NUMBERS = ("pearson", "spearman")
-BOUNDARIES = ("line", "paragraph", "statement", "text")
 
 
 class HubPart(BaseModel, frozen=True, extra="forbid"):
