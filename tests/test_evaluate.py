@@ -226,3 +226,27 @@ def test_the_command_says_what_a_reader_of_the_numbers_must_know(lab: Lab, tmp_p
     (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(60)))
     shown = told(base.fingerprint, "--task", "text_classification", "--data", str(tmp_path / "rows.tsv"))
     assert "the head is untrained (random, seed 0): the scores are chance" in shown
+
+
+def test_a_result_of_another_dtype_is_not_given_for_the_one_asked(lab: Lab) -> None:
+    base = lab.quantize(bits=4, task="tiny_math", overrides=["quantize.method=rtn"])
+    settings = {"PLR_HOME": str(lab.store.home)}
+    command = [
+        "eval",
+        base.fingerprint,
+        "--task",
+        "tiny_math",
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    first = CliRunner().invoke(app, [*command, "--dtype", "bfloat16", "--json"], env=settings)
+    assert json.loads(first.stdout)["metrics"]["protocol"]["engine"]["dtype"] == "bfloat16", first.output
+    again = CliRunner().invoke(app, command, env=settings)
+    assert again.exit_code == 0, again.output
+    other = CliRunner().invoke(app, [*command, "--dtype", "float32"], env=settings)
+    assert isinstance(other.exception, UsageError)
+    assert "computed in bfloat16" in str(other.exception)

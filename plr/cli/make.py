@@ -162,6 +162,12 @@ def evaluate(
     engine: Annotated[
         Literal["hf", "vllm"], typer.Option(help="What writes the answers: transformers here, or vLLM (a GPU).")
     ] = "hf",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(
+            help="Of the computation; auto: the faster one on a CPU. Texts are reproduced elsewhere in float32."
+        ),
+    ] = "auto",
     data: Data = None,
     output: Output = None,
     device: Device = "auto",
@@ -174,7 +180,7 @@ def evaluate(
     """
     from plr.cli.show import console
 
-    here = lab(device, offline)
+    here = lab(device, offline, dtype=None if dtype == "auto" else dtype)
     step = here.result(
         ref,
         task,
@@ -186,6 +192,12 @@ def evaluate(
         fewshot_seed=fewshot_seed,
         engine=engine,
     )
+    stored = here.store.get(step)
+    if stored is not None and dtype not in ("auto", stored.metrics["dtype"]):
+        raise UsageError(
+            f"{stored.path} holds this result, computed in {stored.metrics['dtype']}, and a store keeps one",
+            hint=f"delete that folder, or name another store in PLR_HOME, and run it again in {dtype}",
+        )
     artifact = finish(step, here, output=output, as_json=as_json)
     if not as_json:
         for name, metric in artifact.metrics["metrics"].items():
