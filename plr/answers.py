@@ -122,7 +122,8 @@ class ServingBase:
             MissingDependencyError, ModelError, ResourceError: vLLM is not there or does not start.
         """
         from plr.serving.fits import lora_rank, lora_targets
-        from plr.serving.vllm import VllmEngine, require_vllm
+        from plr.serving.package import require_vllm
+        from plr.serving.vllm import VllmEngine
 
         check_engine(step)
         folder, adapter, rank, targets = self._folder(step), None, None, None

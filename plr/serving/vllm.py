@@ -18,7 +18,6 @@ vLLM runs in this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`) and sends no usag
 from __future__ import annotations
 
 import gc
-import importlib.util
 import io
 import json
 import math
@@ -28,56 +27,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from plr.errors import MissingDependencyError, ModelError, PlrError, ResourceError, UsageError
+from plr.errors import ModelError, UsageError
 from plr.lm import AnswerLoss, Generation, encode_pair
 from plr.lm.stops import StopStrings
 from plr.lm.tokens import check_room, check_some, decode, encode_prompt, end_tokens
 from plr.serving.fits import lora_rank, lora_targets, room_for_rank, why_not_vllm
+from plr.serving.package import failures, not_served, require_vllm
 
-__all__ = ["VllmEngine", "require_vllm"]
+__all__ = ["VllmEngine"]
 
-OLDEST = (0, 32)
-"""Older versions read ``desc_act`` and pass over ``alpha_pattern`` in silence."""
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-}
-"""Standard output is the command's own."""
-OWN_ENVIRONMENT = "pip install 'plr[vllm]' in an environment of its own (vLLM pins torch), or use --engine hf"
-
-
-def require_vllm() -> Any:
-    """The package.
-
-    Raises:
-        MissingDependencyError: it is not installed, cannot be imported here, or is too old.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingDependencyError(
-            "the engine vllm needs the package vllm, and it is not installed",
-            expected="Linux on x86_64 or aarch64, with a GPU that vLLM supports",
-            hint=OWN_ENVIRONMENT,
-        )
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        package = importlib.import_module("vllm")
-        _ = package.LLM  # loaded lazily, with all of its libraries
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"vllm is installed and cannot be imported: {_first_line(error)}",
-            expected="vLLM and the torch it was built for",
-            hint=OWN_ENVIRONMENT,
-        ) from error
-    version = tuple(int(part) for part in str(package.__version__).split(".")[:2] if part.isdigit())
-    if version < OLDEST:
-        raise MissingDependencyError(
-            f"vllm is {package.__version__}", expected=f"{OLDEST[0]}.{OLDEST[1]} or later", hint=OWN_ENVIRONMENT
-        )
-    return package
 
 
 class VllmEngine:
@@ -154,8 +113,8 @@ class VllmEngine:
             arguments["lora_target_modules"] = None if self._targets is None else sorted(self._targets)
         try:
             self._llm: Any = package.LLM(**arguments)
-        except _failures() as error:
-            raise _not_served(self.folder, error) from error
+        except failures() as error:
+            raise not_served(self.folder, error) from error
         self.max_model_len = int(self._llm.model_config.max_model_len)
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
 
@@ -271,8 +230,8 @@ class VllmEngine:
         bar = False if on_progress is None else _bar(on_progress)
         try:
             return self._llm.generate(inputs, params, lora_request=request, use_tqdm=bar)
-        except _failures() as error:
-            raise _not_served(self.folder, error) from error
+        except failures() as error:
+            raise not_served(self.folder, error) from error
 
     def _logprobs(self, texts: list[list[int]], request: Any) -> list[list[float]]:
         """Of each text the log-probabilities of its tokens after the first."""
@@ -335,7 +294,7 @@ def _check_dtype(dtype: str, *, quantized: bool, adapters: bool) -> None:
         raise UsageError(
             f"vLLM does not compute {what} in float32",
             expected="bfloat16 or float16",
-            hint="choose the dtype auto or bfloat16 (runtime.dtype of a study, dtype of a Lab)",
+            hint="choose the dtype auto or bfloat16 (--dtype, runtime.dtype of a study, dtype of a Lab)",
         )
 
 
@@ -368,35 +327,3 @@ def _bar(on_progress: Callable[[int, int], None]) -> Callable[..., Any]:
             return shown
 
     return Told
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """What vLLM raises when it cannot do what it is asked."""
-    from vllm.exceptions import VLLMError  # type: ignore[import-not-found]
-
-    return (VLLMError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
-
-
-def _not_served(folder: Path, error: BaseException) -> PlrError:
-    import torch
-
-    words = _first_line(error)
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in words.lower() or "KV cache" in words:
-        return ResourceError(
-            f"vLLM has not enough memory for {folder}: {words}",
-            expected="a GPU that holds the weights and the keys and values of one text",
-            hint="choose fewer bits, a smaller model or a smaller max_model_len, or use --engine hf",
-        )
-    gpu = "" if torch.cuda.is_available() else ", on a GPU (torch sees none here)"
-    return ModelError(
-        f"vLLM cannot serve {folder}: {words}",
-        expected=f"a model and adapter that vLLM supports{gpu}",
-        hint="use --engine hf, which runs everything that plr makes",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    """The line that says something: pydantic's first counts errors, and its others end in a description of the input."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    counted = "validation error" in lines[0] and len(lines) > 1
-    return lines[1].partition(" [type=")[0].removeprefix("Value error, ") if counted else lines[0]

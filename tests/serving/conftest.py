@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from plr.serving.vllm import ENVIRONMENT
+from plr.serving.package import ENVIRONMENT
 
 from .vllm_stand_in import LLM, install
 

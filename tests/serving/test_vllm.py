@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from plr.embedded import tiny_path
 from plr.errors import DataError, MissingDependencyError, ModelError, ResourceError, UsageError
 from plr.lm import answer_loss, generate
-from plr.serving.vllm import VllmEngine, require_vllm
+from plr.serving.package import require_vllm
+from plr.serving.vllm import VllmEngine
 from plr.tasks import tasks
 
 from .vllm_stand_in import LLM
