@@ -56,17 +56,8 @@ class Local:
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self.facts: Mapping[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str],
-        on_progress: OnProgress | None,
-        names: Sequence[str] | None = None,
-    ) -> list[Generation]:
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "slots": self.slots, "names": names}
-        return generate(self.model, self.tokenizer, prompts, on_progress=on_progress, **settings)
+    def generate(self, prompts: Sequence[str], **settings: Any) -> list[Generation]:
+        return generate(self.model, self.tokenizer, prompts, slots=self.slots, **settings)
 
     def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
         return answer_loss(self.model, self.tokenizer, pairs, names=names)
@@ -83,22 +74,8 @@ class Served:
         self.engine, self.adapter, self.tokenizer, self.change = engine, adapter, tokenizer, change
         self.facts: Mapping[str, Any] = facts
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str],
-        on_progress: OnProgress | None,
-        names: Sequence[str] | None = None,
-    ) -> list[Generation]:
-        settings: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "stop": stop,
-            "adapter": self.adapter,
-            "names": names,
-        }
-        return self.engine.generate(prompts, on_progress=on_progress, **settings)
+    def generate(self, prompts: Sequence[str], **settings: Any) -> list[Generation]:
+        return self.engine.generate(prompts, adapter=self.adapter, **settings)
 
     def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
         return self.engine.answer_loss(pairs, adapter=self.adapter, names=names)
