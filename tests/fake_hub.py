@@ -276,7 +276,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _fall_silent(self) -> None:
             SILENT.add(self.client_address[1])
-            hub.closing.wait(60)
+            hub.closing.wait()
             self.close_connection = True
 
         def _head(self, status: int, length: int | None, headers: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
     here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PLR_HOME": str(home / "plr")}
-    return kept | here | {"HF_HUB_DISABLE_XET": "1", "COLUMNS": "400"}
+    return kept | here | {"HF_HUB_DISABLE_XET": "1", "COLUMNS": "400", "PLR_HUB_TIMEOUT": "600"}
 
 
 class _Told(httpcore2.NetworkStream):

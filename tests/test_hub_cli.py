@@ -126,8 +126,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
     code = "from plr.hub import fetch; import sys; f = fetch('dataset', 'org/big', sys.argv[1], list, offline=False, advice='')"
     with FakeHub({"org/big": big}, [Fault("stall", "train.csv", times=1)]).running() as hub:
         command = [sys.executable, "-c", code, SHA]
-        patient = environment(hub.endpoint, tmp_path) | {"PLR_HUB_TIMEOUT": "600"}
-        process = subprocess.Popen(command, env=patient)
+        process = subprocess.Popen(command, env=environment(hub.endpoint, tmp_path))
         parts = tmp_path / "hub" / "datasets--org--big" / "plr" / "parts"
         while process.poll() is None and sum(path.stat().st_size for path in parts.glob("*")) < 300_000:
             time.sleep(0.05)
@@ -144,8 +143,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_middle_of_a_download_ends_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
     with FakeHub({"openai/gsm8k": gsm8k(count=2000)}, [Fault("stall", times=1)]).running() as hub:
         command = [sys.executable, "-c", MAIN, "tasks", "show", "gsm8k"]
-        patient = environment(hub.endpoint, tmp_path) | {"PLR_HUB_TIMEOUT": "600"}
-        process = subprocess.Popen(command, env=patient, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment(hub.endpoint, tmp_path), stderr=subprocess.PIPE, text=True)
         parts = tmp_path / "hub" / "datasets--openai--gsm8k" / "plr" / "parts"
         while process.poll() is None and not any(path.stat().st_size for path in parts.glob("*")):
             time.sleep(0.02)

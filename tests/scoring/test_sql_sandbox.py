@@ -1,4 +1,4 @@
-"""What a query may not do: each is refused or stopped, within a second of CPU and 256 MB, and the run goes on."""
+"""What a query may not do: each is refused or stopped, within 0.6 seconds of CPU and 256 MB, and the run goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plr.scoring import sql_pool, sql_process
 from plr.scoring.sql_execute import exec_match, exec_match_all
 from plr.scoring.sql_pool import Pool, Sample, shared_pool
 from plr.scoring.sql_sandbox import MAX_CHARS, Failure, Result, Sandbox
-from plr.scoring.sql_worker import ADDRESS_SPACE
+from plr.scoring.sql_worker import ADDRESS_SPACE, CPU_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CONTEXT, GOLD = "CREATE TABLE t (a INTEGER, b VARCHAR)", "SELECT a FROM t WHERE b = 'x'"
@@ -93,35 +93,43 @@ def _used(queries: list[str]) -> tuple[float, int, int, list[str]]:
     return seconds, memory, status, [json.loads(line)[0] for line in run.stderr.splitlines()][1:]
 
 
+@pytest.fixture(scope="module")
+def allowed() -> float:
+    """Seconds of CPU: the limit, and a few starts of a worker (0.05 to 0.1 s where this was written), as slow as they are here."""
+    return CPU_SECONDS + 4 * _used([])[0]
+
+
 @pytest.mark.parametrize("name", COSTLY)
-def test_one_query_takes_less_than_a_second_of_cpu_and_256_mb(name: str) -> None:
+def test_one_query_takes_the_limit_of_cpu_and_256_mb_at_most(name: str, allowed: float) -> None:
     """Counted by the operating system, not by a clock: other work on the machine changes nothing."""
     query, kind = HOSTILE[name]
     seconds, memory, status, verdicts = _used([query])
-    assert seconds < 1.0
+    assert seconds < allowed
     assert memory < ADDRESS_SPACE
     assert (status, verdicts) in ((0, [kind]), (-signal.SIGPROF, []))
 
 
-def test_all_that_is_refused_takes_less_than_a_second_together() -> None:
+def test_all_that_is_refused_takes_no_more_than_one_query_may(allowed: float) -> None:
     refused = [HOSTILE[name] for name in HOSTILE if name not in COSTLY]
     seconds, memory, status, verdicts = _used([query for query, _ in refused])
     assert (status, verdicts) == (0, [kind for _, kind in refused])
-    assert seconds < 1.0
+    assert seconds < allowed
     assert memory < ADDRESS_SPACE
 
 
-def test_verdicts_come_while_others_are_made_and_may_be_left() -> None:
-    """Slow samples do not hold back those before them, and a closed iterator ends the work: 32 of them take 20 seconds."""
+def test_verdicts_come_while_others_are_made_and_may_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow samples do not hold back those before them, and a closed iterator ends the work: 32 of them end 32 processes."""
+    started: list[int] = []
+    process = sql_pool.WorkerProcess
+    monkeypatch.setattr(sql_pool, "WorkerProcess", lambda: (started.append(1), process())[1])
     pool = Pool(1)
     slow = Sample(CONTEXT, GOLD, HOSTILE["a step that takes seconds"][0])
     coming = pool.verdicts([Sample(CONTEXT, GOLD, GOLD)] * sql_pool.CHUNK + [slow] * 2 * sql_pool.CHUNK)
     assert next(coming).kind == "equal"
     coming.close()  # pyright: ignore[reportAttributeAccessIssue]
-    before = os.times().children_user
     assert [verdict.kind for verdict in pool.judge([Sample(CONTEXT, GOLD, GOLD)])] == ["equal"]
     pool.close()
-    assert os.times().children_user - before < 5  # seconds of CPU of the processes that ended
+    assert len(started) < 16
 
 
 def test_memory_of_a_worker_is_limited() -> None:
