@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from plr.runtime import Runtime, device_refusal
+
 __all__ = ["Check", "examine"]
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "datasets")
@@ -55,13 +57,15 @@ def _torch() -> list[Check]:
     from plr.gptq import kernel_in_use
     from plr.lm import choose_dtype
 
-    dtype = choose_dtype("cuda" if torch.cuda.is_available() else "cpu")
-    kernel = kernel_in_use("cuda" if torch.cuda.is_available() else "cpu", dtype)
+    device = Runtime().torch_device()
+    dtype = choose_dtype(device)
+    kernel = kernel_in_use(device, dtype)
     packed = Check("k-bit layers", True, f"{kernel.name}: {kernel.why}")
-    if not torch.cuda.is_available():
-        fast = f"{torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}"
+    if device == "cpu":
+        fast = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {str(dtype).removeprefix('torch.')}"
+        unusable = torch.cuda.is_available() and f"unusable: {device_refusal('cuda')}"
         return [
-            Check("GPU", False, "none", "models of about 1B and more want one"),
+            Check("GPU", False, unusable or "none", "models of about 1B and more want one"),
             Check("CPU", True, fast),
             packed,
         ]

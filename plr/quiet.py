@@ -16,6 +16,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+from plr.errors import MissingDependencyError
+
 __all__ = ["import_gptqmodel", "quiet_libraries", "silenced"]
 
 
@@ -52,13 +54,25 @@ def import_gptqmodel() -> None:
 
     On machines with few cores its thread pool needs a number before the import. A library of its own points the hub cache
     elsewhere while it is imported; what the user set is put back.
+
+    Raises:
+        MissingDependencyError: it is installed and cannot be imported here. PEFT could not go on without it either.
     """
     if "gptqmodel" in sys.modules or importlib.util.find_spec("gptqmodel") is None:
         return
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
     before = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
-    with silenced():
-        importlib.import_module("gptqmodel")
-    for name in [name for name in os.environ if name.startswith("HF_")]:
-        del os.environ[name]
-    os.environ.update(before)
+    try:
+        with silenced():
+            importlib.import_module("gptqmodel")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingDependencyError(
+            f"gptqmodel is installed and cannot be imported: {words}",
+            expected="gptqmodel and the torch it was built for",
+            hint="pip uninstall gptqmodel: plr's own --method gptq does without it",
+        ) from error
+    finally:
+        for name in [name for name in os.environ if name.startswith("HF_")]:
+            del os.environ[name]
+        os.environ.update(before)

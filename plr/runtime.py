@@ -6,7 +6,9 @@ fast dtype) imports torch inside the functions, so that planning stays light.
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,9 @@ from pydantic import BaseModel, Field
 
 from plr.errors import UsageError
 
-__all__ = ["Runtime", "available_memory", "default_home"]
+__all__ = ["Runtime", "available_memory", "default_home", "device_refusal"]
+
+log = logging.getLogger(__name__)
 
 DENSE_SHARE = (
     0.5  # of the free memory, for dense weights; the other half is for activations, the optimizer and the codes
@@ -52,18 +56,22 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     report_to: tuple[str, ...] = ()
 
     def torch_device(self) -> str:
-        """The device as torch names it.
+        """The device as torch names it; for ``auto`` a CUDA GPU if torch sees one that computes, else the CPU.
 
         Raises:
-            UsageError: a GPU was asked for and there is none.
+            UsageError: a GPU was asked for, and there is none or it does not compute.
         """
         import torch
 
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {self.device} was asked for, and torch sees no CUDA GPU", hint="use --device cpu")
-        if self.device != "auto":
+        if self.device not in ("auto", "cpu"):
+            if refusal := device_refusal(self.device):
+                raise UsageError(
+                    f"device {self.device} was asked for, and does not compute: {refusal}", hint="use --device cpu"
+                )
             return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if self.device == "auto" and torch.cuda.is_available() and not device_refusal("cuda") else "cpu"
 
     def apply_threads(self) -> None:
         """Set torch's thread count for this process, if one was asked for."""
@@ -90,6 +98,25 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
 
         fits = self.workers * dense_bytes(checkpoint, itemsize) <= free * DENSE_SHARE
         return "dequantized" if fits else "packed"
+
+
+@cache
+def device_refusal(device: str) -> str:
+    """Compute one sum on a device, once a process; returns the first line of what goes wrong, or nothing.
+
+    Torch lists GPUs that are too old for it, or whose driver is, and fails when they are used.
+    """
+    import torch
+
+    try:
+        float(torch.ones(2, device=device).sum())
+    except torch.OutOfMemoryError:  # it would compute
+        return ""
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("device %s does not compute: %s", device, words)
+        return words
+    return ""
 
 
 def available_memory() -> int | None:

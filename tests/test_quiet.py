@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+
+from plr import quiet
+from plr.errors import MissingDependencyError
 
 
 def test_importing_gptqmodel_keeps_the_hub_settings_and_says_nothing() -> None:
@@ -21,3 +25,19 @@ def test_importing_gptqmodel_keeps_the_hub_settings_and_says_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == ""
+
+
+def test_a_gptqmodel_that_cannot_be_imported_says_why_and_keeps_the_hub_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(name: str) -> Any:
+        os.environ["HF_HUB_CACHE"] = "its own"
+        raise ImportError("undefined symbol: _ZN3c10\nin gptqmodel.so")
+
+    monkeypatch.delitem(sys.modules, "gptqmodel", raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", "mine")
+    monkeypatch.setattr(quiet.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(quiet.importlib, "import_module", refuse)
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported: undefined symbol: _ZN3c10\n"):
+        quiet.import_gptqmodel()
+    assert os.environ["HF_HUB_CACHE"] == "mine"

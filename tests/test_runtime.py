@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from plr import runtime
-from plr.runtime import Runtime, available_memory
+from plr import doctor, runtime
+from plr.errors import UsageError
+from plr.runtime import Runtime, available_memory, device_refusal
 
 CPU = Runtime(device="cpu")
 
@@ -66,3 +70,52 @@ def test_a_kernel_that_was_asked_for_is_taken(kernel: str, tmp_path: Path) -> No
 def test_on_a_gpu_the_codes_are_read_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runtime, "torch_device", lambda self: "cuda")
     assert Runtime().kernel_name() == "packed"
+
+
+@pytest.fixture
+def broken_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torch lists a GPU and has no kernels for it."""
+    ones = torch.ones
+
+    def refuse(*sizes: int, device: str = "cpu", **more: Any) -> torch.Tensor:
+        if device != "cpu":
+            raise RuntimeError(
+                "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors"
+            )
+        return ones(*sizes, **more)
+
+    device_refusal.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", refuse)
+    yield
+    device_refusal.cache_clear()
+
+
+def test_a_gpu_that_does_not_compute_leaves_the_cpu(broken_gpu: None, caplog: pytest.LogCaptureFixture) -> None:
+    assert Runtime().torch_device() == "cpu"
+    assert Runtime().torch_device() == Runtime(device="cpu").torch_device() == "cpu"
+    assert caplog.messages == [
+        "device cuda does not compute: CUDA error: no kernel image is available for execution on the device"
+    ]
+
+
+def test_a_gpu_that_does_not_compute_and_was_asked_for_is_an_error(broken_gpu: None) -> None:
+    with pytest.raises(UsageError, match=r"device cuda:0 was asked for, and does not compute: CUDA error: no kernel"):
+        Runtime(device="cuda:0").torch_device()
+
+
+def test_doctor_names_a_gpu_that_does_not_compute(broken_gpu: None, tmp_path: Path) -> None:
+    checks = {check.name: check for check in doctor.examine(tmp_path)}
+    assert not checks["GPU"].ok
+    assert checks["GPU"].found.startswith("unusable: CUDA error: no kernel image")
+    assert checks["CPU"].found.split(", ")[1] == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(UsageError, match="device mps was asked for, and does not compute: "):
+        Runtime(device="mps").torch_device()
+
+
+def test_a_device_that_computes_is_not_refused() -> None:
+    assert device_refusal("cpu") == ""

@@ -6,13 +6,15 @@
 - Anywhere else torch dequantizes with few passes over the weight (`plr.gptq.packing.unpack_rows`), then multiplies.
 
 Either way the dense weight lives for one product, forward and again backward: what training keeps is k bits.
-`kernel_in_use` says which it is and why.
+`kernel_in_use` says which it is and why. Triton is trusted with a device after it has written one small dense weight there: a
+broken installation, a compiler without Python's headers or a GPU that it does not know is no error, torch multiplies.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import shutil
 from typing import NamedTuple
@@ -24,6 +26,8 @@ from torch import Tensor
 from plr.gptq.packing import Codes, unpack_rows
 
 __all__ = ["FUSED_ROWS", "KernelInUse", "dequantize", "input_grad", "kernel_in_use", "linear"]
+
+log = logging.getLogger(__name__)
 
 FUSED_ROWS = 256
 """Up to this many rows (batch x positions) the product reads the codes; above it, the dense weight is made once.
@@ -66,7 +70,25 @@ def _kernel_in_use(device: str, dtype: torch.dtype, interpret: bool) -> KernelIn
         return KernelInUse("torch", f"Triton uses tensor cores from compute capability 8.0 on; this GPU has {given}")
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")):
         return KernelInUse("torch", "Triton compiles its launcher with a C compiler, and there is none: install gcc")
+    if refusal := _refusal(device, dtype):
+        log.warning("k-bit layers on %s are multiplied by torch: Triton does not work there: %s", device, refusal)
+        return KernelInUse("torch", f"Triton is installed and does not work here: {refusal}")
     return KernelInUse("triton", f"codes are read in the kernel up to {FUSED_ROWS} rows, dequantized once above")
+
+
+def _refusal(device: str, dtype: torch.dtype) -> str:
+    """Write a dense weight of 8 x 32 with Triton's kernel; returns the first line of what goes wrong, or nothing."""
+    try:
+        from plr.gptq import triton_kernels
+
+        words = torch.zeros(5, 8, dtype=torch.int32, device=device)
+        scales, g_idx = torch.ones(1, 8, dtype=torch.float16, device=device), words.new_zeros(32)
+        triton_kernels.dequantize(Codes(words[:4], words[4:, :1], scales, g_idx, 4, 32, "gptq", True), dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of Triton, its compiler, the driver: there is no list of what they raise
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
 
 
 def dequantize(codes: Codes, dtype: torch.dtype) -> Tensor:

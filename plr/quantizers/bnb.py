@@ -86,6 +86,8 @@ class BitsAndBytesQuantizer(Quantizer):
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
+        import torch
+
         from plr.gptq import GPTQError
         from plr.gptq.blocks import dense_weight, features, find_targets, is_linear, replace_module
 
@@ -102,8 +104,17 @@ class BitsAndBytesQuantizer(Quantizer):
         for name, linear in targets.items():
             start = time.perf_counter()
             weight, (in_features, out_features) = dense_weight(linear).detach().float(), features(linear)
-            layer = self._layer(bnb, linear, weight, spec, model.dtype)
-            error = float((_dequantized(layer) - weight).norm() / weight.norm().clamp(min=1e-30))
+            try:
+                layer = self._layer(bnb, linear, weight, spec, model.dtype)
+                error = float((_dequantized(layer) - weight).norm() / weight.norm().clamp(min=1e-30))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as refusal:  # no native library for this GPU, say
+                raise ModelError(
+                    f"bitsandbytes cannot quantize {name} on {weight.device}: {_first_line(refusal)}",
+                    expected="a device for which bitsandbytes has its native library: python -m bitsandbytes names it",
+                    hint="use --device cpu, or --method gptq or rtn, which run everywhere",
+                ) from refusal
             replace_module(model, name, layer)
             modules.append(
                 {
@@ -253,14 +264,25 @@ def _bitsandbytes() -> Any:
     """The package.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or cannot be imported here.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
             "nf4 and int8 bases need bitsandbytes, and it is not installed",
             hint="pip install 'plr[bitsandbytes]'",
         )
-    return importlib.import_module("bitsandbytes")
+    try:
+        return importlib.import_module("bitsandbytes")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise MissingDependencyError(
+            f"bitsandbytes is installed and cannot be imported: {_first_line(error)}",
+            expected="bitsandbytes 0.50 or later, and the torch it was built for",
+            hint="pip install 'plr[bitsandbytes]', or use --method gptq or rtn, which run everywhere",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 quantizers.register("nf4")(BitsAndBytesQuantizer("nf4"))

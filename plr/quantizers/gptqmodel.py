@@ -100,7 +100,7 @@ class GPTQModelQuantizer(Quantizer):
                     file.rename(folder / file.name)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
             raise ModelError(
                 f"GPTQModel cannot quantize this model: {type(error).__name__}: {error}",
                 hint="use method gptq; PLR_DEBUG=1 shows what GPTQModel prints",

@@ -42,18 +42,20 @@ def test_on_a_cpu_torch_multiplies_and_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("triton", "dtype", "capability", "compiler", "why"),
+    ("triton", "dtype", "capability", "compiler", "refusal", "why"),
     [
-        (False, torch.float16, (9, 0), "gcc", "Triton is not installed"),
-        (True, torch.float64, (9, 0), "gcc", r"fp16, bf16 and fp32, not torch\.float64"),
-        (True, torch.float16, (7, 5), "gcc", r"from compute capability 8\.0 on; this GPU has 7\.5"),
-        (True, torch.float16, (8, 6), None, "a C compiler"),
-        (True, torch.bfloat16, (8, 6), "gcc", "codes are read in the kernel up to 256 rows"),
+        (False, torch.float16, (9, 0), "gcc", "", "Triton is not installed"),
+        (True, torch.float64, (9, 0), "gcc", "", r"fp16, bf16 and fp32, not torch\.float64"),
+        (True, torch.float16, (7, 5), "gcc", "", r"from compute capability 8\.0 on; this GPU has 7\.5"),
+        (True, torch.float16, (8, 6), None, "", "a C compiler"),
+        (True, torch.float16, (8, 6), "gcc", "no Python.h", r"installed and does not work here: no Python\.h"),
+        (True, torch.bfloat16, (8, 6), "gcc", "", "codes are read in the kernel up to 256 rows"),
     ],
 )
 def test_on_a_gpu_the_reason_names_what_is_missing(
-    triton: bool, dtype: Any, capability: Any, compiler: Any, why: str, monkeypatch: pytest.MonkeyPatch
+    triton: bool, dtype: Any, capability: Any, compiler: Any, refusal: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "_refusal", lambda device, dtype: refusal)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: object() if triton else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(kernels.shutil, "which", lambda name: compiler)
@@ -65,6 +67,36 @@ def test_on_a_gpu_the_reason_names_what_is_missing(
         kernels._kernel_in_use.cache_clear()
     assert found.name == ("triton" if "codes" in why else "torch")
     assert re.search(why, found.why)
+
+
+def test_triton_is_trusted_after_it_has_written_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plr.gptq import triton_kernels
+    from plr.gptq.packing import Codes
+
+    def write(codes: Codes, dtype: torch.dtype) -> torch.Tensor:
+        """What Triton's kernel writes, by torch."""
+        return kernels.dequantize(codes, dtype)
+
+    monkeypatch.setattr(triton_kernels, "dequantize", write)
+    assert kernels._refusal("cpu", torch.float16) == ""
+
+    def fail(codes: Codes, dtype: torch.dtype) -> torch.Tensor:
+        raise OSError("fatal error: Python.h: No such file\ncompilation terminated")
+
+    monkeypatch.setattr(triton_kernels, "dequantize", fail)
+    assert kernels._refusal("cpu", torch.float16) == "fatal error: Python.h: No such file"
+
+    def full(codes: Codes, dtype: torch.dtype) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(triton_kernels, "dequantize", full)
+    with pytest.raises(torch.OutOfMemoryError):  # no word against Triton
+        kernels._refusal("cpu", torch.float16)
+
+
+@pytest.mark.skipif(TRITON, reason="Triton is installed")
+def test_without_triton_its_kernels_do_not_run() -> None:
+    assert kernels._refusal("cpu", torch.float16)
 
 
 @needs_triton

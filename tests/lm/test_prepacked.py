@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 
 import pytest
@@ -14,7 +15,7 @@ from plr.gptq import quantize_model
 from plr.gptq.linear import PackedLinear
 from plr.lm import prepacked as module
 from plr.lm.generate import generate
-from plr.lm.prepacked import prepacked
+from plr.lm.prepacked import lays_out, prepacked
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(),
@@ -35,7 +36,8 @@ def test_products_are_those_of_the_layer(shape, dtype, bias):
     layer, x = nn.Linear(70, 50, bias, dtype=dtype), torch.randn(*shape, 70, dtype=dtype)
     with torch.no_grad(), prepacked(layer) as count:
         found = layer(x)
-    assert count == 1
+    # oneDNN takes float32 on every CPU, bfloat16 where it has instructions for it; the products are the layer's either way.
+    assert count == (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, layer(x), rtol=tolerance, atol=tolerance)
@@ -87,6 +89,66 @@ def test_what_it_cannot_or_should_not_do_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "LEAST", 65)
     with prepacked(nn.Linear(8, 8)) as count:
         assert count == 0
+
+
+@pytest.fixture
+def untried():
+    """No dtype has been tried yet, nor has one when the test is over."""
+    lays_out.cache_clear()
+    yield
+    lays_out.cache_clear()
+
+
+class Refusing:
+    """oneDNN's operations on a CPU that refuses to lay `dtype` out."""
+
+    def __init__(self, dtype):
+        self.dtype, self.tried, self.ops = dtype, 0, torch.ops.mkldnn
+
+    def _reorder_linear_weight(self, weight):
+        if weight.dtype == self.dtype:
+            self.tried += 1
+            raise RuntimeError(
+                "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw\nat Linear.cpp:1"
+            )
+        return self.ops._reorder_linear_weight(weight)
+
+    def __getattr__(self, name):
+        return getattr(self.ops, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_type_that_the_cpu_refuses_is_asked_for_once_and_left_alone(dtype, untried, monkeypatch, caplog):
+    refusing = Refusing(dtype)
+    monkeypatch.setattr(torch.ops, "mkldnn", refusing)
+    layers = nn.Sequential(nn.Linear(8, 8, dtype=dtype), nn.Linear(8, 8, dtype=dtype))
+    x = torch.ones(1, 8, dtype=dtype)
+    with caplog.at_level(logging.INFO, module.__name__), torch.no_grad():
+        for _ in range(2):
+            with prepacked(layers) as count:
+                assert count == 0
+                assert torch.equal(layers(x), layers[1](layers[0](x)))
+        if dtype == torch.bfloat16:
+            with prepacked(nn.Linear(8, 8)) as count:
+                assert count == 1  # the other type is not concerned
+    assert refusing.tried == 1
+    said = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
+    assert caplog.messages == [f"linear layers in {dtype} stay as they are: {said}"]
+
+
+def test_a_torch_without_the_operations_lays_nothing_out(untried, monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    with prepacked(nn.Linear(8, 8)) as count:
+        assert count == 0
+
+
+def test_answers_in_a_type_that_the_cpu_refuses(llama, tokenizer, prompts, untried, monkeypatch):
+    expected = generate(llama, tokenizer, [*prompts, *prompts], max_new_tokens=25)
+    lays_out.cache_clear()
+    refusing = Refusing(torch.float32)
+    monkeypatch.setattr(torch.ops, "mkldnn", refusing)
+    assert generate(llama, tokenizer, [*prompts, *prompts], max_new_tokens=25) == expected
+    assert refusing.tried == 1
 
 
 def test_too_little_memory_leaves_all_as_they_are(monkeypatch):

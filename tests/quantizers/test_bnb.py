@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,8 @@ import transformers
 from safetensors.torch import load_file
 
 from plr.bases import load_quantized
-from plr.errors import ModelError
-from plr.quantizers import densify, quantizers
+from plr.errors import MissingDependencyError, ModelError
+from plr.quantizers import bnb, densify, quantizers
 
 from .conftest import logits, make_batches, make_model, quantized, spec_of
 
@@ -145,3 +149,53 @@ def test_progress_and_record(tmp_path: Path) -> None:
     assert seen == [(i, 14) for i in range(1, 15)]
     assert record["bitsandbytes"]
     assert all(0.05 < module["weight_error"] < 0.15 for module in record["modules"])
+
+
+WITHOUT_LIBRARY = """
+import ctypes, json, sys
+from pathlib import Path
+load = ctypes.cdll.LoadLibrary
+def refuse(name):
+    if "bitsandbytes" in str(name):
+        raise OSError(f"{name}: cannot open shared object file")
+    return load(name)
+ctypes.cdll.LoadLibrary = refuse
+import tests.quantizers.conftest as here
+from bitsandbytes.cextension import ErrorHandlerMockBNBNativeLibrary, lib
+assert isinstance(lib, ErrorHandlerMockBNBNativeLibrary)
+print(json.dumps([here.quantized(m, Path(sys.argv[1]) / m)[1]["modules"][0]["weight_error"] for m in ("nf4", "int8")]))
+"""
+
+
+def test_on_a_cpu_without_a_native_library_both_methods_round_alike(tmp_path: Path) -> None:
+    """Bitsandbytes goes on in torch where its library cannot be loaded, and where it has no instructions for it."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", WITHOUT_LIBRARY, str(tmp_path / "without")]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = [quantized(m, tmp_path / m)[1]["modules"][0]["weight_error"] for m in ("nf4", "int8")]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_device_that_bitsandbytes_cannot_use_is_named_with_what_runs_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("Native code method attempted to call: lib.cquantize_blockwise()\nsee the documentation")
+
+    monkeypatch.setattr(bnb, "_dequantized", refuse)
+    with pytest.raises(ModelError, match=r"cannot quantize \S+q_proj on cpu: Native code method \S.*lib") as error:
+        quantized("nf4", tmp_path)
+    assert "--method gptq or rtn" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudart.so.13"), OSError("libcudart.so.13"), RuntimeError("\n")])
+def test_a_bitsandbytes_that_cannot_be_imported_says_why(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr(bnb.importlib, "import_module", refuse)
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported: (libcudart\.so\.13|RuntimeError)"):
+        bnb._bitsandbytes()
