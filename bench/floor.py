@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.peers.clock import MARK, options
 from bench.quality import BATCH_TOKENS, block_linears
-from plr.quantize import forward_dtype
+from plr.bases.quantize import forward_dtype
 
 __all__ = ["floor"]
 

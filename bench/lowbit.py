@@ -49,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(method: str, bits: int, group_size: int, overrides: Iterable[str]) -> dict[str, Any]:
-    """The fields of `plr.specs.Quantization` that `method` means at `bits`.
+    """The fields of `plr.core.specs.Quantization` that `method` means at `bits`.
 
     Raises:
         BenchError: no such method.
     """
-    from plr.config import apply_overrides
-    from plr.presets import PRESETS
+    from plr.core.config import apply_overrides
+    from plr.study.presets import PRESETS
 
     own = apply_overrides({}, [item for item in overrides if item.startswith(f"{method}.")]).get(method, {})
     start = own.get("preset", method)

@@ -103,8 +103,8 @@ def perplexity(model: nn.Module, rows: Tensor) -> float:
 
 def task_loss(model: nn.Module, folder: str, task: dict[str, Any]) -> float:
     """Nats a token of the gold answers of validation rows."""
-    from plr.data import draw, load_split, resolve_task
     from plr.lm import answer_loss
+    from plr.tasks.data.rows import draw, load_split, resolve_task
 
     spec = resolve_task(task["name"], data=task["data"], max_prompt_chars=task["max_prompt_chars"])
     rows = draw(load_split(spec, "validation").examples, task["limit"], 0)

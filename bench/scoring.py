@@ -24,9 +24,9 @@ from unittest.mock import patch
 from bench.harness import BenchError, finish, markdown, paired_ratio, say, session
 from bench.scoring_parts import PARTS, floor, forget, parts, straightforward
 from plr.errors import PlrError
-from plr.scoring import sql_pool
-from plr.scoring.sql import first_statement
-from plr.scoring.sql_pool import Pool, Sample, shared_pool
+from plr.scoring.sql import pool as sql_pool
+from plr.scoring.sql.match import first_statement
+from plr.scoring.sql.pool import Pool, Sample, shared_pool
 from plr.tasks import Example, Response, TaskData, tasks
 
 __all__ = ["add_arguments", "answers", "run"]

@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from plr.scoring import sql_judge
-from plr.scoring.sql import canonical, normalized_match, raw_match
-from plr.scoring.sql_databases import Data, Maker
-from plr.scoring.sql_judge import Suite, Verdict, judge
-from plr.scoring.sql_pool import Sample
-from plr.scoring.sql_sandbox import Failure, Result, Sandbox
+from plr.scoring.sql import judge as sql_judge
+from plr.scoring.sql.databases import Data, Maker
+from plr.scoring.sql.judge import Suite, Verdict, judge
+from plr.scoring.sql.match import canonical, normalized_match, raw_match
+from plr.scoring.sql.pool import Sample
+from plr.scoring.sql.sandbox import Failure, Result, Sandbox
 
 __all__ = ["PARTS", "floor", "forget", "parts", "straightforward"]
 

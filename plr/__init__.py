@@ -9,18 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from plr.peft_hook import install
+from plr.core.peft_hook import install
 
 if TYPE_CHECKING:
     from plr.adapters import AdapterMethod
-    from plr.engines import Engine
-    from plr.errors import PlrError
-    from plr.gptq import PackedLinear
-    from plr.lab import Lab
-    from plr.quantizers import Quantizer
-    from plr.report import table_md, write_report
-    from plr.runtime import Runtime
-    from plr.specs import (
+    from plr.core.runtime import Runtime
+    from plr.core.specs import (
         AdapterSpec,
         Calibration,
         Evaluate,
@@ -32,33 +26,39 @@ if TYPE_CHECKING:
         Train,
         TrainSpec,
     )
-    from plr.store import Artifact, Store
+    from plr.core.store import Artifact, Store
+    from plr.engines import Engine
+    from plr.errors import PlrError
+    from plr.gptq import PackedLinear
+    from plr.lab import Lab
+    from plr.quantizers import Quantizer
+    from plr.report import table_md, write_report
     from plr.study import Study, StudyConfig, load_study
     from plr.tasks import Task
 
 _HOME = {
     "AdapterMethod": "adapters",
-    "AdapterSpec": "specs",
-    "Artifact": "store",
-    "Calibration": "specs",
+    "AdapterSpec": "core.specs",
+    "Artifact": "core.store",
+    "Calibration": "core.specs",
     "Engine": "engines",
-    "Evaluate": "specs",
+    "Evaluate": "core.specs",
     "Lab": "lab",
-    "ModelRef": "specs",
+    "ModelRef": "core.specs",
     "PackedLinear": "gptq",
     "PlrError": "errors",
-    "Quantization": "specs",
-    "Quantize": "specs",
+    "Quantization": "core.specs",
+    "Quantize": "core.specs",
     "Quantizer": "quantizers",
-    "Restore": "specs",
-    "Runtime": "runtime",
-    "Store": "store",
+    "Restore": "core.specs",
+    "Runtime": "core.runtime",
+    "Store": "core.store",
     "Study": "study",
     "StudyConfig": "study",
     "Task": "tasks",
-    "TaskSpec": "specs",
-    "Train": "specs",
-    "TrainSpec": "specs",
+    "TaskSpec": "core.specs",
+    "Train": "core.specs",
+    "TrainSpec": "core.specs",
     "load_study": "study",
     "table_md": "report",
     "write_report": "report",

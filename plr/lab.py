@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plr.config import load_yaml, parse
+from plr.core.config import load_yaml, parse
+from plr.core.runtime import Runtime
+from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
+from plr.core.store import Artifact, Store
+from plr.engines.plan import Event, make
 from plr.errors import ProvenanceError, UsageError
-from plr.modes import check_mode
-from plr.presets import preset, preset_for
 from plr.quantizers import quantizers
-from plr.resolve import Resolver
-from plr.runtime import Runtime
-from plr.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
-from plr.steps import Event, make
-from plr.store import Artifact, Store
+from plr.restoration.modes import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
+from plr.study.presets import preset, preset_for
+from plr.study.resolve import Resolver
 
 __all__ = ["Lab"]
 

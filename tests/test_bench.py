@@ -117,7 +117,7 @@ def test_words_numbers_shape_and_pairs() -> None:
 
 
 def test_methods_are_presets_with_widths_of_their_own_and_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    from plr import presets
+    from plr.study import presets
 
     best = {"method": "gptq", "sym": True, "samples": 5, "by_bits": {2: {"sym": False}}, "group_size": 128}
     monkeypatch.setitem(presets.PRESETS, "best", {"quantize": best})

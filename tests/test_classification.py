@@ -12,15 +12,15 @@ import pytest
 import torch
 from encoders import WORDS, write_encoder
 
-from plr.bases import load_base
-from plr.data import head_of
+from plr.bases.load import load_base
+from plr.bases.quantize import SourceHolder
+from plr.core.specs import Evaluate, Quantize, Restore, Source, Train
+from plr.core.store import Artifact
 from plr.errors import ModelError, UsageError
-from plr.evaluate import BaseHolder, evaluate
+from plr.evaluation.evaluate import BaseHolder, evaluate
 from plr.lab import Lab
 from plr.lm.classify import classify
-from plr.quantize import SourceHolder
-from plr.specs import Evaluate, Quantize, Restore, Source, Train
-from plr.store import Artifact
+from plr.tasks.data.rows import head_of
 
 ROWS = {"train": 96, "validation": 16, "test": 40}
 SMALL = (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import plr
 from plr.cli.root import app, main
-from plr.store import Store
+from plr.core.store import Store
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -284,8 +284,8 @@ def test_doctor_says_what_this_machine_can_run(
 def test_overall_progress_adds_up_however_steps_report() -> None:
     """Two steps, one with progress and one without: the bar ends at its total and never goes back."""
     from plr.cli.show import Watcher
-    from plr.specs import ModelRef, Quantization, Quantize, Source
-    from plr.steps import Event
+    from plr.core.specs import ModelRef, Quantization, Quantize, Source
+    from plr.engines.plan import Event
 
     class Bar:
         def __init__(self) -> None:
@@ -324,8 +324,8 @@ def test_overall_progress_adds_up_however_steps_report() -> None:
 
 def made(home: Path) -> Any:
     """A small committed base in the store at ``home``."""
-    from plr.specs import ModelRef, Quantization, Quantize, Source
-    from plr.store import Store
+    from plr.core.specs import ModelRef, Quantization, Quantize, Source
+    from plr.core.store import Store
 
     def build(folder: Path) -> dict[str, Any]:
         (folder / "weights").write_bytes(b"123")
@@ -378,9 +378,9 @@ def test_gc_removes_leftovers_and_no_artifact(
 def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plr import steps
+    from plr.core.specs import Evaluate, Quantize, Step
+    from plr.engines import plan as steps
     from plr.errors import ModelError
-    from plr.specs import Evaluate, Quantize, Step
 
     def build(step: Step, folder: Path, *rest: Any) -> dict[str, Any]:
         if isinstance(step, Quantize):

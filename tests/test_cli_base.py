@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_cli import run
 
-from plr.specs import ModelRef, Quantization, Quantize, Source, TaskSpec, Train
-from plr.store import Artifact, Store
+from plr.core.specs import ModelRef, Quantization, Quantize, Source, TaskSpec, Train
+from plr.core.store import Artifact, Store
 
 SOURCE = Source(model=ModelRef(kind="local", name="m", revision="0"))
 BASE = Quantize(source=SOURCE, quantization=Quantization(bits=3))
@@ -128,7 +128,7 @@ def test_plot_that_cannot_be_drawn(metrics: dict[str, Any], file: str, message: 
 def test_adapter_has_nothing_to_plot(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plr.specs import AdapterSpec, TrainSpec
+    from plr.core.specs import AdapterSpec, TrainSpec
 
     step = Train(base=SOURCE, task=TaskSpec(name="t", version=1), adapter=AdapterSpec(), train=TrainSpec())
     artifact: Artifact = Store(home).make(step, lambda folder: {"steps": 1})[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plr.config import apply_overrides, load_yaml, parse
+from plr.core.config import apply_overrides, load_yaml, parse
 from plr.errors import ConfigError, UnknownNameError
 from plr.study import StudyConfig, load_study, study_config
 from plr.tasks import read_task

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from plr import costs
-from plr.costs import inference_overhead, peak_memory, reset_peak_memory
+from plr.training import costs
+from plr.training.costs import inference_overhead, peak_memory, reset_peak_memory
 
 
 class Slow(nn.Module):

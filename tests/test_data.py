@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plr.data import calibration_text, resolve_file, resolve_task
 from plr.errors import LeakageError
+from plr.tasks.data.rows import calibration_text, resolve_file, resolve_task
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.CSV", "Train.TSV"])

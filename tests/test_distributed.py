@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from plr.store import Store
+from plr.core.store import Store
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["train", "--device", "cpu", "--json"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from plr import steps as steps_module
+from plr.core.runtime import Runtime
+from plr.core.specs import Evaluate, Quantize, Step
+from plr.core.store import Store
 from plr.engines import LocalEngine
+from plr.engines import plan as steps_module
+from plr.engines.plan import Event, Plan, closure, ready_jobs
 from plr.errors import ConfigError, PlrError, ResourceError, UnknownNameError
-from plr.runtime import Runtime
-from plr.specs import Evaluate, Quantize, Step
-from plr.steps import Event, Plan, closure, ready_jobs
-from plr.store import Store
 from plr.study import Study, failed_cells, raise_if_all_failed, study_config
 
 

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from plr import Lab
 from plr.cli.root import app
+from plr.core.specs import Evaluate
+from plr.core.store import Artifact
 from plr.errors import ConfigError, DataError, ModelError, ProvenanceError, UsageError
-from plr.evaluate import BaseHolder, evaluate
+from plr.evaluation.evaluate import BaseHolder, evaluate
+from plr.evaluation.predictions import read_predictions
+from plr.evaluation.rescore import rescore
 from plr.lm import AnswerLoss
-from plr.predictions import read_predictions
-from plr.rescore import rescore
-from plr.specs import Evaluate
-from plr.store import Artifact
 
 SHORT = ["train.epochs=1", "train.train_limit=32", "train.validation_limit=4"]
 
@@ -92,7 +92,7 @@ def test_rows_that_do_not_fit_are_named_before_any_answer(
     def generate(*_: Any, **__: Any) -> None:
         raise AssertionError("an answer was asked for")
 
-    monkeypatch.setattr("plr.answers.generate", generate)
+    monkeypatch.setattr("plr.evaluation.writers.generate", generate)
     with pytest.raises(DataError, match=r"row test-1 has \d+ tokens, target included"):
         lab.make(gsm8k(lab, tmp_path, question="Why?", answer="so " * 600 + "\n#### 4"))
 
@@ -107,7 +107,7 @@ def test_a_prompt_without_room_for_an_answer_is_named(lab: Lab, tmp_path: Path) 
 
 def test_a_loss_that_is_no_number_is_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = [AnswerLoss(1.0, 2), AnswerLoss(float("nan"), 2)]
-    monkeypatch.setattr("plr.answers.answer_loss", lambda *_, **__: nan)
+    monkeypatch.setattr("plr.evaluation.writers.answer_loss", lambda *_, **__: nan)
     with pytest.raises(ModelError, match=r"loss of row test-\d+ is nan"):
         lab.make(of_math(lab, lab.base(bits=16), limit=2, max_new_tokens=3))
 

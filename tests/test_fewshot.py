@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from plr import Lab
-from plr.data import load_split
+from plr.core.specs import Evaluate
 from plr.errors import ConfigError, UsageError
-from plr.fewshot import shots_for
-from plr.specs import Evaluate
-from plr.study_file import study_config
+from plr.evaluation.fewshot import shots_for
+from plr.study.file import study_config
 from plr.tasks import task_of, tasks
+from plr.tasks.data.rows import load_split
 
 
 @pytest.fixture(scope="module")

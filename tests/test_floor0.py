@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from plr import errors
+from plr.core.fingerprint import canonical_json, file_sha256, fingerprint, folder_sha256
+from plr.core.provenance import provenance
 from plr.errors import PlrError, UnknownNameError
-from plr.fingerprint import canonical_json, file_sha256, fingerprint, folder_sha256
-from plr.provenance import provenance
 from plr.registry import Registry
 
 

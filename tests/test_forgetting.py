@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import run
 
+from plr.core.specs import Restore
+from plr.core.store import Artifact
 from plr.errors import UsageError
-from plr.forgetting import check_writes, chunks, text_shift
+from plr.evaluation.forgetting import check_writes, chunks, text_shift
 from plr.lab import Lab
-from plr.specs import Restore
-from plr.store import Artifact
 
 TEXT = "The train leaves at nine.\n\nTom has 3 apples and 4 pears. How many fruits are there?\n\nSELECT name FROM t"
 SMALL = ("train.train_limit=16", "train.validation_limit=4", "train.evaluations_per_epoch=1")

@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
-from plr import gate as gates
-from plr.bases import Loaded, load_source, resolve_model
-from plr.data import calibration_text, load_split, read_texts, resolve_file, resolve_task, undrawn_texts
+from plr.bases import gate as gates
+from plr.bases.gate import Gate
+from plr.bases.load import Loaded, load_source, resolve_model
+from plr.core.specs import Calibration
 from plr.errors import DataError, ModelError
-from plr.gate import Gate
 from plr.lm import answer_loss, encode_pair
-from plr.specs import Calibration
+from plr.tasks.data.rows import calibration_text, load_split, read_texts, resolve_file, resolve_task, undrawn_texts
 
 WORDS = ["apples", "pears", "carts", "trains", "boxes", "hens", "coins", "ships", "bells", "lamps", "books", "shoes"]
 DOCUMENTS = [f"Tom has {i} {a} and {b}. How many are there?" for i, a in enumerate(WORDS) for b in WORDS if a != b]

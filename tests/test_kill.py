@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from plr.core.specs import Step
+from plr.core.store import Store
+from plr.engines.plan import Event
 from plr.lab import Lab
-from plr.specs import Step
-from plr.steps import Event
-from plr.store import Store
 
 SMALL = (
     "train.train_limit=64",

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from plr.core.specs import Evaluate, Source
 from plr.embedded import tiny_path
 from plr.embedded.corpus import math_rows
 from plr.lab import Lab
 from plr.scoring.numbers import flexible_extract
-from plr.specs import Evaluate, Source
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from plr.core.specs import Source
+from plr.core.store import Artifact
 from plr.lab import Lab
-from plr.specs import Source
-from plr.store import Artifact
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 
-from plr.bases import Loaded
+from plr.bases.load import Loaded
 from plr.errors import DataError
-from plr.objectives import IGNORE, AnswerCollator, AnswerObjective
 from plr.tasks import Example
+from plr.training.objectives import IGNORE, AnswerCollator, AnswerObjective
 
 ROWS = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13, 2]), ([14, 15, 16, 17, 18], [2])]
 SHAPE = {"num_layers": 2, "token_dim": 32, "num_attention_heads": 4, "num_transformer_submodules": 1}

@@ -27,7 +27,7 @@ def test_plr_alone_imports_nothing_heavy() -> None:
 
 def test_two_methods_of_one_name_are_an_error() -> None:
     from plr.adapters.peft_types import register
-    from plr.adapters.sparse import SparseConfig, SparseModel
+    from plr.adapters.sparse.tuner import SparseConfig, SparseModel
 
     assert register("sparse", SparseConfig, SparseModel) == "SPARSE"
     with pytest.raises(KeyError, match="PEFT has a method called 'lora' already"):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from plr.core.specs import Restore, Source
+from plr.core.store import Artifact
 from plr.errors import IntegrityError, ProvenanceError, UsageError
 from plr.lab import Lab
-from plr.specs import Restore, Source
-from plr.store import Artifact
 
 SMALL = (
     "train.train_limit=48",
@@ -167,7 +167,7 @@ def test_results_are_in_the_layout_of_lm_eval(lab: Lab, adapter: Artifact) -> No
 
 def test_hot_swapped_cells_equal_cells_alone(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
     """Two adapters swapped over one base give what each gives alone on a fresh base."""
-    from plr.evaluate import BaseHolder, evaluate
+    from plr.evaluation.evaluate import BaseHolder, evaluate
 
     other = lab.train(bits=16, overrides=SMALL)
     steps = [lab.result(lab.restored(a, bits=16), limit=4, max_new_tokens=8) for a in (adapter, other)]
@@ -217,8 +217,8 @@ def test_an_adapter_that_holds_a_part_of_its_base_is_refused(lab: Lab, adapter: 
     """What plr saves is converted; a file that is not, as PEFT itself writes it, fits its own base alone."""
     import shutil
 
-    from plr.bases import load_base
-    from plr.restore import attach
+    from plr.bases.load import load_base
+    from plr.restoration.restore import attach
 
     shutil.copytree(adapter.path, tmp_path / "absorbing")
     file = tmp_path / "absorbing" / "adapter_config.json"
@@ -232,8 +232,8 @@ def test_an_adapter_that_holds_a_part_of_its_base_is_refused(lab: Lab, adapter: 
 def test_an_adapter_that_does_nothing_is_found_out(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
     import shutil
 
-    from plr.bases import load_base
-    from plr.restore import attach
+    from plr.bases.load import load_base
+    from plr.restoration.restore import attach
 
     shutil.copytree(adapter.path, tmp_path / "zero")
     file = tmp_path / "zero" / "adapter_model.safetensors"
@@ -256,8 +256,8 @@ def test_corrupted_adapter_is_an_integrity_error(lab: Lab, adapter: Artifact) ->
 
 
 def test_calibration_rows_that_stand_in_test_are_refused(lab: Lab, tmp_path: Path) -> None:
-    from plr.data import load_split, resolve_task
     from plr.errors import LeakageError
+    from plr.tasks.data.rows import load_split, resolve_task
 
     row = load_split(resolve_task("tiny_math"), "test").examples[3]
     (tmp_path / "leak.jsonl").write_text(json.dumps({"text": row.prompt + row.target}) + "\n")
@@ -279,7 +279,7 @@ def test_update_does_not_depend_on_the_micro_batch(lab: Lab, tmp_path: Path, bas
     """
     import shutil
 
-    from plr.train import train
+    from plr.training.train import train
 
     step = lab.adapter(bits=3, overrides=[*SMALL, "train.seed=5"])
     adapters, losses = [], []

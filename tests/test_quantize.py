@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from plr import quantize as worker
+from plr.bases import quantize as worker
 from plr.cli import app
+from plr.core.specs import Quantize
+from plr.engines.plan import ready_jobs
 from plr.lab import Lab
-from plr.presets import PRESETS
-from plr.specs import Quantize
-from plr.steps import ready_jobs
 from plr.study import Study, study_config
+from plr.study.presets import PRESETS
 
 SMALL = ["quantize.samples=8"]
 WIDTHS = (8, 4, 3, 2)

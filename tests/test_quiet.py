@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from plr import quiet
+from plr.core import quiet
 from plr.errors import MissingDependencyError
 
 
 def test_importing_gptqmodel_keeps_the_hub_settings_and_says_nothing() -> None:
     pytest.importorskip("gptqmodel", reason="the extra gptqmodel is not installed")
     code = (
-        "import os\nfrom plr.quiet import import_gptqmodel\n"
+        "import os\nfrom plr.core.quiet import import_gptqmodel\n"
         "before = {k: v for k, v in os.environ.items() if k.startswith('HF_')}\n"
         "import_gptqmodel()\n"
         "assert {k: v for k, v in os.environ.items() if k.startswith('HF_')} == before\n"

@@ -15,12 +15,12 @@ import yaml
 from typer.testing import CliRunner
 
 from plr.cli.root import app, main
-from plr.data import load_split, resolve_task
 from plr.errors import DataError
-from plr.predictions import read_predictions
-from plr.rescore import Rescored, rescore
+from plr.evaluation.predictions import read_predictions
+from plr.evaluation.rescore import Rescored, rescore
 from plr.stats import wilson
 from plr.tasks import Response, task_of
+from plr.tasks.data.rows import load_split, resolve_task
 
 WORDS = ("acceptable", "unacceptable")
 
@@ -52,7 +52,7 @@ def test_progress_is_told_and_parts_come_to_the_whole(tmp_path: Path, monkeypatc
     told: list[tuple[int, int]] = []
     whole = tiny(tmp_path, gold(), on_progress=lambda done, total: told.append((done, total)))
     assert told == [(400, 400)]
-    monkeypatch.setattr("plr.rescore._AT_ONCE", 150)
+    monkeypatch.setattr("plr.evaluation.rescore._AT_ONCE", 150)
     parts = tiny(tmp_path, gold(), on_progress=lambda done, total: told.append((done, total)))
     assert told[1:] == [(150, 400), (300, 400), (400, 400)]
     assert (parts.metrics, parts.rows) == (whole.metrics, whole.rows)
@@ -187,7 +187,7 @@ def test_a_line_that_repeats_another_counts_once(tmp_path: Path) -> None:
 
 def test_our_own_samples_score_as_they_did(tmp_path: Path) -> None:
     """Through the record that plr eval writes, read back from its folder."""
-    from plr.records import record, summary
+    from plr.evaluation.records import record, summary
 
     spec = resolve_task("tiny_math")
     task, rows = task_of(spec), load_split(spec, "test").examples[:30]

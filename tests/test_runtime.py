@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from plr import doctor, runtime
+from plr.cli import doctor
+from plr.core import runtime
+from plr.core.runtime import Runtime, available_memory, device_refusal
 from plr.errors import UsageError
-from plr.runtime import Runtime, available_memory, device_refusal
 
 CPU = Runtime(device="cpu")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plr.specs import (
+from plr.core.specs import (
     AdapterSpec,
     Calibration,
     Evaluate,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from plr.core.specs import ModelRef, Quantization, Quantize, Source
+from plr.core.store import MANIFEST, Store, write_atomic
 from plr.errors import IntegrityError, PlrError, ResourceError, UsageError
-from plr.specs import ModelRef, Quantization, Quantize, Source
-from plr.store import MANIFEST, Store, write_atomic
 
 
 def base(bits: int = 4, name: str = "m") -> Quantize:
@@ -69,7 +69,7 @@ def test_kill_in_the_middle_of_a_build_leaves_no_artifact_and_the_rerun_succeeds
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
         from test_store import base
-        from plr.store import Store
+        from plr.core.store import Store
         def build(folder):
             (folder / "weights").write_bytes(b"12")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_ambiguous_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     store = Store(tmp_path)
     for bits in (8, 4):
         store.make(base(bits), build)
-    monkeypatch.setattr("plr.store._MIN_REF", 0)
+    monkeypatch.setattr("plr.core.store._MIN_REF", 0)
     with pytest.raises(UsageError, match="stands for 2 artifacts"):
         store.find("")
 

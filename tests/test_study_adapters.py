@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from plr.adapters import adapters
-from plr.data import guard_other, load_split, resolve_task
+from plr.core.specs import Restore
 from plr.errors import ConfigError, LeakageError
-from plr.specs import Restore
 from plr.study import Study, study_config
+from plr.tasks.data.rows import guard_other, load_split, resolve_task
 
 
 def study(**settings: Any) -> Study:

@@ -18,9 +18,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from plr.adapters.block_product import dense_blocks, weighted_blocks
-from plr.adapters.sparse import SparseConfig, changed_parameters
-from plr.adapters.sparse_layer import SparseLayer
+from plr.adapters.sparse.layer import SparseLayer
+from plr.adapters.sparse.product import dense_blocks, weighted_blocks
+from plr.adapters.sparse.tuner import SparseConfig, changed_parameters
 
 VOCABULARY = 1024  # small: embeddings and head are the same for all, and would hide differences
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj"]

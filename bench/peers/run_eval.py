@@ -14,11 +14,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import nn
 
-from plr.data import load_split, resolve_task
 from plr.lm import generate
 from plr.lm.prepacked import prepacked
 from plr.lm.tokens import encode_prompt
 from plr.tasks import find_task
+from plr.tasks.data.rows import load_split, resolve_task
 
 NEAR = {"float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}  # logits that lie no farther apart are a near tie
 STEP, PREFILL = 64, 1024  # rows of the products of a decode step and of a prefill

@@ -21,7 +21,7 @@ import transformers
 from clock import Clock, options, preload
 from torch import Tensor, nn
 
-from plr.quantize import forward_dtype
+from plr.bases.quantize import forward_dtype
 
 BLOCK, DAMP = 128, 0.01
 

@@ -10,8 +10,8 @@ import torch
 import transformers
 from clock import Clock, options, preload
 
+from plr.bases.quantize import forward_dtype
 from plr.gptq import quantize_model, save_checkpoint
-from plr.quantize import forward_dtype
 
 
 def main(o: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ import torch
 import transformers
 from clock import Clock, options, preload
 
-from plr.quantize import forward_dtype
+from plr.bases.quantize import forward_dtype
+from plr.core.specs import Quantization
 from plr.quantizers import Execution, quantizers
-from plr.specs import Quantization
 
 
 def main(o: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.core.store import write_atomic
 from plr.errors import ConfigError, ModelError
-from plr.store import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,9 +21,9 @@ from typing import Any
 from plr.adapters.base import Properties
 from plr.adapters.peft import SET_BY_PLR, PeftMethod
 from plr.adapters.targets import ATTENTION
+from plr.core.fingerprint import is_json
+from plr.core.quiet import quiet_libraries
 from plr.errors import ConfigError
-from plr.fingerprint import is_json
-from plr.quiet import quiet_libraries
 
 __all__ = ["REFUSED", "OtherPeftMethod", "peft_names"]
 

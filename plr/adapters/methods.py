@@ -21,8 +21,8 @@ from plr.adapters.known import OtherPeftMethod, peft_names
 from plr.adapters.llama_adapter import LlamaAdapter
 from plr.adapters.lora import Lora
 from plr.adapters.peft import PeftMethod
-from plr.adapters.relora import ReLoraMethod
-from plr.adapters.sparse_method import Sparse
+from plr.adapters.relora.relora import ReLoraMethod
+from plr.adapters.sparse.method import Sparse
 from plr.adapters.targets import ATTENTION
 
 __all__: list[str] = []
@@ -303,7 +303,7 @@ _peft(
     family="selective",
     learning_rate=5.0,
     made_by=Sparse,
-    module="plr.adapters.sparse",
+    module="plr.adapters.sparse.tuner",
     state=("sparse_positions",),
 )
 _peft(

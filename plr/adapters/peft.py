@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from plr.adapters.base import AdapterMethod, Kind, Properties
 from plr.adapters.targets import named_in
+from plr.core.quiet import import_gptqmodel
+from plr.core.store import write_atomic
 from plr.errors import ConfigError, ModelError, PlrError
-from plr.quiet import import_gptqmodel
 from plr.registry import did_you_mean
-from plr.store import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

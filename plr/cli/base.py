@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from plr.core.store import Artifact
 from plr.report.bases import GATE_HEAD, Module, answers_text, disk_bits, gate_rows, modules_of, severity
-from plr.store import Artifact
 
 if TYPE_CHECKING:
     from rich.console import Console

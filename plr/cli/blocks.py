@@ -13,8 +13,8 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
+    from plr.core.store import Artifact, Store
     from plr.report.blocks import SparseAdapter
-    from plr.store import Artifact, Store
 
 __all__: list[str] = []
 
@@ -72,8 +72,8 @@ def blocks(
 
 
 def _adapter(ref: str | None) -> SparseAdapter:
+    from plr.core.store import MANIFEST
     from plr.report.blocks import CONFIG, read_sparse
-    from plr.store import MANIFEST
 
     if ref is not None and (Path(ref) / CONFIG).is_file() and not (Path(ref) / MANIFEST).is_file():
         return read_sparse(Path(ref))
@@ -103,8 +103,8 @@ def _numbers(weights: str | None) -> list[float] | None:
 
 
 def _draw(found: list[SparseAdapter], output: Path) -> list[Path]:
-    from plr.report.blocks_figure import blocks_figure
-    from plr.store import write_atomic
+    from plr.core.store import write_atomic
+    from plr.report.figures.blocks import blocks_figure
 
     numbered = [output.with_name(f"{output.stem}-{index}.svg") for index in range(1, len(found) + 1)]
     files = [output] if len(found) == 1 else numbered
@@ -115,7 +115,7 @@ def _draw(found: list[SparseAdapter], output: Path) -> list[Path]:
 
 def _print_adapter(adapter: SparseAdapter, rows: list[dict[str, Any]], depths: list[dict[str, Any]]) -> None:
     from plr.cli.show import console
-    from plr.report.blocks_figure import described
+    from plr.report.figures.blocks import described
 
     out = console()
     out.print(f"[bold]sparse[/bold] {adapter.name}", highlight=False)

@@ -32,12 +32,12 @@ def compare(
     Example: [bold]plr compare configs/studies/quickstart.yaml[/bold]
     """
     from plr.cli.show import console, emit
+    from plr.core.runtime import default_home
+    from plr.core.store import Store
     from plr.report.cells import ResultSet
     from plr.report.compare import compare_rows, costs_of, write_compare
-    from plr.resolve import Resolver
-    from plr.runtime import default_home
-    from plr.store import Store
     from plr.study import Study, load_study
+    from plr.study.resolve import Resolver
 
     work = Study(load_study(study, tuple(set_ or ())), resolver=Resolver(offline=offline))
     store = Store(default_home())

@@ -13,9 +13,9 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
+    from plr.core.specs import Restore
+    from plr.core.store import Artifact
     from plr.lab import Lab
-    from plr.specs import Restore
-    from plr.store import Artifact
 
 __all__: list[str] = []
 
@@ -50,7 +50,7 @@ def forgetting(
     Example: [bold]plr forgetting 3fa9c1 --text wiki.txt --task tiny_sql --limit 50[/bold]
     """
     from plr.cli.show import emit
-    from plr.forgetting import check_writes
+    from plr.evaluation.forgetting import check_writes
     from plr.lab import check_bits
 
     if bits is not None:
@@ -90,7 +90,7 @@ def _embedded(step: Restore) -> list[str]:
 def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[dict[str, Any]]:
     """Two Evaluate steps for each task, on the base alone and with the adapter: found in the store or made."""
     from plr.cli.show import watch
-    from plr.steps import Plan
+    from plr.engines.plan import Plan
 
     steps: list[Any] = []
     for text in wanted:
@@ -143,10 +143,10 @@ def _values(artifact: Artifact, metric: str) -> dict[int, float | None]:
 
 def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> dict[str, Any]:
     from plr.cli.show import console
-    from plr.data import read_texts
-    from plr.forgetting import text_shift
-    from plr.quiet import quiet_libraries
+    from plr.core.quiet import quiet_libraries
+    from plr.evaluation.forgetting import text_shift
     from plr.stats import paired_bootstrap
+    from plr.tasks.data.rows import read_texts
 
     if not file.is_file():
         raise UsageError(f"there is no text {file}", expected="a .jsonl or text file")

@@ -13,8 +13,8 @@ import typer
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
+    from plr.core.store import Artifact
     from plr.lab import Lab
-    from plr.store import Artifact
 
 __all__ = [
     "Bits",
@@ -69,7 +69,7 @@ def lab(
     **runtime: Any,
 ) -> Lab:
     """The lab of a command. What ``config`` and ``--set`` say of ``runtime`` holds where no option of its own says otherwise."""
-    from plr.config import apply_overrides, load_yaml
+    from plr.core.config import apply_overrides, load_yaml
     from plr.lab import Lab
 
     own = tuple(override for override in overrides if override.partition("=")[0].partition(".")[0] == "runtime")
@@ -95,7 +95,7 @@ def finish_all(steps: list[Any], here: Lab, *, output: Path | None, as_json: boo
         UsageError: see :func:`finish`.
     """
     from plr.cli.show import artifact_json, console, emit, watch
-    from plr.steps import Plan
+    from plr.engines.plan import Plan
 
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(

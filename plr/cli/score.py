@@ -13,7 +13,7 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.rescore import Rescored
+    from plr.evaluation.rescore import Rescored
 
 __all__: list[str] = []
 
@@ -43,9 +43,9 @@ def score(
     """
     from plr.cli.counting import counting
     from plr.cli.show import emit
-    from plr.predictions import read_predictions
-    from plr.rescore import rescore
-    from plr.resolve import Resolver
+    from plr.evaluation.predictions import read_predictions
+    from plr.evaluation.rescore import rescore
+    from plr.study.resolve import Resolver
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists", hint="choose another --output: nothing is overwritten")

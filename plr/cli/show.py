@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from plr.specs import Step
-from plr.steps import Event
-from plr.store import Artifact
+from plr.core.specs import Step
+from plr.core.store import Artifact
+from plr.engines.plan import Event
 
 if TYPE_CHECKING:
     from rich.console import Console

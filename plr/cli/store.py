@@ -13,7 +13,7 @@ from plr.cli.root import app
 from plr.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from plr.store import Artifact
+    from plr.core.store import Artifact
 
 __all__: list[str] = []
 
@@ -31,9 +31,9 @@ def list_(
     from rich.table import Table
 
     from plr.cli.show import console, emit, size, span
+    from plr.core.store import KINDS
     from plr.errors import UsageError
     from plr.registry import did_you_mean
-    from plr.store import KINDS
 
     if kind is not None and kind not in KINDS:
         raise UsageError(
@@ -79,7 +79,7 @@ def show(
     """
     from plr.cli.base import HANDLED, print_base
     from plr.cli.show import console, emit, size, span
-    from plr.store import MANIFEST
+    from plr.core.store import MANIFEST
 
     artifact = lab().store.find(ref)
     if plot is not None:
@@ -114,8 +114,8 @@ def _draw(artifact: Artifact, file: Path) -> None:
         UsageError: no base, a base without measured errors, or no .svg file in a folder that is there.
     """
     from plr.errors import UsageError
-    from plr.report.base_figure import error_figure
     from plr.report.bases import modules_of
+    from plr.report.figures.bases import error_figure
 
     if artifact.kind != "base":
         raise UsageError(f"{artifact.path.name} is no base: there is no output error to draw", hint="plr ls base")
@@ -214,8 +214,8 @@ def doctor(as_json: Json = False) -> None:
     """
     from rich.markup import escape
 
+    from plr.cli.doctor import examine
     from plr.cli.show import console, emit
-    from plr.doctor import examine
 
     checks = examine(lab().store.home)
     if as_json:

@@ -35,10 +35,10 @@ def grid(
     Example: [bold]plr grid configs/studies/quickstart.yaml --set seeds='[0, 1]'[/bold]
     """
     from plr.cli.show import console, emit, watch
+    from plr.core.store import Store
     from plr.report.table import console_table
-    from plr.resolve import Resolver
-    from plr.store import Store
     from plr.study import Study, failed_cells, load_study, raise_if_all_failed
+    from plr.study.resolve import Resolver
 
     resolver = Resolver(strict=not dry_run, offline=offline)
     work = Study(load_study(study, tuple(set_ or ())), resolver=resolver)
@@ -84,11 +84,11 @@ def report(study: File, set_: Set = None, output: Out = None, offline: Offline =
     Example: [bold]plr report configs/studies/quickstart.yaml[/bold]
     """
     from plr.cli.show import console, emit
+    from plr.core.runtime import default_home
+    from plr.core.store import Store
     from plr.report.table import console_table
-    from plr.resolve import Resolver
-    from plr.runtime import default_home
-    from plr.store import Store
     from plr.study import Study, load_study
+    from plr.study.resolve import Resolver
 
     work = Study(load_study(study, tuple(set_ or ())), resolver=Resolver(offline=offline))
     store = Store(default_home())

@@ -112,9 +112,9 @@ def check(
     """
     from plr.cli.counting import counting
     from plr.cli.show import emit
-    from plr.data import resolve_task
     from plr.tasks import TaskData, task_of
     from plr.tasks.check import check_task
+    from plr.tasks.data.rows import resolve_task
 
     spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
     lengths, unit = None, "characters"
@@ -176,8 +176,8 @@ def _rules(task: Task) -> str:
 
 
 def _instance(task: Task, name: str, split: str, row: int, **where: Any) -> dict[str, Any]:
-    from plr.data import head_of, load_split, resolve_task
     from plr.tasks import Classification
+    from plr.tasks.data.rows import head_of, load_split, resolve_task
     from plr.tasks.specimen import specimens
 
     spec = resolve_task(name, **where)
@@ -213,9 +213,9 @@ def _instance(task: Task, name: str, split: str, row: int, **where: Any) -> dict
 
 def _counter(model: str, offline: bool) -> Any:
     """The lengths of a row in tokens, cut as training cuts them."""
-    from plr.bases import load_tokenizer, resolve_model
+    from plr.bases.load import load_tokenizer, resolve_model
+    from plr.core.quiet import quiet_libraries
     from plr.lm.tokens import encode_pair
-    from plr.quiet import quiet_libraries
 
     quiet_libraries()
     tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)

@@ -15,7 +15,7 @@ from plr.errors import UsageError
 
 if TYPE_CHECKING:
     from plr.tasks import Example, Task
-    from plr.tasks.task_file import TaskFile
+    from plr.tasks.file.find import TaskFile
 
 __all__: list[str] = []
 
@@ -51,8 +51,8 @@ def transform(
     Example: [bold]plr tasks transform tiny_math --as in-context --shots 2 -o shots[/bold]
     """
     from plr.cli.show import console, emit
-    from plr.data import draw, guarded_train, has_split, load_split, resolve_task
     from plr.tasks import task_of
+    from plr.tasks.data.rows import draw, guarded_train, has_split, load_split, resolve_task
     from plr.tasks.transforms import BETWEEN, worded
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -103,7 +103,7 @@ def _scoring(
     how: How, task: Task, splits: Mapping[str, Sequence[Example]], made: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> dict[str, Any]:
     """The keys of a task file by which answers are scored: as ``task`` scores them, where the rows kept its answers as they are."""
-    from plr.tasks.from_file import FileGeneration, FileScored
+    from plr.tasks.file.from_file import FileGeneration, FileScored
 
     scorer = task.scorer if isinstance(task, FileScored) else task
     written = {row.id: row.target.strip() for rows in splits.values() for row in rows}
@@ -121,7 +121,7 @@ def _scoring(
 
 
 def _scoring_of(file: TaskFile) -> dict[str, Any]:
-    from plr.tasks.template import Template
+    from plr.tasks.file.template import Template
 
     scoring = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
     read = {name for text in (file.target or "", *file.choices) for name in Template.parse(text).fields}
@@ -149,13 +149,14 @@ def _rewriter(
     seed: int,
     offline: bool,
 ) -> Any:
-    from plr.tasks import instruct, transforms
+    from plr.tasks import transforms
+    from plr.tasks.library import instruct
 
     if how == "chat":
         if model is None:
             raise UsageError("a chat template is that of a model", expected="--model M")
-        from plr.bases import load_tokenizer, resolve_model
-        from plr.quiet import quiet_libraries
+        from plr.bases.load import load_tokenizer, resolve_model
+        from plr.core.quiet import quiet_libraries
 
         quiet_libraries()
         tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)
@@ -179,7 +180,7 @@ def _rewriter(
 
 
 def _wordings(file: Path | None) -> list[tuple[str, str]]:
-    from plr.config import load_yaml
+    from plr.core.config import load_yaml
 
     if file is None:
         raise UsageError("--as templates needs the wordings", expected="--templates FILE.yaml")

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from plr.core.runtime import Runtime
+from plr.core.store import Store
+from plr.engines.plan import Event, Plan
 from plr.registry import Registry
-from plr.runtime import Runtime
-from plr.steps import Event, Plan
-from plr.store import Store
 
 __all__ = ["Engine", "Outcome", "engines"]
 

@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from plr.core.runtime import Runtime
+from plr.core.specs import Step, step_from_json
+from plr.core.store import Store
 from plr.engines.base import Engine, Outcome, engines
+from plr.engines.plan import Event, Plan, ready_jobs, run_job
 from plr.errors import PlrError, ResourceError
-from plr.runtime import Runtime
-from plr.specs import Step, step_from_json
-from plr.steps import Event, Plan, ready_jobs, run_job
-from plr.store import Store
 
 __all__ = ["LocalEngine"]
 

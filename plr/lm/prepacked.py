@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plr.core.runtime import available_memory
 from plr.gptq.linear import PackedLinear
-from plr.runtime import available_memory
 
 __all__ = ["lays_out", "prepacked"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.core.specs import Quantization
 from plr.errors import UsageError
 from plr.registry import Registry
-from plr.specs import Quantization
 
 if TYPE_CHECKING:
     import torch

@@ -32,9 +32,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
-from plr.specs import Quantization
 
 if TYPE_CHECKING:
     import torch

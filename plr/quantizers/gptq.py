@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.core.specs import Quantization
 from plr.errors import ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
-from plr.specs import Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor

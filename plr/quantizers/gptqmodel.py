@@ -26,10 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.core.quiet import import_gptqmodel, silenced
+from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
-from plr.quiet import import_gptqmodel, silenced
-from plr.specs import Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor

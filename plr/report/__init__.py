@@ -31,7 +31,7 @@ def write_report(
     ``cells`` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. ``bases`` and
     ``sparse``: see :func:`report_html`.
     """
-    from plr.store import write_atomic
+    from plr.core.store import write_atomic
 
     results = ResultSet(cells)
     found = contrasts(results)

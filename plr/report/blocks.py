@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from plr.specs import Step
-    from plr.store import Store
+    from plr.core.specs import Step
+    from plr.core.store import Store
 
     Array = NDArray[np.float64]
 
@@ -217,7 +217,7 @@ def read_sparse(folder: Path, name: str = "") -> SparseAdapter:
 
 def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
     """The sparse adapters among ``steps`` that are in the store, in their order."""
-    from plr.specs import Train
+    from plr.core.specs import Train
 
     found = []
     for step in steps:

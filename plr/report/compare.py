@@ -21,7 +21,7 @@ from plr.report.sheets import adapter_label
 from plr.report.table import markdown
 
 if TYPE_CHECKING:
-    from plr.store import Store
+    from plr.core.store import Store
     from plr.study import Cell
 
 __all__ = ["COMPARE_HEAD", "CostRow", "compare_md", "compare_rows", "compare_texts", "costs_of", "write_compare"]
@@ -81,7 +81,7 @@ class CostRow:
 
 def costs_of(cells: Iterable[Cell], store: Store) -> dict[str, Mapping[str, Any]]:
     """Fingerprint of a cell's step -> the metrics of the training behind it; cells without one are left out."""
-    from plr.specs import Restore
+    from plr.core.specs import Restore
 
     found: dict[str, Mapping[str, Any]] = {}
     for cell in cells:
@@ -142,8 +142,8 @@ def write_compare(
     cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, Any]], folder: Path, title: str
 ) -> dict[str, Path]:
     """Write `compare.md` and, where a cell has both a value and a recorded peak memory, `compare.svg`; where they lie."""
-    from plr.report.compare_figure import compare_figure
-    from plr.store import write_atomic
+    from plr.core.store import write_atomic
+    from plr.report.figures.compare import compare_figure
 
     rows = compare_rows(ResultSet(cells), costs)
     paths = {"costs": folder / "compare.md"}

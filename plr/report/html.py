@@ -17,9 +17,9 @@ from typing import Any
 
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 from plr.report.blocks import SparseAdapter
-from plr.report.blocks_figure import blocks_section
 from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
-from plr.report.figures import STYLES, Series, gain_chart, marker
+from plr.report.figures.blocks import blocks_section
+from plr.report.figures.gain import STYLES, Series, gain_chart, marker
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
 from plr.report.results import Contrast, contrasts, csv_text, gains, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet

@@ -5,7 +5,7 @@
 ``exact_match_folded``               the same with case folded and runs of white space as one space
 ``contains``                         the gold stands in the answer
 ``numeric_match``                    the last number of each, by value (:mod:`plr.scoring.numbers`)
-``sql_match``                        SQL in canonical form (:mod:`plr.scoring.sql`)
+``sql_match``                        SQL in canonical form (:mod:`plr.scoring.sql.match`)
 ``rouge1 rouge2 rougeL``             ROUGE F1 (:mod:`plr.scoring.overlap`)
 ``rouge1_ja rouge2_ja rougeL_ja``    the same on Japanese morphemes (:mod:`plr.scoring.japanese`)
 ===================================  ================================================================
@@ -21,7 +21,7 @@ from plr.scoring.japanese import morphemes
 from plr.scoring.numbers import numeric_match
 from plr.scoring.overlap import rouge_l, rouge_n, words
 from plr.scoring.score import Score, shown
-from plr.scoring.sql import normalized_match
+from plr.scoring.sql.match import normalized_match
 
 __all__ = ["METRICS", "NamedMetric"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from plr.core.specs import Evaluate, Quantize, Restore
 from plr.errors import UsageError
 from plr.serving.fits import why_not_vllm
-from plr.specs import Evaluate, Quantize, Restore
 from plr.tasks import task_of
 
 __all__ = ["check_engine"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from plr.tasks import arithmetic, glue, gsm8k, instruct, jglue, sql_create_context, tiny, tsv, xlsum
 from plr.tasks.base import Task, outcomes, tasks
 from plr.tasks.classification import Classification
-from plr.tasks.hub import HubData
-from plr.tasks.leakage import check_leakage, check_text_leakage
-from plr.tasks.task_file import find_task, is_task_file, read_task, task_of
+from plr.tasks.data import tsv
+from plr.tasks.data.hub import HubData
+from plr.tasks.data.leakage import check_leakage, check_text_leakage
+from plr.tasks.file.find import find_task, is_task_file, read_task, task_of
+from plr.tasks.library import arithmetic, glue, gsm8k, instruct, jglue, sql_create_context, tiny, xlsum
 from plr.tasks.types import Example, HeadSpec, Kind, LoadReport, Response, Split, TaskData, Texts
 
 __all__ = [

@@ -1,6 +1,6 @@
 """A task: a data set, a prompt and a scorer.
 
-To add one (``plr/tasks/gsm8k.py`` is the pattern): subclass :class:`Task`, name the fields of a row, write
+To add one (``plr/tasks/library/gsm8k.py`` is the pattern): subclass :class:`Task`, name the fields of a row, write
 ``prompt``, ``target``, ``boundary`` and ``scores``, and put an instance into the registry with
 ``tasks.register(name)(instance)``. A third party does the same in a package of its own and names that instance
 under the entry point group ``plr.tasks``::
@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 
 from plr.registry import Registry
 from plr.scoring.score import Score
-from plr.tasks.hub import HubData
-from plr.tasks.loading import available_splits, load_split
-from plr.tasks.local import STEMS
-from plr.tasks.sources import GeneratedSource, Row
-from plr.tasks.splits import normalized
+from plr.tasks.data.hub import HubData
+from plr.tasks.data.loading import available_splits, load_split
+from plr.tasks.data.local import STEMS
+from plr.tasks.data.sources import GeneratedSource, Row
+from plr.tasks.data.splits import normalized
 from plr.tasks.types import Example, Kind, Response, Split, TaskData
 
 __all__ = ["Task", "outcomes", "tasks"]

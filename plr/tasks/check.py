@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 from plr.errors import DataError
 from plr.tasks.base import Task
 from plr.tasks.classification import Classification
-from plr.tasks.loading import row_problem, source_rows
-from plr.tasks.splits import normalized
+from plr.tasks.data.loading import row_problem, source_rows
+from plr.tasks.data.splits import normalized
 from plr.tasks.types import Example, Response, Split, TaskData
 
 __all__ = ["Finding", "Report", "check_task"]

@@ -26,9 +26,9 @@ from dataclasses import replace
 from typing import Any
 
 from plr.errors import DataError, UsageError
-from plr.tasks.instruct import messages_of
-from plr.tasks.splits import normalized
-from plr.tasks.template import Template
+from plr.tasks.data.splits import normalized
+from plr.tasks.file.template import Template
+from plr.tasks.library.instruct import messages_of
 from plr.tasks.types import Example
 
 __all__ = ["BETWEEN", "SYMBOLS", "as_chat", "in_context", "one_turn", "with_symbols", "with_templates", "worded"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from plr.fingerprint import fingerprint
+from plr.core.fingerprint import fingerprint
 
 __all__ = ["SPLITS", "Example", "HeadSpec", "Kind", "LoadReport", "Response", "Split", "TaskData", "Texts"]
 

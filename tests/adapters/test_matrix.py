@@ -18,13 +18,13 @@ from torch import Tensor
 
 from plr.adapters import adapters
 from plr.adapters.known import REFUSED, peft_names
-from plr.bases import load_source, resolve_model
-from plr.data import load_split, resolve_task
+from plr.bases.load import load_source, resolve_model
 from plr.errors import ModelError
 from plr.gptq import quantize_model
 from plr.lm.support import prompt_learning
-from plr.objectives import AnswerCollator
-from plr.presets import preset
+from plr.study.presets import preset
+from plr.tasks.data.rows import load_split, resolve_task
+from plr.training.objectives import AnswerCollator
 
 WIDTHS = (16, 8, 4, 3, 2)
 BLOCKS = 2

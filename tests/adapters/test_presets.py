@@ -13,7 +13,7 @@ import yaml
 from plr.adapters import adapters
 from plr.cli.root import app
 from plr.lab import Lab
-from plr.presets import preset
+from plr.study.presets import preset
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "adapters").glob("*.yaml"))

@@ -16,10 +16,10 @@ from small_models import small_model
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from plr.adapters.relora import ReLoraMethod
-from plr.adapters.restarts import Jagged, Restarts, reset
+from plr.adapters.relora.relora import ReLoraMethod
+from plr.adapters.relora.restarts import Jagged, Restarts, reset
 from plr.errors import ConfigError, ModelError, TrainingError
-from plr.trainer import OrderedRows, PlrTrainer, latest_checkpoint
+from plr.training.trainer import OrderedRows, PlrTrainer, latest_checkpoint
 
 IDS = torch.randint(3, 64, (8, 10), generator=torch.Generator().manual_seed(0))
 METHOD = ReLoraMethod()

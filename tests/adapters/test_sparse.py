@@ -15,8 +15,8 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from plr.adapters.sparse import SPARSE, SparseConfig, SparseConfigError
-from plr.adapters.sparse_layer import SparseLayer
+from plr.adapters.sparse.layer import SparseLayer
+from plr.adapters.sparse.tuner import SPARSE, SparseConfig, SparseConfigError
 from plr.errors import IntegrityError, PlrError
 from plr.gptq import quantize_model
 

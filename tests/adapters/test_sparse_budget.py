@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plr.adapters.sparse_budget import Grid, SparseConfigError, check_grid, distribute, pattern_value
+from plr.adapters.sparse.budget import Grid, SparseConfigError, check_grid, distribute, pattern_value
 
 
 def layers(count: int, n: int = 8, m: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64), (16, 64))) -> list[Grid]:

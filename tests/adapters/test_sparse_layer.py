@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from plr.adapters.sparse import SparseConfig, changed_parameters, clear_moments
-from plr.adapters.sparse_layer import SparseLayer, draw_scores, reassign
+from plr.adapters.sparse.layer import SparseLayer, draw_scores, reassign
+from plr.adapters.sparse.tuner import SparseConfig, changed_parameters, clear_moments
 from plr.errors import ModelError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plr.adapters.block_product import add_block_product, dense_blocks, weighted_blocks
+from plr.adapters.sparse.product import add_block_product, dense_blocks, weighted_blocks
 
 N, M, K, BO, BI, ALPHA = 3, 4, 5, 2, 3, 1.7
 POSITIONS = torch.tensor([7, 0, 11, 4, 5])  # rows 1, 0, 2, 1, 1: three blocks share a row; columns 3, 0, 3, 0, 1

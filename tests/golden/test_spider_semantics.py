@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
-from plr.scoring.sql_compare import normalized_rows, same_rows
-from plr.scoring.sql_reader import read_demands
-from plr.scoring.sql_schema import read_schema
-from plr.scoring.sql_tokens import executable, texts
+from plr.scoring.sql.compare import normalized_rows, same_rows
+from plr.scoring.sql.reader import read_demands
+from plr.scoring.sql.schema import read_schema
+from plr.scoring.sql.tokens import executable, texts
 
 CONTEXT = """
 CREATE TABLE t (id INTEGER, name TEXT, score REAL, code);

@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from plr.core.quiet import quiet_libraries
+from plr.core.specs import Quantization
 from plr.quantizers import quantizers
-from plr.quiet import quiet_libraries
-from plr.specs import Quantization
 
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 VOCABULARY = 64

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from plr.bases import load_quantized
+from plr.bases.load import load_quantized
 from plr.errors import MissingDependencyError, ModelError
 from plr.quantizers import bnb, densify, quantizers
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from plr.core.specs import Quantization, Quantize
 from plr.errors import ConfigError, MissingDependencyError, ModelError, UsageError
-from plr.presets import PRESETS
 from plr.quantizers import quantizers
-from plr.specs import Quantization, Quantize
 from plr.study import Study, study_config
+from plr.study.presets import PRESETS
 
 from .conftest import SPECS, make_batches, make_model
 
@@ -74,7 +74,7 @@ def test_the_paper_preset_is_valid_for_nf4() -> None:
 
 def test_checking_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from plr.quantizers import quantizers; from plr.specs import Quantization\n"
+        "import sys; from plr.quantizers import quantizers; from plr.core.specs import Quantization\n"
         "[quantizers.get(m).check(Quantization(method=m, bits=b, group_size=g)) for m, b, g in "
         "(('gptq', 4, 128), ('rtn', 4, 128), ('gptqmodel', 4, 128), ('nf4', 4, 64), ('int8', 8, -1))]\n"
         "heavy = {'torch', 'transformers', 'bitsandbytes', 'gptqmodel'} & set(sys.modules); assert not heavy, heavy"
@@ -151,7 +151,7 @@ def test_a_missing_package_is_named_with_its_pip_command(
 def test_a_folder_that_is_no_k_bit_checkpoint_of_ours(config: str | None, message: str, tmp_path: Path) -> None:
     import torch
 
-    from plr.bases import load_quantized
+    from plr.bases.load import load_quantized
 
     if config is not None:
         (tmp_path / "config.json").write_text(config)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from plr.bases import load_quantized
+from plr.bases.load import load_quantized
 from plr.errors import ModelError
 from plr.quantizers import gptqmodel, quantizers
 

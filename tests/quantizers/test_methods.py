@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from plr.adapters import adapters
-from plr.bases import load_quantized
+from plr.bases.load import load_quantized
 from plr.quantizers import densify, quantizers
 
 from .conftest import SPECS, logits, make_batches, make_model, need, quantized, spec_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from plr.report.base_figure import HEIGHT, LEFT, RIGHT, TOP, WIDTH, _log_ticks, error_figure
 from plr.report.bases import modules_of
+from plr.report.figures.bases import HEIGHT, LEFT, RIGHT, TOP, WIDTH, _log_ticks, error_figure
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SVG = "{http://www.w3.org/2000/svg}"

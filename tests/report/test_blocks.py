@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from sparse_files import PREFIX, dense, write_adapter, write_sparse
 
+from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
+from plr.core.store import Store
 from plr.errors import IntegrityError, UsageError
 from plr.report.blocks import BlockModule, depth_rows, module_rows, read_sparse, sparse_adapters
-from plr.report.blocks_figure import SHOWN, blocks_figure, blocks_section
+from plr.report.figures.blocks import SHOWN, blocks_figure, blocks_section
 from plr.report.html import report_html
-from plr.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
-from plr.store import Store
 
 
 def _module(scores: Any, positions: list[int], *, std: float | None = 1.0) -> BlockModule:

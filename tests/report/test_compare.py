@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from plr import stats
+from plr.core.specs import AdapterSpec, Evaluate, ModelRef, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.core.store import Store
 from plr.report.cells import CellResult, Metric, ResultSet
 from plr.report.compare import COMPARE_HEAD, compare_md, compare_rows, compare_texts, costs_of, write_compare
-from plr.report.compare_figure import compare_figure
-from plr.specs import AdapterSpec, Evaluate, ModelRef, Restore, Source, TaskSpec, Train, TrainSpec
-from plr.store import Store
+from plr.report.figures.compare import compare_figure
 from plr.study import Cell
 
 COST = {

@@ -157,7 +157,7 @@ def test_the_sum_computes_what_peft_computes(tmp_path: Path) -> None:
     from peft import PeftModel, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from plr.adapters.sparse import SparseConfig
+    from plr.adapters.sparse.tuner import SparseConfig
 
     torch.manual_seed(0)
     settings: dict[str, Any] = {

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from plr.report import write_report
-from plr.report.figures import ticks
+from plr.report.figures.gain import ticks
 from plr.report.html import flatten, report_html
 from plr.report.metrics import show
 from plr.report.results import contrasts, csv_text

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plr.scoring.sql import MAX_CHARS, canonical, first_statement, normalized_match, raw_match
+from plr.scoring.sql.match import MAX_CHARS, canonical, first_statement, normalized_match, raw_match
 
 REAL = Path(__file__).parents[2] / "../shared/data/sql/test.jsonl"
 SPIDER = REAL.with_name("dev.jsonl")

@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
-from plr.scoring.sql_candidates import Candidates, _around, _holds, _stored, linked
-from plr.scoring.sql_demands import Atom
-from plr.scoring.sql_reader import read_demands
-from plr.scoring.sql_schema import read_schema
+from plr.scoring.sql.candidates import Candidates, _around, _holds, _stored, linked
+from plr.scoring.sql.demands import Atom
+from plr.scoring.sql.reader import read_demands
+from plr.scoring.sql.schema import read_schema
 
 LITERALS = ["Oslo", "oslo", "5", "12", "", 5, 12, -3, 2.5]
 OPERATORS = ["=", "!=", "<", "<=", ">", ">="]

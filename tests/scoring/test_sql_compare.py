@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plr.scoring.sql_compare import normalized_rows, same_rows
+from plr.scoring.sql.compare import normalized_rows, same_rows
 
 Rows = list[tuple[Any, ...]]
 CASES: dict[str, tuple[Rows, Rows, bool, bool]] = {

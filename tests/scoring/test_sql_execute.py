@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from plr.scoring.sql import canonical
-from plr.scoring.sql_databases import Maker
-from plr.scoring.sql_execute import Sample, exec_match, exec_match_all
-from plr.scoring.sql_judge import DATABASES, Suite
-from plr.scoring.sql_reader import read_demands
-from plr.scoring.sql_schema import read_schema
+from plr.scoring.sql.databases import Maker
+from plr.scoring.sql.execute import Sample, exec_match, exec_match_all
+from plr.scoring.sql.judge import DATABASES, Suite
+from plr.scoring.sql.match import canonical
+from plr.scoring.sql.reader import read_demands
+from plr.scoring.sql.schema import read_schema
 
 REAL = Path(__file__).parents[2] / "../shared/data/sql"
 real = pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")

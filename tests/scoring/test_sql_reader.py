@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from plr.scoring.sql_demands import Demands
-from plr.scoring.sql_reader import read_demands
-from plr.scoring.sql_schema import read_schema
+from plr.scoring.sql.demands import Demands
+from plr.scoring.sql.reader import read_demands
+from plr.scoring.sql.schema import read_schema
 
 CONTEXT = "CREATE TABLE shop (id INTEGER, city VARCHAR); CREATE TABLE sale (shop_id INTEGER, sum INTEGER, day VARCHAR)"
 CITY, SUM, DAY, ID, SHOP_ID = ("shop", "city"), ("sale", "sum"), ("sale", "day"), ("shop", "id"), ("sale", "shop_id")

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from plr.errors import ResourceError
-from plr.scoring import sql_pool, sql_process
-from plr.scoring.sql_execute import exec_match, exec_match_all
-from plr.scoring.sql_pool import Pool, Sample, shared_pool
-from plr.scoring.sql_sandbox import MAX_CHARS, Failure, Result, Sandbox
-from plr.scoring.sql_worker import ADDRESS_SPACE, CPU_SECONDS
+from plr.scoring.sql import pool as sql_pool
+from plr.scoring.sql import process as sql_process
+from plr.scoring.sql.execute import exec_match, exec_match_all
+from plr.scoring.sql.pool import Pool, Sample, shared_pool
+from plr.scoring.sql.sandbox import MAX_CHARS, Failure, Result, Sandbox
+from plr.scoring.sql.worker import ADDRESS_SPACE, CPU_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CONTEXT, GOLD = "CREATE TABLE t (a INTEGER, b VARCHAR)", "SELECT a FROM t WHERE b = 'x'"
@@ -76,7 +77,7 @@ def test_hostile_query_is_wrong_and_the_run_goes_on(query: str, kind: str) -> No
 
 LAUNCHER = """
 import json, os, subprocess, sys
-worker = subprocess.Popen([sys.executable, "-S", "-P", "-m", "plr.scoring.sql_worker"], stdin=sys.stdin, stdout=2)
+worker = subprocess.Popen([sys.executable, "-S", "-P", "-m", "plr.scoring.sql.worker"], stdin=sys.stdin, stdout=2)
 _, status, used = os.wait4(worker.pid, 0)
 worker.returncode = 0
 print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)]))
@@ -141,7 +142,7 @@ def test_memory_of_a_worker_is_limited() -> None:
 
 
 def test_a_worker_takes_the_standard_library_alone() -> None:
-    code = "import sys, plr.scoring.sql_worker; assert not {'sqlglot', 'pydantic', 'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, plr.scoring.sql.worker; assert not {'sqlglot', 'pydantic', 'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
 
 

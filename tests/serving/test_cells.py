@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from plr import Lab
 from plr.errors import IntegrityError, MissingDependencyError, ModelError, UsageError
 from plr.study import Study
-from plr.study_file import study_config
+from plr.study.file import study_config
 
 from .vllm_stand_in import LLM
 

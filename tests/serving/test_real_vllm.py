@@ -110,7 +110,7 @@ def test_a_lora_on_each_width(
     tmp_path: Path,
 ) -> None:
     """In half precision two near-equal logits may change places: ten of twelve answers must be those of float32."""
-    from plr.bases import load_quantized
+    from plr.bases.load import load_quantized
     from plr.gptq import quantize_model, save_checkpoint
 
     if (bits, device) == (8, "cpu"):

@@ -13,7 +13,7 @@ from plr.registry import Registry
 from plr.scoring import Score
 from plr.scoring.classification import METRICS
 from plr.tasks import Classification, Example, Response, Task, TaskData, tasks
-from plr.tasks.gsm8k import GSM8K
+from plr.tasks.library.gsm8k import GSM8K
 
 
 class Echo(Task):

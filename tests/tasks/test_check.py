@@ -149,7 +149,7 @@ def test_a_missing_split_is_a_remark(check: Callable[..., Report]) -> None:
 def test_equal_rows_of_official_splits_are_a_remark(
     check: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plr.tasks.from_file.FileGeneration.official_splits", True)
+    monkeypatch.setattr("plr.tasks.file.from_file.FileGeneration.official_splits", True)
     rows = sound()
     rows["test"][3] = rows["train"][5]
     report = check(rows)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from plr.data import guarded_train, head_of, load_split, resolve_task, seen_in_train
 from plr.errors import DataError, LeakageError
 from plr.tasks import Classification, HeadSpec, Response, TaskData, tasks
-from plr.tasks.glue import GLUE
-from plr.tasks.hub import HubSource
+from plr.tasks.data.hub import HubSource
+from plr.tasks.data.rows import guarded_train, head_of, load_split, resolve_task, seen_in_train
+from plr.tasks.library.glue import GLUE
 
 REAL = Path(__file__).parents[2] / "../shared/data/glue_std"
 REAL_ROWS = {  # train, scored, labels

@@ -15,13 +15,13 @@ import pytest
 from fake_hub import SHA, FakeHub, Fault, Repo
 from hub_client import point
 
-from plr import data
-from plr.data import data_record, load_split, resolve_task
 from plr.errors import DataError, IntegrityError, ResourceError, UsageError
 from plr.tasks import HubData, TaskData, tasks
-from plr.tasks.gsm8k import Gsm8k
-from plr.tasks.hub import HubSource
-from plr.tasks.sql_create_context import SqlCreateContext
+from plr.tasks.data import rows as data
+from plr.tasks.data.hub import HubSource
+from plr.tasks.data.rows import data_record, load_split, resolve_task
+from plr.tasks.library.gsm8k import Gsm8k
+from plr.tasks.library.sql_create_context import SqlCreateContext
 
 datasets = pytest.importorskip("datasets")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from plr.tasks import HubData, Response, TaskData, tasks
-from plr.tasks.jglue import Jnli
-from plr.tasks.loading import row_problem
-from plr.tasks.sources import Row
+from plr.tasks.data.loading import row_problem
+from plr.tasks.data.sources import Row
+from plr.tasks.library.jglue import Jnli
 
 DATA = Path(__file__).parents[2] / "../shared/data/jglue"
 NLI = {"sentence1": "犬がいる。", "sentence2": "猫がいる。", "label": "contradiction"}

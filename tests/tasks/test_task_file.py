@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from plr.data import head_of, load_split, resolve_task
+from plr.core.specs import step_from_json
 from plr.errors import ConfigError, DataError
 from plr.lab import Lab
-from plr.resolve import Resolver
-from plr.specs import step_from_json
 from plr.study import Study, study_config
+from plr.study.resolve import Resolver
 from plr.tasks import Response, TaskData, find_task, task_of, tasks
+from plr.tasks.data.rows import head_of, load_split, resolve_task
 
 CAPITALS = {
     "data": "rows.tsv",

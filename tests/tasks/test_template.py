@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plr.tasks.template import Template
+from plr.tasks.file.template import Template
 
 NAMES = st.text(st.characters(categories=("L", "N"), include_characters="_- "), min_size=1).filter(
     lambda s: s == s.strip()

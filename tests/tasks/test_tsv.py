@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from plr.data import head_of, load_split, resolve_task
 from plr.errors import DataError
 from plr.tasks import HeadSpec, TaskData
-from plr.tasks.tsv import TEXT_CLASSIFICATION as TASK
+from plr.tasks.data.rows import head_of, load_split, resolve_task
+from plr.tasks.data.tsv import TEXT_CLASSIFICATION as TASK
 
 ROWS = [("shall i compare thee", "old"), ('a "quoted", line', "new"), ("rose is a rose", "new"), ("ozymandias", "old")]
 EXPECTED = [(text, label) for text, label in ROWS]

@@ -1,0 +1,3 @@
+"""ReLoRA: the method, and its restarts."""
+
+from __future__ import annotations

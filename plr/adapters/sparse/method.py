@@ -1,0 +1,27 @@
+"""The sparse adapter among the methods: what it changes is its k blocks, and a slot that moves starts afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plr.adapters.peft import PeftMethod
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+__all__ = ["Sparse"]
+
+
+class Sparse(PeftMethod):
+    """See :mod:`plr.adapters.sparse.tuner`."""
+
+    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
+        from plr.adapters.sparse.tuner import FreshSlots
+
+        return (FreshSlots(),)
+
+    def updated_parameters(self, model: Any) -> int:
+        from plr.adapters.sparse.tuner import changed_parameters
+
+        return changed_parameters(model)

@@ -1,0 +1,154 @@
+"""Carry out Quantize steps: source -> calibrated -> k-bit checkpoint, gated.
+
+The widths of one source and one calibration are made one after another from a source that is loaded, calibrated and
+measured once (`SourceHolder`): after each, the dense layers are put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plr.bases.gate import Gate
+from plr.bases.heads import is_encoder
+from plr.bases.load import Loaded, load_source
+from plr.core.runtime import Runtime
+from plr.core.specs import Calibration, Quantize
+from plr.errors import ModelError
+from plr.gptq.blocks import is_linear, replace_module
+from plr.lm import choose_dtype, encode_pair
+from plr.lm.classify import collate, encode_texts
+from plr.quantizers import Execution, quantizers
+from plr.tasks.data.rows import calibration_text
+
+__all__ = ["SourceHolder", "calibrate", "forward_dtype"]
+
+Progress = Callable[[int, int], None]
+BATCH_TOKENS = 4096
+AUTOCAST_FROM = 512
+"""Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
+_DECODERS_ALONE = ("nf4", "int8")
+"""Methods whose checkpoints are read back as causal language models."""
+
+
+class SourceHolder:
+    """One source in memory with its calibration and its gate, for all the widths made of it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._key: tuple[Any, ...] | None = None
+        self._held: tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate] | None = None
+
+    def quantize(
+        self, step: Quantize, folder: Path, on_progress: Progress | None = None, *, work: Path | None = None
+    ) -> dict[str, Any]:
+        """Quantize the source of ``step`` and write the checkpoint to ``folder``.
+
+        ``work`` survives a kill: finished blocks are kept there, and the next call with the same step goes on after them.
+
+        Returns the metrics of the manifest: the calibration record (ids, sha256, token counts, truncations), one entry a
+        module (relative output error, damping, tokens, seconds), and the gate (:mod:`plr.bases.gate`).
+
+        Raises:
+            ModelError: a module that cannot be quantized, by name; nothing is rounded instead.
+            DataError, LeakageError: unusable calibration data.
+        """
+        spec = step.quantization
+        method = quantizers.get(spec.method)
+        method.check(spec)
+        if method.needs_calibration and spec.calibration is None:
+            raise ModelError(
+                f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file"
+            )
+        loaded, batches, record, gate = self._load(step)
+        if is_encoder(loaded.model.config) and spec.method in _DECODERS_ALONE:
+            raise ModelError(
+                f"method {spec.method} is for language models, and {step.model.name} is an encoder",
+                expected="gptq or rtn",
+                hint="--method gptq",
+            )
+        runtime = self.runtime
+        execution = Execution(
+            work=work,
+            low_memory=runtime.low_memory,
+            device=runtime.torch_device(),
+            forward_dtype=forward_dtype(loaded.model, runtime.dtype, runtime.torch_device()),
+        )
+        dense: dict[str, nn.Module] = {n: module for n, module in loaded.model.named_modules() if is_linear(module)}
+        try:
+            metrics = method.quantize(loaded.model, batches, spec, folder, execution=execution, on_progress=on_progress)
+            measured = gate.measure()
+        finally:
+            if runtime.low_memory:
+                self._key = self._held = None  # one block at a time was all there was room for
+            else:
+                _put_back(loaded.model, dense)
+        loaded.tokenizer.save_pretrained(folder)
+        return {
+            "bits": spec.bits,
+            "calibration": record,
+            "gate": measured,
+            "dtype": str(execution.forward_dtype or torch.float32).removeprefix("torch."),
+            "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            **metrics,
+        }
+
+    def _load(self, step: Quantize) -> tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate]:
+        spec, runtime = step.quantization, self.runtime
+        key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
+        if self._held is None or key != self._key:
+            self._held = None  # before the next is loaded
+            # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
+            # Where memory is short it stays as stored, which is as exact, and each block is cast when its turn comes.
+            dtype, device = (torch.float32, runtime.torch_device()) if not runtime.low_memory else ("auto", "cpu")
+            loaded = load_source(step.source.model, dtype=dtype, device=device, offline=runtime.offline)
+            batches, record = calibrate(spec.calibration, loaded) if spec.calibration else ([], {})
+            gate = Gate(loaded, spec.calibration, task=spec.gate_task, text=spec.gate_text)
+            self._key, self._held = key, (loaded, batches, record, gate)
+        return self._held
+
+
+def forward_dtype(model: Any, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
+    """The dtype that the forward of the calibration is cast to: as asked, or by probe of the device; None: as it is."""
+    if asked == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
+        return None
+    dtype = choose_dtype(device) if asked == "auto" else getattr(torch, asked)
+    return None if dtype == torch.float32 else dtype
+
+
+def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """Draw and tokenize: batches of similar length, int64 [b, t], right-padded; at most BATCH_TOKENS cells each.
+
+    Prompt, answer and EOS for a model that writes; for an encoder, or a task with labels, what a classification head reads.
+    """
+    text = calibration_text(calibration)
+    tokenizer: Any = loaded.tokenizer
+    if text.texts is not None:
+        rows = encode_texts(tokenizer, text.texts)
+    elif is_encoder(loaded.model.config):
+        rows = encode_texts(tokenizer, [(prompt + target, None) for prompt, target in text.pairs])
+    else:
+        pairs = [encode_pair(tokenizer, prompt, target) for prompt, target in text.pairs]
+        rows = [{"input_ids": prompt + target} for prompt, target in pairs]
+    truncated = sum(len(row["input_ids"]) > calibration.max_length for row in rows)
+    rows = [{key: values[: calibration.max_length] for key, values in row.items()} for row in rows]
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    rows.sort(key=lambda row: len(row["input_ids"]))
+    device = loaded.model.device
+    batches: list[dict[str, Tensor]] = []
+    while rows:
+        count = max(1, BATCH_TOKENS // len(rows[-1]["input_ids"]))
+        chunk, rows = rows[-count:], rows[:-count]
+        batches.append({key: value.to(device) for key, value in collate(tokenizer, chunk).items()})
+    return batches, {**text.report, "tokens": tokens, "truncated": truncated, "max_length": calibration.max_length}
+
+
+def _put_back(model: nn.Module, dense: dict[str, nn.Module]) -> None:
+    """Put the dense layers of these names back where a quantizer has replaced them."""
+    for name, module in dense.items():
+        if model.get_submodule(name) is not module:
+            replace_module(model, name, module)

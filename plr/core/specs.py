@@ -1,0 +1,385 @@
+"""What was computed: frozen, hashed values.
+
+A study is a graph of four kinds of step over a source model:
+
+```
+Source ─┬─ Quantize(k bits) ── Train(adapter, task, seed) ─┐
+        └─ Quantize(l bits) ───────────────────────────────┴─ Restore(mode) ── Evaluate(task)
+```
+
+Every field bears identity unless its name stands in the class's ``LOCATION``: where a file lies is not what it says, so a
+local path is kept for finding the file again while its content hash is what counts. How a step is carried out (device,
+workers, micro-batch) is :class:`plr.core.runtime.Runtime` and never here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
+
+from plr.core.fingerprint import fingerprint
+
+__all__ = [
+    "BITS",
+    "AdapterSpec",
+    "AnyStep",
+    "Base",
+    "Calibration",
+    "Evaluate",
+    "GridSearch",
+    "ModelRef",
+    "Quantization",
+    "Quantize",
+    "Restore",
+    "ServingEngine",
+    "Source",
+    "Spec",
+    "Step",
+    "TaskSpec",
+    "Train",
+    "TrainSpec",
+    "step_from_json",
+]
+
+BITS = (16, 8, 4, 3, 2)
+Mode = Literal["keep", "restore", "roundtrip", "requantize"]
+GridSearch = Literal["minmax", "mse", "hessian"]
+ServingEngine = Literal["hf", "vllm"]
+
+
+class Spec(BaseModel, frozen=True, extra="forbid"):
+    """A frozen value with an identity."""
+
+    LOCATION: ClassVar[frozenset[str]] = frozenset()
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after others were in use. At their default they bear no identity, so what was made before is still found."""
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that bear identity, as JSON values; a step inside is given by its fingerprint."""
+        return {
+            name: _identity(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name not in self.LOCATION and not (name in self.LATER and getattr(self, name) == field.default)
+        }
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Step):
+        return value.fingerprint
+    return value.identity() if isinstance(value, Spec) else value
+
+
+class ModelRef(Spec, frozen=True):
+    """Which source model: a hub id at a commit, a local folder or ``.gguf`` file by content, or ``embedded:tiny``."""
+
+    LOCATION = frozenset({"path", "name"})
+    kind: Literal["hub", "local", "gguf", "embedded"]
+    name: str
+    revision: str
+    """Commit sha (hub) or sha256 of the content."""
+    path: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"embedded:{self.name}" if self.kind == "embedded" else self.name
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | ({"name": self.name} if self.kind == "hub" else {})
+
+
+class TaskSpec(Spec, frozen=True):
+    """A task, the data it reads and how the data is split and filtered."""
+
+    LOCATION = frozenset({"path"})
+    LATER = frozenset({"definition"})
+    name: str
+    version: int
+    definition: str | None = None
+    """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON. A registered task is its version."""
+    path: str | None = None
+    data_sha256: str | None = None
+    revision: str | None = None
+    split_seed: int = 0
+    max_prompt_chars: int | None = None
+
+
+class Calibration(Spec, frozen=True):
+    """The text GPTQ is calibrated on: ``samples`` draws with ``seed`` from a task's train split, or from a file."""
+
+    LOCATION = frozenset({"path", "guard"})
+    task: TaskSpec | None = None
+    guard: TaskSpec | None = None
+    """The task whose held-out rows a file must not contain: it is checked, and changes no byte of the result."""
+    path: str | None = None
+    file_sha256: str | None = None
+    samples: int = Field(default=500, ge=1)
+    seed: int = 0
+    max_length: int = Field(default=512, ge=1)
+    """Tokens; longer samples are cut and counted in the manifest."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Calibration:
+        if (self.task is None) == (self.file_sha256 is None):
+            raise ValueError("calibration needs a task or a file, and not both")
+        return self
+
+
+class Quantization(Spec, frozen=True):
+    """How a base becomes k bits. Names as in GPTQ checkpoints."""
+
+    LOCATION = frozenset({"gate_task", "gate_text"})
+    method: str = "gptq"
+    bits: Literal[8, 4, 3, 2]
+    group_size: int = 128
+    sym: bool = True
+    desc_act: bool = False
+    static_groups: bool = False
+    act_group_aware: bool = False
+    """Order by activation within groups and of groups: what act order gains, without its cost at inference."""
+    damp_percent: float = Field(default=0.01, gt=0, lt=1)
+    block_size: int = Field(default=128, ge=1)
+    grid: GridSearch = "minmax"
+    refine_passes: int = Field(default=0, ge=0)
+    """Rounds of coordinate descent on the solved codes."""
+    input_correction: float = Field(default=0.0, ge=0, le=1)
+    """How far a layer makes good what the layers before it lost: 0 not at all, 1 fully."""
+    double_quant: bool = False
+    """Quantize the scales too (nf4 alone)."""
+    calibration: Calibration | None = None
+    gate_task: TaskSpec | None = None
+    """The task on whose validation rows the base is measured once it is made; this changes no byte of it."""
+    gate_text: str | None = None
+    """A JSONL or text file on which it is measured too."""
+
+    @model_validator(mode="after")
+    def _group(self) -> Quantization:
+        if self.group_size != -1 and self.group_size < 1:
+            raise ValueError(f"group_size is {self.group_size}: give -1 (one group a row) or a positive number")
+        return self
+
+
+class AdapterSpec(Spec, frozen=True):
+    """A parameter-efficient method and its whole configuration; no default of a library is inherited."""
+
+    method: str = "lora"
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainSpec(Spec, frozen=True):
+    """The training recipe. Defaults are the settings of the Post-LoRA Restoration report.
+
+    ``batch_size`` is rows per optimizer step over all devices; how it is cut into micro-batches is Runtime's.
+    """
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    epochs: float = Field(default=10, gt=0)
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    max_length: int = Field(default=512, ge=8)
+    """Tokens of prompt and answer; a longer row is an error, not a cut."""
+    train_limit: int | None = Field(default=None, ge=1)
+    validation_limit: int | None = Field(default=500, ge=1)
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    select: Literal["best_validation_loss", "last"] = "best_validation_loss"
+    seed: int = 0
+
+
+class Step(Spec, frozen=True):
+    """A frozen step; equal steps have equal fingerprints, so nothing is computed twice."""
+
+    VERSION: ClassVar[int]
+    kind: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over kind, version, own fields and the fingerprints of the input steps."""
+        return fingerprint({"version": self.VERSION, **self.identity()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        """The steps whose artifacts this one needs, sources left out (they lie outside the store)."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """A few words for people: part of the artifact's folder name."""
+        raise NotImplementedError
+
+
+class Source(Step, frozen=True):
+    """The unquantized model: 16 bits, never stored by plr."""
+
+    VERSION = 1
+    kind: Literal["source"] = "source"
+    model: ModelRef
+
+    @property
+    def bits(self) -> int:
+        return 16
+
+    @property
+    def source(self) -> Source:
+        return self
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.name}-16bit"
+
+
+class Quantize(Step, frozen=True):
+    """A base at k < 16 bits."""
+
+    VERSION = 1
+    kind: Literal["base"] = "base"
+    source: Source
+    quantization: Quantization
+
+    @property
+    def bits(self) -> int:
+        return self.quantization.bits
+
+    @property
+    def model(self) -> ModelRef:
+        return self.source.model
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.name}-{self.quantization.method}-{self.bits}bit"
+
+
+Base = Annotated[Source | Quantize, Field(discriminator="kind")]
+
+
+class Train(Step, frozen=True):
+    """An adapter trained on a base."""
+
+    VERSION = 1
+    kind: Literal["adapter"] = "adapter"
+    base: Base
+    task: TaskSpec
+    adapter: AdapterSpec
+    train: TrainSpec
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return _stored(self.base)
+
+    @property
+    def label(self) -> str:
+        return f"{self.base.model.name}-{self.base.bits}bit-{self.task.name}-{self.adapter.method}-s{self.train.seed}"
+
+
+class Restore(Step, frozen=True):
+    """A trained adapter on another base, without retraining.
+
+    ``restore`` and ``keep`` serve W_l + dW with the adapter beside the base; ``roundtrip`` serves a dense 16-bit W_k + dW;
+    ``requantize`` serves Q_l(W_16 + dW). ``allow_mismatch`` lets a pair through whose provenance does not agree.
+    """
+
+    VERSION = 1
+    kind: Literal["restored"] = "restored"
+    adapter: Train
+    base: Base
+    mode: Mode = "restore"
+    merge: bool = False
+    allow_mismatch: bool = False
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether a whole checkpoint is served, and not an adapter beside its base."""
+        return self.merge or self.mode in ("roundtrip", "requantize")
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return (self.adapter,) if self.mode == "requantize" else (self.adapter, *_stored(self.base))
+
+    @property
+    def label(self) -> str:
+        return f"{self.adapter.label}-to-{self.base.bits}bit-{'merged' if self.merge else self.mode}"
+
+
+class Evaluate(Step, frozen=True):
+    """The score of a base, alone or with an adapter, on one split of a task.
+
+    ``VERSION`` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
+    identity has the task's version in it, are kept. 2: SQL is executed, every result has the protocol of its run.
+    """
+
+    VERSION = 2
+    kind: Literal["result"] = "result"
+    target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
+    task: TaskSpec
+    split: Literal["train", "validation", "test"] = "test"
+    limit: int | None = Field(default=None, ge=1)
+    limit_seed: int = 0
+    max_new_tokens: int = Field(default=256, ge=1)
+    generate: bool = True
+    """False measures the answer loss alone, where accuracy is at the floor or too dear."""
+    num_fewshot: int = Field(default=0, ge=0)
+    """Solved rows of the train split before every question, the same ones for all."""
+    fewshot_seed: int | None = None
+    """Draws them; None takes the first."""
+    engine: ServingEngine = "hf"
+    """What writes the answers: the transformers model in this process, or vLLM."""
+
+    @model_validator(mode="after")
+    def _shots(self) -> Evaluate:
+        if self.num_fewshot and self.split == "train":
+            raise ValueError("few-shot examples come from the train split: score validation or test with them")
+        if self.fewshot_seed is not None and not self.num_fewshot:
+            raise ValueError("fewshot_seed draws examples, and num_fewshot is 0: give num_fewshot too")
+        if self.engine != "hf" and not self.generate:
+            raise ValueError(
+                f"engine {self.engine} writes answers, and generate is false: use engine hf for the loss alone"
+            )
+        return self
+
+    @property
+    def base(self) -> Source | Quantize:
+        return self.target.base if isinstance(self.target, Restore) else self.target
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        if isinstance(self.target, Restore):
+            return (self.target,) if self.target.is_checkpoint else self.target.inputs
+        return _stored(self.target)
+
+    @property
+    def label(self) -> str:
+        return f"{self.target.label}-{self.task.name}"
+
+
+AnyStep = Annotated[Source | Quantize | Train | Restore | Evaluate, Field(discriminator="kind")]
+_ANY = TypeAdapter[Source | Quantize | Train | Restore | Evaluate](AnyStep)
+
+
+def step_from_json(value: Any) -> Source | Quantize | Train | Restore | Evaluate:
+    """The step that ``step.model_dump(mode="json")`` describes."""
+    return _ANY.validate_python(value)
+
+
+def _stored(base: Source | Quantize) -> tuple[Step, ...]:
+    return (base,) if isinstance(base, Quantize) else ()

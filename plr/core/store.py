@@ -1,0 +1,302 @@
+"""The content-addressed store: Step -> Artifact, made once, found by every command.
+
+How a commit works:
+
+1. A file lock named after the fingerprint is taken (the OS releases it when the process dies), so N processes share a study.
+2. The artifact is written to ``.partial-<12 hex>`` beside its final place, on the same filesystem.
+3. Every file is fsynced and hashed; ``manifest.json`` is written last.
+4. The folder is renamed to its final name and the parent folder fsynced.
+
+So an artifact exists if and only if its manifest does, and a kill at any point leaves either nothing or a whole artifact.
+Work that can be resumed (training checkpoints) lies in ``.work/<12 hex>`` until the commit and is deleted by it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from plr.core.fingerprint import file_sha256
+from plr.core.provenance import provenance
+from plr.core.specs import Step, step_from_json
+from plr.errors import IntegrityError, PlrError, ResourceError, UsageError
+
+__all__ = ["KINDS", "Artifact", "Store", "write_atomic"]
+
+KINDS = ("base", "adapter", "restored", "result")
+MANIFEST = "manifest.json"
+_SHORT = 12
+_MIN_REF = 4
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed folder with its manifest."""
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"{self.path / MANIFEST} cannot be read: {error}",
+                expected="the JSON manifest written at the commit",
+                hint="delete the folder and run the command again: it makes the artifact anew",
+            ) from error
+
+    @property
+    def step(self) -> Any:
+        """The step that made it.
+
+        Raises:
+            IntegrityError: the manifest was written by another version of plr or altered.
+        """
+        try:
+            return step_from_json(self.manifest["step"])
+        except (ValidationError, KeyError) as error:
+            raise IntegrityError(
+                f"{self.path / MANIFEST} describes no step this version of plr knows",
+                hint="it was made by another version of plr, or altered; make it again",
+            ) from error
+
+    @property
+    def kind(self) -> str:
+        return self.manifest["kind"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.manifest["metrics"]
+
+    def check(self, *, hashes: bool = True) -> None:
+        """Compare every file with the manifest: presence and size, and the sha256 if ``hashes``.
+
+        Raises:
+            IntegrityError: the first file that is missing or differs, by name.
+        """
+        for name, recorded in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                self._broken(f"{file} is missing")
+            if file.stat().st_size != recorded["size"]:
+                self._broken(f"{file} has {file.stat().st_size} bytes, {recorded['size']} were written")
+            if hashes and file_sha256(file) != recorded["sha256"]:
+                self._broken(f"{file} was altered: its sha256 differs from the manifest")
+
+    def _broken(self, message: str) -> None:
+        raise IntegrityError(
+            message,
+            expected="the files as they were committed",
+            hint=f"delete {self.path} and run the command again: it makes the artifact anew",
+        )
+
+
+class Store:
+    """All artifacts below one folder (``$PLR_HOME``)."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Path(home).absolute()
+
+    def path(self, step: Step) -> Path:
+        return self.home / step.kind / f"{_slug(step.label)}-{step.fingerprint[:_SHORT]}"
+
+    def work(self, step: Step) -> Path:
+        """Where a step keeps what lets it resume; survives a kill, gone after the commit."""
+        return self.home / ".work" / step.fingerprint[:_SHORT]
+
+    def get(self, step: Step) -> Artifact | None:
+        """The artifact of ``step``, or None. A folder that was altered in size or is incomplete raises."""
+        # The label may differ between two spellings of one identity (a renamed model folder): look the hash up.
+        for folder in [self.path(step), *(self.home / step.kind).glob(f"*-{step.fingerprint[:_SHORT]}")]:
+            if (folder / MANIFEST).is_file():
+                artifact = Artifact(folder)
+                artifact.check(hashes=False)
+                return artifact
+        return None
+
+    def require(self, step: Step) -> Artifact:
+        artifact = self.get(step)
+        if artifact is None:
+            raise PlrError(f"{step.kind} {step.label} is not in the store {self.home}", hint="make it first")
+        return artifact
+
+    def make(self, step: Step, build: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, bool]:
+        """Find the artifact of ``step`` or build it.
+
+        ``build`` fills the empty folder it is given and returns the metrics to record. Returns the artifact and whether it
+        was made now.
+
+        Raises:
+            ResourceError: the disk is full; what was written of this step is removed, everything else is untouched.
+        """
+        if found := self.get(step):
+            return found, False
+        with _disk_errors(self.home), self.lock(step):
+            if found := self.get(step):
+                return found, False
+            final = self.path(step)
+            partial = final.parent / f".partial-{step.fingerprint[:_SHORT]}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            started = time.perf_counter()
+            try:
+                metrics = build(partial)
+                self._commit(step, partial, final, metrics, time.perf_counter() - started)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            shutil.rmtree(self.work(step), ignore_errors=True)
+            return Artifact(final), True
+
+    def _commit(self, step: Step, partial: Path, final: Path, metrics: dict[str, Any], seconds: float) -> None:
+        files = {}
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                _fsync(file)
+                files[str(file.relative_to(partial))] = {"sha256": file_sha256(file), "size": file.stat().st_size}
+        manifest = {
+            "kind": step.kind,
+            "fingerprint": step.fingerprint,
+            "label": step.label,
+            "step": step.model_dump(mode="json"),
+            "inputs": [{"kind": i.kind, "fingerprint": i.fingerprint, "label": i.label} for i in step.inputs],
+            "metrics": metrics,
+            "files": files,
+            "seconds": round(seconds, 3),
+            "provenance": provenance(),
+        }
+        write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+        os.rename(partial, final)
+        _fsync(final.parent)
+
+    @contextmanager
+    def lock(self, step: Step) -> Generator[None]:
+        folder = self.home / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{step.fingerprint[:_SHORT]}.lock"):
+            yield
+
+    def all(self, kind: str | None = None) -> list[Artifact]:
+        """Committed artifacts, the newest last."""
+        kinds = [kind] if kind else KINDS
+        found = [path for k in kinds for path in (self.home / k).glob(f"*/{MANIFEST}")]
+        return [Artifact(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+
+    def find(self, ref: str | None, kinds: tuple[str, ...] = KINDS) -> Artifact:
+        """The artifact ``ref`` names: a path, a folder name, or a unique prefix of the hash; None is the latest of ``kinds``.
+
+        Raises:
+            UsageError: nothing, several or the wrong kind of artifact answers to ``ref``.
+        """
+        if ref is not None and (Path(ref) / MANIFEST).is_file():
+            return self._of_kind(Artifact(Path(ref).absolute()), kinds)
+        artifacts = self.all()
+        if ref is None:
+            fitting = [a for a in artifacts if a.kind in kinds]
+            if not fitting:
+                made_by = {
+                    "base": "plr quantize",
+                    "adapter": "plr train",
+                    "restored": "plr restore",
+                    "result": "plr eval",
+                }
+                raise UsageError(
+                    f"the store {self.home} holds no {' or '.join(kinds)} yet",
+                    hint=f"run {made_by[kinds[0]]} first, or set PLR_HOME",
+                )
+            return fitting[-1]
+        named = [a for a in artifacts if a.path.name == ref]
+        matches = named or [a for a in artifacts if len(ref) >= _MIN_REF and a.fingerprint.startswith(ref)]
+        if len(matches) == 1:
+            return self._of_kind(matches[0], kinds)
+        if matches:
+            raise UsageError(
+                f"{ref!r} stands for {len(matches)} artifacts",
+                expected="a unique hash prefix: " + ", ".join(a.fingerprint[:_SHORT] for a in matches[:5]),
+            )
+        raise UsageError(
+            f"no artifact answers to {ref!r} in {self.home}",
+            expected=f"a path, a folder name, or at least {_MIN_REF} digits of its hash",
+            hint="plr ls lists what is there",
+        )
+
+    @staticmethod
+    def _of_kind(artifact: Artifact, kinds: tuple[str, ...]) -> Artifact:
+        if artifact.kind not in kinds:
+            raise UsageError(f"{artifact.path.name} is of kind {artifact.kind}", expected=f"{' or '.join(kinds)}")
+        return artifact
+
+    def garbage(self) -> list[Path]:
+        """Leftovers no running process holds: partial folders and resume work whose step is finished or unlocked."""
+        rubbish = [p for kind in KINDS for p in (self.home / kind).glob(".partial-*")]
+        rubbish += list((self.home / ".work").glob("*"))
+        return [path for path in rubbish if not self._locked(path.name.removeprefix(".partial-"))]
+
+    def _locked(self, short: str) -> bool:
+        file = self.home / ".locks" / f"{short}.lock"
+        if not file.exists():
+            return False
+        lock = FileLock(file, blocking=False)
+        try:
+            lock.acquire()
+        except TimeoutError:
+            return True
+        lock.release()
+        return False
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _fsync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(home: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(home if home.exists() else Path.cwd()).free
+            raise ResourceError(
+                f"the disk of {home} is full ({free / 1e6:.0f} MB free)",
+                hint="free some space (plr gc removes leftovers) or set PLR_HOME, and run the same command again: "
+                "finished steps are kept",
+            ) from error
+        raise
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _slug(label: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+    return kept.strip("-.")[:100]

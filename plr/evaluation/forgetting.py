@@ -1,0 +1,131 @@
+"""What an adapter costs the rest of what its base knew: general text, read before and after.
+
+1. The text is cut into chunks of running text of about :data:`CHUNK` characters, in the order of the file, until the tokens asked
+   for are there.
+2. The loss of every chunk is taken on the base alone, then with the adapter on it: the same windows, so the difference is paired.
+3. Perplexity is exp of the loss over all tokens; the losses by chunk are returned too, for an interval of the difference.
+
+Scores of other tasks before and after are Evaluate steps: they lie in the store like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from plr.bases.load import load_base
+from plr.core.runtime import Runtime
+from plr.core.specs import Restore
+from plr.core.store import Store
+from plr.errors import UsageError
+from plr.lm import perplexity
+from plr.restoration.restore import attach
+from plr.tasks.data.rows import head_of
+
+__all__ = ["TextShift", "check_writes", "chunks", "text_shift"]
+
+CHUNK = 1500
+"""Characters; some 400 tokens, so that a chunk is one window."""
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class TextShift:
+    """``before`` and ``after`` are the losses of the chunks in nats a token, in their order."""
+
+    perplexity_before: float
+    perplexity_after: float
+    tokens: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def text_shift(
+    step: Restore,
+    texts: Sequence[str],
+    store: Store,
+    runtime: Runtime,
+    *,
+    tokens: int = 8192,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TextShift:
+    """How the perplexity of ``texts`` changes when the adapter of ``step`` is put on its base.
+
+    ``tokens`` is about how many are read; whole chunks are.
+
+    Raises:
+        UsageError: ``step`` serves a checkpoint and not an adapter beside its base, or :func:`check_writes`.
+        ProvenanceError, IntegrityError: as :func:`plr.restoration.restore.attach`.
+        DataError: no text of two tokens.
+    """
+    if step.is_checkpoint:
+        raise UsageError(f"{step.label} is a merged checkpoint", expected="an adapter, and the base it stands beside")
+    check_writes(step)
+    loaded = load_base(step.base, store, runtime)
+    drawn, count = [], 0
+    for chunk in chunks(texts):
+        if count >= tokens:
+            break
+        length = len(loaded.tokenizer(chunk)["input_ids"])
+        if length > 1:
+            drawn.append(chunk)
+            count += length
+    passes, done = 2 * max(1, len(drawn)), 0
+
+    def losses(model: object) -> list[tuple[float, int]]:
+        nonlocal done
+        found = []
+        for chunk in drawn or [""]:  # nothing to read is said by perplexity itself
+            value, size = perplexity(model, loaded.tokenizer, [chunk], max_length=WINDOW)
+            found.append((math.log(value), size))
+            done += 1
+            if on_progress is not None:
+                on_progress(done, passes)
+        return found
+
+    before = losses(loaded.model)
+    model, _ = attach(loaded, step, store.require(step.adapter).path, "forgetting")
+    after = losses(model)
+    sizes = [size for _, size in before]
+
+    def whole(of: list[tuple[float, int]]) -> float:
+        return math.exp(sum(loss * size for loss, size in of) / sum(sizes))
+
+    return TextShift(
+        whole(before), whole(after), sum(sizes), tuple(loss for loss, _ in before), tuple(loss for loss, _ in after)
+    )
+
+
+def check_writes(step: Restore) -> None:
+    """Refuse an adapter that was trained with a classification head.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if head_of(step.adapter.task) is not None:
+        raise UsageError(
+            f"{step.adapter.label} was trained with a classification head: it has no perplexity, and no other task's head",
+            expected="an adapter of a task that writes its answer",
+        )
+
+
+def chunks(texts: Sequence[str], size: int = CHUNK) -> Iterator[str]:
+    """Running text of about ``size`` characters: short documents are joined, long ones cut, nothing is lost but the edges' blanks.
+
+    >>> list(chunks(["one", "two", "a longer one"], size=8))
+    ['one\\n\\ntwo', 'a longer', 'one']
+    """
+    waiting = ""
+    for text in texts:
+        joined = f"{waiting}\n\n{text}" if waiting else text
+        if len(joined) <= size:
+            waiting = joined
+            continue
+        if waiting:
+            yield waiting
+        pieces = [piece for at in range(0, len(text), size) if (piece := text[at : at + size].strip())]
+        yield from pieces[:-1]
+        waiting = pieces[-1] if pieces else ""
+    if waiting:
+        yield waiting

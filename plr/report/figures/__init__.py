@@ -1,0 +1,3 @@
+"""Figures of a report."""
+
+from __future__ import annotations

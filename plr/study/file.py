@@ -1,0 +1,237 @@
+"""What may stand in a study file: keys, defaults, checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+
+from plr.core.config import apply_overrides, load_yaml, parse
+from plr.core.specs import BITS, GridSearch, ServingEngine, TrainSpec
+from plr.errors import ConfigError
+from plr.registry import did_you_mean
+from plr.study.presets import preset
+
+__all__ = [
+    "AdapterConfig",
+    "EvaluateConfig",
+    "QuantizeConfig",
+    "StudyConfig",
+    "TaskConfig",
+    "TestConfig",
+    "expand",
+    "load_study",
+    "study_config",
+]
+
+
+class _Part(BaseModel, frozen=True, extra="forbid"):
+    """A part of the study file."""
+
+
+class QuantizeConfig(_Part, frozen=True):
+    """How every base below 16 bits is made; ``calibration`` is ``task`` (the task of the cell) or a file."""
+
+    method: str = "gptq"
+    group_size: int = 128
+    sym: bool = True
+    desc_act: bool = False
+    static_groups: bool = False
+    act_group_aware: bool = False
+    damp_percent: float = 0.01
+    block_size: int = 128
+    grid: GridSearch = "minmax"
+    refine_passes: int = 0
+    input_correction: float = 0.0
+    double_quant: bool = False
+    calibration: str = "task"
+    samples: int = Field(default=500, ge=1)
+    seed: int = 0
+    max_length: int = Field(default=512, ge=1)
+    gate_text: str | None = None
+    """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
+    by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
+    """What differs at one width: ``{4: {method: nf4, group_size: 64}}``."""
+
+    @field_validator("by_bits", mode="before")
+    @classmethod
+    def _one_entry_a_width(cls, value: Any) -> Any:
+        """``--set quantize.by_bits.4.KEY`` writes to "4", a file to 4: both are the same entry."""
+        if not isinstance(value, Mapping):
+            return value
+        merged: dict[str, Any] = {}
+        for bits, settings in value.items():
+            merged = laid_over(merged, {str(bits): settings})
+        return merged
+
+    @field_validator("by_bits")
+    @classmethod
+    def _known_settings(cls, value: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        known = sorted(cls.model_fields.keys() - {"by_bits"})
+        for bits, settings in value.items():
+            if bits not in BITS or bits == 16:
+                raise ValueError(
+                    f"{bits} is no width of a quantized base: {', '.join(map(str, sorted({*BITS} - {16})))}"
+                )
+            for key in sorted(settings.keys() - known):
+                raise ValueError(
+                    f"{bits}: unknown key {key}, {did_you_mean(key, known) or 'known: ' + ', '.join(known)}"
+                )
+        return value
+
+
+class EvaluateConfig(_Part, frozen=True):
+    split: Literal["train", "validation", "test"] = "test"
+    limit: int | None = Field(default=None, ge=1)
+    limit_seed: int = 0
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    generate: bool = True
+    num_fewshot: int = Field(default=0, ge=0)
+    fewshot_seed: int | None = None
+    engine: ServingEngine = "hf"
+
+
+def _known_bits(value: tuple[int, ...]) -> tuple[int, ...]:
+    for bits in value:
+        if bits not in BITS:
+            raise ValueError(f"bits {bits} is none of {', '.join(map(str, BITS))}")
+    return value
+
+
+BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
+
+
+class TestConfig(_Part, frozen=True):
+    """A task to be scored on; ``evaluate`` holds what differs from that of the task trained on."""
+
+    name: str
+    data: str | None = None
+    split_seed: int = 0
+    max_prompt_chars: int | None = None
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+class TaskConfig(TestConfig, frozen=True):
+    """One task; ``quantize``, ``train``, ``evaluate`` and the bit widths hold what differs from the study's."""
+
+    tests: tuple[TestConfig, ...] = ()
+    """What its adapters are scored on; the task itself if left out."""
+    train_bits: BitWidths | None = None
+    restore_bits: BitWidths | None = None
+    quantize: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tests", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return (
+            [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+        )
+
+
+class AdapterConfig(_Part, frozen=True):
+    method: str = "lora"
+    name: str | None = None
+    """What tables call it; the method's name if left out."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the study's training: a learning rate, above all."""
+    train_bits: BitWidths | None = None
+    """On which bases it trains, where that differs: ``[16]`` for full fine-tuning."""
+
+
+class StudyConfig(_Part, frozen=True):
+    """The file. Everything but ``name`` has a default; unknown keys are errors."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    preset: str | None = None
+    """A recipe of :mod:`plr.study.presets` that the file's own settings are laid over."""
+    models: tuple[str, ...] = ("embedded:tiny",)
+    tasks: tuple[TaskConfig, ...] = (TaskConfig(name="tiny_math"),)
+    adapters: tuple[AdapterConfig, ...] = (AdapterConfig(),)
+    seeds: tuple[int, ...] = (0,)
+    train_bits: BitWidths = BITS
+    restore_bits: BitWidths = BITS
+    cells: Literal["upper", "all"] = "upper"
+    modes: tuple[Literal["restore", "roundtrip", "requantize"], ...] = ("restore",)
+    baselines: bool = False
+    """Also score every base without an adapter."""
+    quantize: QuantizeConfig = QuantizeConfig()
+    train: TrainSpec = TrainSpec()
+    scale_rates: bool = True
+    """Whether a method's own factor applies to ``train.learning_rate``. A rate that the file or an option names is taken as it is;
+    one that comes from a preset is LoRA's."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tasks", "adapters", mode="before")
+    @classmethod
+    def _names(cls, value: Any, info: Any) -> Any:
+        """A bare name stands for an entry with that name."""
+        key = "name" if info.field_name == "tasks" else "method"
+        return [{key: item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+    @field_validator("tasks")
+    @classmethod
+    def _tests_once(cls, value: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        """Rows of results are told apart by the name of what is scored."""
+        names = [test.name for task in value for test in (task.tests or (task,))]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is scored twice: name it in the tests of one task")
+        return value
+
+    @field_validator("models", "tasks", "adapters", "seeds", "train_bits", "restore_bits", "modes")
+    @classmethod
+    def _some(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        if not value and info.field_name != "adapters":
+            raise ValueError("the list is empty: give at least one")
+        if len(set(map(str, value))) != len(value):
+            raise ValueError("the list names something twice")
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_score(self) -> StudyConfig:
+        if not self.adapters and not self.baselines:
+            raise ValueError(
+                "adapters is empty, and baselines is false: give an adapter, or baselines: true for the bases alone"
+            )
+        return self
+
+
+def load_study(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """Read a study file, with ``--set`` overrides over it.
+
+    Raises:
+        ConfigError: see :mod:`plr.core.config`; also for a variable in ``data`` or ``models`` that is not set.
+    """
+    return study_config({"name": path.stem, **load_yaml(path)}, str(path), overrides)
+
+
+def study_config(value: Mapping[str, Any], where: str = "study", overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """A checked study from a mapping, with its preset below it and ``overrides`` above it."""
+    given = apply_overrides(dict(value), overrides)
+    base: dict[str, Any] = preset(str(given["preset"])) if given.get("preset") else {}
+    training = given.get("train")
+    rates = {"scale_rates": not (isinstance(training, Mapping) and "learning_rate" in training)}
+    return parse(StudyConfig, apply_overrides(laid_over(base | rates, value), overrides), where)
+
+
+def laid_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = laid_over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def expand(text: str) -> str:
+    """``$NAME`` in a path or model, from the environment."""
+    expanded = os.path.expandvars(text)
+    if "$" in expanded:
+        raise ConfigError(f"{text} holds a variable that is not set", hint="set it, e.g. export PLR_DATA=FOLDER")
+    return expanded

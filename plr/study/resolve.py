@@ -1,0 +1,125 @@
+"""Arguments and YAML entries -> resolved specs, the same way for every command.
+
+The heavy modules behind it (tasks read data sets, bases ask the hub) are imported when first used, so planning a study on
+resolved or embedded models stays quick and free of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from plr.core.specs import Calibration, Evaluate, ModelRef, TaskSpec
+from plr.errors import DataError, PlrError, UsageError
+
+__all__ = ["Resolver"]
+
+UNRESOLVED = "unresolved"
+
+
+class Resolver:
+    """Resolves names; with ``strict=False`` what only the network can answer becomes ``unresolved`` and is listed.
+
+    A plan with unresolved parts can be shown, not run.
+    """
+
+    def __init__(self, *, strict: bool = True, offline: bool = False) -> None:
+        self.strict = strict
+        self.offline = offline
+        self.unresolved: list[str] = []
+        self.known: dict[str, TaskSpec] = {}
+        """Tasks that are resolved already, by name: the file that one came from may be gone."""
+        self.model = cache(self._model)
+
+    def _model(self, text: str) -> ModelRef:
+        from plr.bases.load import resolve_model
+
+        try:
+            return resolve_model(text, offline=self.offline)
+        except UsageError as error:
+            if self.strict or "hub" not in error.message:
+                raise
+            self.unresolved.append(f"model {text}")
+            return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
+
+    def task(self, name: str, **settings: Any) -> TaskSpec:
+        """See :func:`plr.tasks.data.rows.resolve_task`."""
+        from plr.tasks import find_task
+        from plr.tasks.data.rows import resolve_task
+
+        if name in self.known:
+            return self.known[name]
+        try:
+            return resolve_task(name, offline=self.offline, **settings)
+        except PlrError as error:
+            if self.strict or "hub" not in error.message:
+                raise
+            self.unresolved.append(f"data of task {name}")
+            settings.pop("data", None)
+            task = find_task(name)
+            own = {"name": name if task.definition is None else task.name, "definition": task.definition}
+            return TaskSpec(**own, version=task.version, revision=UNRESOLVED, **settings)
+
+    def adapter_config(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole configuration of an adapter method."""
+        from plr.adapters import adapters
+
+        return adapters.get(method).resolve(config)
+
+    def learning_rate(self, method: str, lora: float) -> float:
+        """What becomes of LoRA's learning rate for another method."""
+        from plr.adapters import adapters
+
+        return float(f"{lora * adapters.get(method).properties.learning_rate:.6g}")
+
+    def calibration(
+        self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any
+    ) -> Calibration | None:
+        """``task:NAME``, a file, or None for the given ``task``; None for a method that takes no calibration."""
+        from plr.quantizers import quantizers
+        from plr.tasks.data.rows import resolve_file
+
+        if method.replace("_", "-").lower() in ("auto-gptq", "autogptq"):
+            raise UsageError(
+                f"{method} has reached its end of life and does not import with this version of transformers",
+                expected="gptq: plr's own solver, which writes the same checkpoint format",
+                hint="use --method gptq; the checkpoint opens in GPTQModel, the successor of auto-gptq",
+            )
+        if not quantizers.get(method).needs_calibration:
+            return None
+        if text is None:
+            return Calibration(task=task, **settings)
+        if text.startswith("task:"):
+            return Calibration(task=self.task(text.removeprefix("task:")), **settings)
+        return resolve_file(text, guard=task, **settings)
+
+    def gate_text(self, text: str) -> str:
+        """The absolute path of a text to measure bases on.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            raise DataError(f"there is no text file {path} to measure on", expected="a .jsonl or text file")
+        return str(path)
+
+    def max_new_tokens(self, task: TaskSpec) -> int:
+        from plr.tasks import task_of
+
+        return task_of(task).max_new_tokens
+
+    def check_evaluation(self, step: Evaluate) -> Evaluate:
+        """``step``, if its task takes examples and its engine can serve it.
+
+        Raises:
+            UsageError: see :func:`plr.evaluation.fewshot.check_shots` and :func:`plr.serving.check_engine`.
+        """
+        from plr.evaluation.fewshot import check_shots
+        from plr.serving import check_engine
+
+        check_shots(step.task, step.num_fewshot)
+        check_engine(step)
+        return step

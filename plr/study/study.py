@@ -1,0 +1,297 @@
+"""A study: axes in a YAML file -> cells -> one plan -> results.
+
+The cells of a study are ``models x tasks x adapters x seeds x (train_bits, restore_bits)``; each is one
+:class:`~plr.core.specs.Evaluate` step, and what two cells share is one step. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plr.core.config import parse
+from plr.core.provenance import provenance
+from plr.core.runtime import Runtime
+from plr.core.specs import (
+    AdapterSpec,
+    Evaluate,
+    Quantization,
+    Quantize,
+    Restore,
+    Source,
+    TaskSpec,
+    Train,
+    TrainSpec,
+)
+from plr.core.store import Artifact, Store
+from plr.engines import Outcome, engines
+from plr.engines.plan import Event, Plan, closure
+from plr.errors import ConfigError, PlrError
+from plr.quantizers import quantizers
+from plr.report.cells import CellResult, Metric
+from plr.study.file import (
+    EvaluateConfig,
+    QuantizeConfig,
+    StudyConfig,
+    TaskConfig,
+    TestConfig,
+    expand,
+    load_study,
+    study_config,
+)
+from plr.study.resolve import Resolver
+
+__all__ = ["Cell", "Study", "StudyConfig", "failed_cells", "load_study", "raise_if_all_failed", "study_config"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the study and the step that scores it."""
+
+    model: str
+    task: str
+    adapter: str
+    train_bits: int
+    restore_bits: int
+    mode: str
+    seed: int
+    step: Evaluate
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
+        )
+
+
+class Study:
+    """A study with its axes resolved to steps."""
+
+    def __init__(self, config: StudyConfig, *, resolver: Resolver | None = None) -> None:
+        self.config = config
+        self.resolver = resolver or Resolver()
+        scored = [test for task in config.tasks for test in (task, *task.tests)]
+        for text in (*config.models, *(task.data for task in scored if task.data)):
+            expand(text)  # a variable that is not set is said before the network is asked for anything
+        self._scored: dict[str, str] = {}  # name of a task -> how the file names it
+        self.cells = list(self._cells())
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def runtime(self, **over: Any) -> Runtime:
+        """The study's runtime settings with those of the command line over them."""
+        return parse(Runtime, {**self.config.runtime, **{k: v for k, v in over.items() if v is not None}}, "runtime")
+
+    def plan(self, store: Store) -> Plan:
+        return Plan.of([cell.step for cell in self.cells], store)
+
+    def run(
+        self,
+        store: Store,
+        runtime: Runtime,
+        *,
+        engine: str = "local",
+        plan: Plan | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Outcome:
+        """Make every step that is missing. Failed steps are in the outcome; the rest is done."""
+        return engines.get(engine).run(plan or self.plan(store), store, runtime, on_event or (lambda event: None))
+
+    def results(self, store: Store, failed: Mapping[str, str] | None = None) -> list[CellResult]:
+        """One result a cell; a cell whose artifact is missing is a failed one with its reason."""
+        return [_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
+
+    def write(self, store: Store, folder: Path, failed: Mapping[str, str] | None = None) -> dict[str, Path]:
+        """Write what the adapters cost (compare.md, compare.svg), results.csv, table.md and report.html; where each lies."""
+        from plr.report import write_report
+        from plr.report.blocks import sparse_adapters
+        from plr.report.compare import costs_of, write_compare
+
+        results = self.results(store, failed)
+        costs = costs_of(self.cells, store)
+        compared = write_compare(results, costs, folder, self.name) if self.config.adapters else {}
+        return compared | write_report(
+            results,
+            folder,
+            title=self.name,
+            settings=self.config.model_dump(mode="json", exclude={"runtime"}),
+            provenance=provenance(),
+            timings=list(self._timings(store)),
+            bases=list(self._bases(store)),
+            sparse=sparse_adapters(closure([cell.step for cell in self.cells]), store),
+        )
+
+    def _bases(self, store: Store) -> Iterator[dict[str, Any]]:
+        """The gate of every quantized base of the study; a base with none (an older plr, another maker) is left out."""
+        for step in closure([cell.step for cell in self.cells]):
+            artifact = store.get(step) if isinstance(step, Quantize) else None
+            if artifact is not None and "gate" in artifact.metrics:
+                yield {"name": step.label, "gate": artifact.metrics["gate"]}
+
+    def _timings(self, store: Store) -> Iterator[dict[str, Any]]:
+        for step in closure([cell.step for cell in self.cells]):
+            artifact = store.get(step)
+            if artifact is not None:
+                yield {"kind": step.kind, "step": step.label, "seconds": artifact.manifest["seconds"]}
+
+    def _cells(self) -> Iterator[Cell]:
+        config = self.config
+        for model in config.models:
+            source = Source(model=self.resolver.model(expand(model)))
+            for task in config.tasks:
+                yield from self._task_cells(source, task, self._task(task))
+
+    def _task_cells(self, source: Source, task: TaskConfig, spec: TaskSpec) -> Iterator[Cell]:
+        config, where = self.config, f"task {task.name}"
+        quantize = parse(QuantizeConfig, {**config.quantize.model_dump(), **task.quantize}, f"{where}: quantize")
+        training = {**config.train.model_dump(), **task.train}
+        scaled = config.scale_rates and "learning_rate" not in task.train
+        train_bits, restore_bits = task.train_bits or config.train_bits, task.restore_bits or config.restore_bits
+        own = [bits for adapter in config.adapters for bits in adapter.train_bits or ()]
+        bases = {bits: self._base(source, bits, quantize, spec) for bits in {*train_bits, *restore_bits, *own}}
+        tests = list(self._tests(task, spec))
+        model = source.model.title
+        if config.baselines:
+            for bits in sorted(restore_bits, reverse=True):
+                for name, settings in tests:
+                    step = self._evaluate({"target": bases[bits], **settings}, where)
+                    yield Cell(model, name, "none", bits, bits, "keep", config.seeds[0], step)
+        for adapter in config.adapters:
+            method = AdapterSpec(
+                method=adapter.method, config=self.resolver.adapter_config(adapter.method, adapter.config)
+            )
+            recipe = {**training, **adapter.train}
+            if scaled and "learning_rate" not in adapter.train:
+                recipe["learning_rate"] = self.resolver.learning_rate(adapter.method, recipe["learning_rate"])
+            recipe = parse(TrainSpec, recipe, f"{where}: train")
+            for seed in config.seeds:
+                for k, ell, mode in self._grid(adapter.train_bits or train_bits, restore_bits):
+                    train = Train(
+                        base=bases[k], task=spec, adapter=method, train=recipe.model_copy(update={"seed": seed})
+                    )
+                    target = Restore(adapter=train, base=bases[ell], mode=mode)
+                    for name, settings in tests:
+                        step = self._evaluate({"target": target, **settings}, where)
+                        yield Cell(model, name, adapter.name or adapter.method, k, ell, mode, seed, step)
+
+    def _tests(self, task: TaskConfig, spec: TaskSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and Evaluate settings of everything that the adapters of ``task`` are scored on."""
+        base = {**self.config.evaluate.model_dump(), **task.evaluate}
+        for test in task.tests or (task,):
+            evaluation = parse(EvaluateConfig, {**base, **test.evaluate}, f"task {test.name}: evaluate")
+            scored = spec if test is task else self._task(test)
+            if (first := self._scored.setdefault(scored.name, test.name)) != test.name:
+                raise ConfigError(
+                    f"{first} and {test.name} are both called {scored.name}",
+                    hint="rows of results are told apart by name: write name: NAME into one of the files",
+                )
+            yield scored.name, {"task": scored, **self._evaluation(scored, evaluation)}
+
+    def _task(self, task: TestConfig) -> TaskSpec:
+        return self.resolver.task(
+            expand(task.name),
+            data=expand(task.data) if task.data else None,
+            split_seed=task.split_seed,
+            max_prompt_chars=task.max_prompt_chars,
+        )
+
+    def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, Any]]:
+        """(train_bits, restore_bits, mode) of every cell, falling in k and l."""
+        config = self.config
+        for k in sorted(train_bits, reverse=True):
+            for ell in sorted({*restore_bits, k}, reverse=True):
+                if config.cells == "upper" and ell < k:
+                    continue
+                if ell == k:
+                    yield k, ell, "keep"
+                    if "roundtrip" in config.modes and k < 16:
+                        yield k, ell, "roundtrip"
+                elif "restore" in config.modes:
+                    yield k, ell, "restore"
+                if "requantize" in config.modes and ell < 16:
+                    yield k, ell, "requantize"
+
+    def _base(self, source: Source, bits: int, config: QuantizeConfig, task: TaskSpec) -> Source | Quantize:
+        if bits == 16:
+            return source
+        value = {**config.model_dump(exclude={"by_bits"}), **config.by_bits.get(bits, {})}
+        config = parse(QuantizeConfig, value, f"quantize: by_bits: {bits}")
+        calibration = self.resolver.calibration(
+            config.method,
+            None if config.calibration == "task" else expand(config.calibration),
+            task=task,
+            samples=config.samples,
+            seed=config.seed,
+            max_length=config.max_length,
+        )
+        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length", "by_bits", "gate_text"})
+        gate_text = self.resolver.gate_text(expand(config.gate_text)) if config.gate_text else None
+        value = {"bits": bits, "calibration": calibration, "gate_task": task, "gate_text": gate_text, **knobs}
+        spec = parse(Quantization, value, "quantize")
+        quantizers.get(spec.method).check(spec)
+        return Quantize(source=source, quantization=spec)
+
+    def _evaluate(self, value: dict[str, Any], where: str) -> Evaluate:
+        return self.resolver.check_evaluation(parse(Evaluate, value, where))
+
+    def _evaluation(self, task: TaskSpec, config: EvaluateConfig) -> dict[str, Any]:
+        settings = config.model_dump()
+        if settings["max_new_tokens"] is None:
+            settings["max_new_tokens"] = self.resolver.max_new_tokens(task)
+        return settings
+
+
+def _result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]) -> CellResult:
+    common: dict[str, Any] = {
+        "model": cell.model,
+        "task": cell.task,
+        "adapter": cell.adapter,
+        "train_bits": cell.train_bits,
+        "restore_bits": cell.restore_bits,
+        "mode": cell.mode,
+        "seed": cell.seed,
+        "fingerprint": cell.step.fingerprint,
+    }
+    if artifact is None:
+        reason = failed.get(cell.step.fingerprint, "not run yet")
+        return CellResult(**common, primary="", metrics={}, samples={}, seconds=None, error=reason)
+    metrics = {
+        name: Metric(value=m["value"], stderr=m["stderr"], n=m["n"]) for name, m in artifact.metrics["metrics"].items()
+    }
+    return CellResult(
+        **common,
+        primary=artifact.metrics["primary"],
+        metrics=metrics,
+        samples=_samples(artifact, list(metrics)),
+        seconds=artifact.manifest["seconds"],
+        error=None,
+    )
+
+
+def _samples(artifact: Artifact, metrics: list[str]) -> dict[str, dict[str, float | None]]:
+    """metric -> doc_id -> value, read from the result's samples file."""
+    values: dict[str, dict[str, float | None]] = {name: {} for name in metrics}
+    for file in artifact.path.glob("samples_*.jsonl"):
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                sample = json.loads(line)
+                for name in metrics:
+                    values[name][str(sample["doc_id"])] = sample[name]
+    return values
+
+
+def failed_cells(cells: list[Cell], outcome: Outcome) -> list[tuple[Cell, str]]:
+    """Cells without a result and why."""
+    return [(c, outcome.failed[c.step.fingerprint]) for c in cells if c.step.fingerprint in outcome.failed]
+
+
+def raise_if_all_failed(cells: list[Cell], outcome: Outcome) -> None:
+    """A study in which nothing worked is a failure, not a study with failed cells."""
+    failed = failed_cells(cells, outcome)
+    if cells and len(failed) == len(cells):
+        raise PlrError(f"every cell failed; the first: {failed[0][0].label}: {failed[0][1]}")

@@ -1,0 +1,155 @@
+"""From a source to the examples of one split, every step counted.
+
+In this order: fields are checked, the splits that the source lacks are cut, duplicates dropped, long prompts
+dropped, ``limit`` rows drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from plr.errors import DataError
+from plr.tasks.data.hub import HubSource
+from plr.tasks.data.local import LocalSource
+from plr.tasks.data.sources import Row, Source
+from plr.tasks.data.splits import choose, cut_validation, divide, halve, without_duplicates
+from plr.tasks.types import SPLITS, Example, LoadReport, Split, TaskData
+
+if TYPE_CHECKING:
+    from plr.tasks.base import Task
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""A surrogate, which JSON can write alone: no UTF-8, and nothing for a tokenizer."""
+
+__all__ = ["available_splits", "load_split", "row_problem", "source_rows"]
+
+
+def load_split(task: Task, split: str, data: TaskData) -> Split:
+    """The examples of ``split`` and what was left out.
+
+    Raises:
+        DataError: no such split, file or data set, or a malformed row; the message names file, line and field.
+    """
+    if split not in SPLITS:
+        raise DataError(f"there is no split {split!r}", expected="one of " + ", ".join(SPLITS))
+    if data.limit is not None and data.limit < 1:
+        raise DataError(f"limit is {data.limit}", expected="1 or more, or none for all rows")
+    source = _source(task, data)
+    rows, cut = _rows_of(task, source, split, data.split_seed)
+    unique = without_duplicates(rows, lambda row: task.duplicate_key(row.values))
+    examples = [_example(task, row) for row in unique]
+    most = data.max_prompt_chars
+    short = [example for example in examples if most is None or len(example.prompt) <= most]
+    kept = choose(short, data.limit, data.limit_seed, key=lambda example: example.id)
+    if not kept:
+        if examples:
+            raise DataError(
+                f"nothing is left of the {split} split of {task.name}: {len(rows)} rows in {source.description}, of which "
+                f"{len(examples) - len(short)} have a prompt of more than {most} characters",
+                hint="raise max_prompt_chars",
+            )
+        raise DataError(
+            f"no row falls to the {split} split of {task.name} in {source.description}: {cut or 'it has none'}",
+            hint="give more rows (rows of one prompt or group stay together), or a file for each split",
+        )
+    report = LoadReport(
+        task=task.name,
+        split=split,
+        source=source.description,
+        rows=len(rows),
+        duplicates=len(rows) - len(unique),
+        too_long=len(examples) - len(short),
+        not_drawn=len(short) - len(kept),
+        kept=len(kept),
+        cut=cut,
+        files=dict(source.files) if isinstance(source, HubSource) else {},
+    )
+    return Split(tuple(kept), report)
+
+
+def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
+    """The splits that :func:`load_split` can give, in the order train, validation, test."""
+    given = set(_source(task, data).splits)
+    given |= {"test"} if task.halves_validation and "validation" in given else set()
+    given |= set(SPLITS) if "all" in given else {"validation"} if "train" in given else set()
+    return tuple(split for split in SPLITS if split in given)
+
+
+def _source(task: Task, data: TaskData) -> Source:
+    if data.path is not None:
+        named = task.stems_are_named
+        return LocalSource(data.path, task.stems, named=named, json_holds_lines=task.json_holds_lines)
+    if task.hub is not None:
+        return HubSource(task.name, task.hub, data.revision)
+    made = task.generated()
+    if made is None:
+        raise DataError(f"{task.name} has no data of its own", hint="give its rows with --data FOLDER")
+    return made
+
+
+def _rows_of(task: Task, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
+    """The rows that fall to ``split``, and in words how it was cut where the source has no such split."""
+
+    def groups(row: Row) -> frozenset[str]:
+        return task.groups(row.values)
+
+    if "all" in source.splits:
+        rows = _checked(task, source, "all")
+        return divide(rows, groups, seed)[
+            split
+        ], f"one split of {len(rows)} rows divided 80/10/10 in groups, seed {seed}"
+    if split != "test" and "validation" not in source.splits and "train" in source.splits:
+        rows = _checked(task, source, "train")
+        train, validation = cut_validation(rows, groups, seed)
+        words = f"{len(validation)} of the {len(rows)} rows of train are taken as validation, seed {seed}"
+        return (train if split == "train" else validation), words
+    if task.halves_validation and "validation" in source.splits and split != "train" and "test" not in source.splits:
+        rows = _checked(task, source, "validation")
+        first, second = halve(rows, groups, seed)
+        words = f"one half of the {len(rows)} rows of validation, seed {seed}"
+        return (first if split == "validation" else second), words
+    if split not in source.splits:
+        raise DataError(
+            f"{source.description} has no {split} split, only {', '.join(source.splits)}",
+            expected=f"a file {split}.jsonl (or .json, .csv, .tsv)",
+        )
+    return _checked(task, source, split), None
+
+
+def _example(task: Task, row: Row) -> Example:
+    return Example(f"{row.split}-{row.position}", row.values, task.prompt(row.values), task.target(row.values))
+
+
+def row_problem(task: Task, row: Row) -> tuple[str, str] | None:
+    """What is wrong with a row, and what would be right; None if it can be used."""
+    for name in task.fields:
+        value = row.values.get(name)
+        if value is None:
+            given = ", ".join(map(str, row.values)) or "none"
+            return (
+                f"the field {name!r} is missing; given are {given}",
+                f"rows of {task.name} have {', '.join(task.fields)}",
+            )
+        if not isinstance(value, str):
+            return f"the field {name!r} is {value!r}", f"text, not {type(value).__name__}"
+        if not value.strip():
+            return f"the field {name!r} is empty", "some text"
+    problem = task.problem(row.values)
+    if problem is None and (half := _HALF.search(task.prompt(row.values) + task.target(row.values))):
+        problem = f"it holds half a character, {half[0]!r}, which is no text"
+    return None if problem is None else (problem, f"rows in the form of {task.name}")
+
+
+def source_rows(task: Task, data: TaskData) -> dict[str, list[Row]]:
+    """Every split of the source as it stands, not cut and not checked."""
+    source = _source(task, data)
+    return {split: task.adopt(source.read(split)) for split in source.splits}
+
+
+def _checked(task: Task, source: Source, split: str) -> list[Row]:
+    rows = task.adopt(source.read(split))
+    for row in rows:
+        if found := row_problem(task, row):
+            raise DataError(f"{row.where}: {found[0]}", expected=found[1])
+    return rows

@@ -1,0 +1,177 @@
+"""Rows from local files: JSON lines, a JSON list, comma- or tab-separated values. Every error names file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, cast
+
+from plr.errors import DataError
+from plr.tasks.data.sources import Row
+
+__all__ = ["STEMS", "LocalSource"]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+_CELL = 2**31 - 1
+"""Characters a cell may have. Python's own limit, of the whole process, is 128 Ki: less than an article."""
+_LIMIT = Lock()
+_PARQUET = "write it as JSON lines: pandas.read_parquet(FILE).to_json('rows.jsonl', orient='records', lines=True)"
+STEMS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+class LocalSource:
+    """A folder of split files, or one file: the split it is named for (``test.jsonl``), else ``all``."""
+
+    def __init__(
+        self, path: str, stems: Mapping[str, str] = STEMS, *, named: bool = False, json_holds_lines: bool = False
+    ) -> None:
+        """Look, without reading. ``stems`` says which split a file is, by its name without suffix; ``named`` that a user wrote them
+        and each must be there; ``json_holds_lines`` that a ``.json`` has an object a line.
+
+        Raises:
+            DataError: nothing there, no file of a known name, one that was named and is missing, or two files for one split.
+        """
+        root = Path(path).expanduser()
+        self.description = str(path)
+        self.json_holds_lines = json_holds_lines
+        self.files: dict[str, Path] = {}
+        if root.is_file():
+            if root.suffix.lower() not in SUFFIXES:
+                packed = root.suffix.lower() in (".gz", ".zip", ".bz2", ".xz", ".zst")
+                raise DataError(
+                    f"{root} is not a kind of file that is read",
+                    expected="one of " + ", ".join(SUFFIXES),
+                    hint="unpack it" if packed else _PARQUET if root.suffix.lower() == ".parquet" else None,
+                )
+            if named and "all" not in stems.values() and root.stem.lower() not in stems:
+                raise DataError(
+                    f"{root} is none of the splits that the task file names", expected=" or ".join(map(str, stems))
+                )
+            self.files[stems.get(root.stem.lower(), "all")] = root
+        elif root.is_dir():
+            for file in sorted(root.iterdir()):
+                split = stems.get(file.stem.lower()) if file.suffix.lower() in SUFFIXES else None
+                if split in self.files:
+                    raise DataError(
+                        f"{root} has two files for {split}: {self.files[split].name} and {file.name}",
+                        hint="remove one of them",
+                    )
+                if split is not None:
+                    self.files[split] = file
+            if not self.files:
+                given = ", ".join(sorted(file.name for file in root.iterdir())[:8]) or "nothing"
+                raise DataError(
+                    f"the folder {root} has no data file that is known by name; it holds {given}",
+                    expected=", ".join(f"{stem}.jsonl" for stem in stems) + "; or .json, .csv, .tsv",
+                    hint="name one file, or rename the files after their splits",
+                )
+            for stem, split in stems.items() if named else ():
+                if split not in self.files:
+                    raise DataError(
+                        f"{root} has no file {stem} for {split}, which the task file names",
+                        expected=f"{stem}.jsonl (or .json, .csv, .tsv)",
+                    )
+        else:
+            raise DataError(
+                f"there is no data at {root}", expected="a folder with train.jsonl and test.jsonl, or one file"
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def read(self, split: str) -> list[Row]:
+        """All rows of one file.
+
+        Raises:
+            DataError: the file is empty, not UTF-8 or not in the form its name promises.
+        """
+        path = self.files[split]
+        readers = {
+            ".jsonl": _json_lines,
+            ".json": _json_lines if self.json_holds_lines else _json_list,
+            ".csv": _table,
+            ".tsv": _table,
+        }
+        try:
+            rows = [
+                Row(split, index, values, where)
+                for index, (values, where) in enumerate(readers[path.suffix.lower()](path))
+            ]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not UTF-8 text (byte {error.start})", expected="UTF-8", hint="save it as UTF-8 text"
+            ) from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        if not rows:
+            raise DataError(f"{path} holds no rows", expected="at least one")
+        return rows
+
+
+def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                try:
+                    values = json.loads(line)
+                except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+                    raise DataError(f"{where}: not JSON ({error})", expected="one JSON object a line") from error
+                yield _object(values, where), where
+
+
+def _json_list(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "name the file .jsonl if it holds one object a line"
+        raise DataError(f"{path}: not JSON ({error})", expected="a list of objects", hint=hint) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds one {type(rows).__name__}", expected="a list of objects")
+    for number, values in enumerate(cast("list[Any]", rows), 1):
+        where = f"{path}, row {number}"
+        yield _object(values, where), where
+
+
+def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    with _LIMIT, path.open(encoding="utf-8-sig", newline="") as stream:
+        kept = csv.field_size_limit(_CELL)
+        lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            head = next(lines, [])
+            if twice := [name for place, name in enumerate(head) if name and name in head[:place]]:
+                raise DataError(f"{path} has two columns called {twice[0]!r}", expected="names of their own")
+            for cells in lines:
+                if not cells:
+                    continue
+                where = f"{path}, line {lines.line_num}"
+                if len(cells) > len(head):
+                    raise DataError(f"{where}: more cells than the head has", expected=f"{len(head)} cells")
+                yield dict(zip(head, [*cells, *[None] * (len(head) - len(cells))], strict=True)), where
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {lines.line_num}: {error}",
+                expected="comma- or tab-separated values",
+                hint='a cell that begins with " ends with ", and has "" for a " inside it',
+            ) from error
+        finally:
+            csv.field_size_limit(kept)
+
+
+def _object(values: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        hint = "name the file .json if it is one list" if isinstance(values, list) else None
+        raise DataError(f"{where}: a JSON {type(values).__name__}", expected="a JSON object", hint=hint)
+    return cast("dict[str, Any]", values)

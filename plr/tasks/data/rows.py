@@ -1,0 +1,337 @@
+"""Rows for the steps: a task's splits, read once a process, and calibration text.
+
+Before anything is hashed a task's data is resolved: local files to their sha256, a hub data set to its commit. Before any row
+is used for calibration or training it is compared with the validation and test splits (:func:`guarded_train`).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from plr.core.fingerprint import file_sha256, fingerprint
+from plr.core.specs import Calibration, TaskSpec
+from plr.errors import DataError, UsageError
+from plr.hub import cached_sha, commit_sha, is_offline, is_sha
+from plr.tasks import (
+    Classification,
+    Example,
+    HeadSpec,
+    Split,
+    TaskData,
+    Texts,
+    check_leakage,
+    check_text_leakage,
+    find_task,
+    task_of,
+)
+from plr.tasks.data.hub import HubData, HubSource, hub_advice
+from plr.tasks.data.local import SUFFIXES
+from plr.tasks.data.splits import choose, normalized
+
+__all__ = [
+    "CalibrationText",
+    "calibration_text",
+    "data_record",
+    "draw",
+    "guard_other",
+    "guarded_train",
+    "has_split",
+    "head_of",
+    "load_split",
+    "read_texts",
+    "resolve_file",
+    "resolve_task",
+    "seen_in_train",
+    "undrawn_texts",
+]
+
+
+def resolve_task(
+    name: str,
+    *,
+    data: str | None = None,
+    split_seed: int = 0,
+    max_prompt_chars: int | None = None,
+    offline: bool = False,
+) -> TaskSpec:
+    """The identity of a task with its data; ``name`` is that of a registered task, or a task file.
+
+    Raises:
+        UnknownNameError: no such task.
+        ConfigError: a task file that cannot be read.
+        DataError: ``data`` is not there, or the hub data set cannot be resolved.
+    """
+    task = find_task(name)
+    common: dict[str, Any] = {
+        "name": name if task.definition is None else task.name,
+        "version": task.version,
+        "definition": task.definition,
+        "split_seed": split_seed,
+        "max_prompt_chars": max_prompt_chars,
+    }
+    data = data or task.data
+    if data is not None:
+        path = Path(data).expanduser().absolute()
+        return TaskSpec(**common, path=str(path), data_sha256=_data_sha256(path))
+    if task.hub is not None:
+        return TaskSpec(**common, revision=_hub_commit(common["name"], task.hub, offline=offline))
+    return TaskSpec(**common)
+
+
+def resolve_file(text: str, **settings: Any) -> Calibration:
+    """Calibration from a JSONL or text file, by content."""
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise DataError(f"there is no calibration file {path}", expected="a .jsonl or text file, or task:NAME")
+    return Calibration(path=str(path), file_sha256=file_sha256(path), **settings)
+
+
+@lru_cache(maxsize=32)
+def load_split(spec: TaskSpec, split: str) -> Split:
+    """One split of a task, read once a process.
+
+    Raises:
+        DataError: the files changed since the task was resolved, or cannot be read.
+    """
+    if spec.path is not None and _data_sha256(Path(spec.path)) != spec.data_sha256:
+        raise DataError(
+            f"{spec.path} changed since this study was planned", hint="run the command again: the data is resolved anew"
+        )
+    return task_of(spec).load(split, _task_data(spec))
+
+
+def data_record(spec: TaskSpec, split: str) -> dict[str, Any]:
+    """What a result says of the rows behind it, so that anyone can check them: commit, files and checksums.
+
+    ``rows_sha256`` is over the rows themselves (:attr:`plr.tasks.Split.rows_sha256`), ``prompts_sha256`` over ids, prompts and
+    targets.
+
+    Raises:
+        DataError: as :func:`load_split`.
+    """
+    found = load_split(spec, split)
+    return {
+        "source": found.report.source,
+        "split": split,
+        "revision": spec.revision,
+        "data_sha256": spec.data_sha256,
+        "files": dict(found.report.files),
+        "rows": found.report.kept,
+        "rows_sha256": found.rows_sha256,
+        "prompts_sha256": found.digest,
+    }
+
+
+def _task_data(spec: TaskSpec) -> TaskData:
+    return TaskData(
+        path=spec.path, revision=spec.revision, split_seed=spec.split_seed, max_prompt_chars=spec.max_prompt_chars
+    )
+
+
+@lru_cache(maxsize=32)
+def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
+    """The train split, after proof that none of its rows stands in validation or test.
+
+    Between splits that were published as they are (``Task.official_splits``) equal rows are no error: see
+    :func:`seen_in_train`.
+
+    Raises:
+        LeakageError: some do; the first of them are named.
+    """
+    rows = load_split(spec, "train").examples
+    official = task_of(spec).official_splits
+    check_leakage(
+        rows,
+        {
+            split: examples
+            for split, examples in _held_out(spec).items()
+            if not official or load_split(spec, split).report.cut is not None
+        },
+    )
+    return rows
+
+
+def guard_other(trained: TaskSpec, scored: TaskSpec, rows: Sequence[Example]) -> None:
+    """Prove that ``rows`` of ``scored`` do not stand in the train split of ``trained``, where the two are not one task.
+
+    Raises:
+        LeakageError: some do; the first of them are named.
+    """
+    if trained.identity() != scored.identity():
+        check_leakage(load_split(trained, "train").examples, {scored.name: rows})
+
+
+@lru_cache(maxsize=32)
+def seen_in_train(spec: TaskSpec, split: str) -> frozenset[str]:
+    """The ids of the rows of ``split`` whose prompt stands in the train split too."""
+    if split == "train" or not has_split(spec, "train"):
+        return frozenset()
+    train = {normalized(row.prompt) for row in load_split(spec, "train").examples}
+    return frozenset(row.id for row in load_split(spec, split).examples if normalized(row.prompt) in train)
+
+
+@lru_cache(maxsize=32)
+def head_of(spec: TaskSpec) -> HeadSpec | None:
+    """The classification head that the task needs; None for a task whose answer is written.
+
+    Raises:
+        DataError: labels that depend on data which cannot be read.
+    """
+    task = task_of(spec)
+    return task.head(_task_data(spec)) if isinstance(task, Classification) else None
+
+
+def draw(rows: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+    """``limit`` rows drawn with ``seed``, in source order; a larger limit draws a superset, None takes all."""
+    return choose(rows, limit, seed, lambda row: row.id)
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Drawn calibration samples: either prompt and target, or plain text with an empty target."""
+
+    ids: list[str]
+    pairs: list[tuple[str, str]]
+    report: dict[str, Any] = field(default_factory=dict)
+    texts: list[Texts] | None = None
+    """What a classification head reads, where the task is of that kind; the labels are no part of it."""
+
+
+def calibration_text(calibration: Calibration) -> CalibrationText:
+    """Draw the samples of ``calibration``, and compare them with the held-out rows of its task or ``guard``.
+
+    Raises:
+        DataError: the file holds no text, or changed.
+        LeakageError: samples that stand in validation or test.
+    """
+    if calibration.task is not None:
+        rows = draw(guarded_train(calibration.task), calibration.samples, calibration.seed)
+        if not rows:
+            raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
+        ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
+        task = task_of(calibration.task)
+        judged = [task.texts(row.row) for row in rows] if isinstance(task, Classification) else None
+        return CalibrationText(ids, pairs, _report(calibration, ids, pairs), judged)
+    texts, order = _shuffled(calibration)
+    chosen = sorted(order[: calibration.samples])
+    ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
+    if calibration.guard is not None:
+        texts_by_id = {i: text for i, (text, _) in zip(ids, pairs, strict=True)}
+        task = task_of(calibration.guard)
+        check_text_leakage(texts_by_id, _held_out(calibration.guard), lambda row: task.question(row.row))
+    return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
+
+
+def undrawn_texts(calibration: Calibration) -> list[str]:
+    """The documents of a calibration file that were not drawn, in shuffled order; copies of drawn ones are left out.
+
+    Raises:
+        DataError: as :func:`calibration_text`.
+    """
+    texts, order = _shuffled(calibration)
+    drawn = {normalized(texts[i]) for i in order[: calibration.samples]}
+    return [texts[i] for i in order[calibration.samples :] if normalized(texts[i]) not in drawn]
+
+
+def _shuffled(calibration: Calibration) -> tuple[list[str], list[int]]:
+    """The documents of a calibration file, and the order in which they are drawn."""
+    path = Path(calibration.path or "")
+    if not path.is_file() or file_sha256(path) != calibration.file_sha256:
+        raise DataError(f"{path} is gone or changed since the command was planned", hint="run the command again")
+    texts = read_texts(path)
+    order = list(range(len(texts)))
+    random.Random(calibration.seed).shuffle(order)
+    return texts, order
+
+
+def has_split(spec: TaskSpec, split: str) -> bool:
+    """Whether the data of the task has this split."""
+    return split in task_of(spec).splits(_task_data(spec))
+
+
+def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:
+    """The validation and test rows, as far as the data has these splits."""
+    return {split: load_split(spec, split).examples for split in ("validation", "test") if has_split(spec, split)}
+
+
+def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    return {
+        "source": f"task:{calibration.task.name}" if calibration.task else Path(calibration.path or "").name,
+        "samples": len(ids),
+        "asked": calibration.samples,
+        "seed": calibration.seed,
+        "ids": ids,
+        "sha256": fingerprint([list(pair) for pair in pairs]),
+    }
+
+
+def read_texts(path: Path) -> list[str]:
+    """The documents of a file: JSON lines with a ``text`` field, or plain text with blank lines between documents.
+
+    Raises:
+        DataError: a line that is no such object, or a file without text.
+    """
+    texts = _texts(path)
+    if not texts:
+        raise DataError(
+            f"{path} holds no text",
+            expected='JSON lines with a "text" field, or a text file with blank lines between documents',
+        )
+    return texts
+
+
+def _texts(path: Path) -> list[str]:
+    content = path.read_text(encoding="utf-8", errors="strict")
+    if path.suffix not in (".jsonl", ".json"):
+        return [block.strip() for block in content.split("\n\n") if block.strip()]
+    texts: list[str] = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number}: no JSON object with a text field", expected='{"text": "..."}'
+            ) from error
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{path}, line {number}: the text is empty", expected="some text")
+        texts.append(text)
+    return texts
+
+
+def _data_sha256(path: Path) -> str:
+    if path.is_file():
+        return file_sha256(path)
+    if not path.is_dir():
+        raise DataError(f"there is no data at {path}", expected="a folder with train.jsonl and test.jsonl, or one file")
+    return fingerprint(
+        {p.name: file_sha256(p) for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
+    )
+
+
+def _hub_commit(task: str, hub: HubData, *, offline: bool) -> str:
+    """The commit of a data set on the hub; offline, one whose files are all in the cache."""
+    if is_offline(offline):
+        source = HubSource(task, hub, None)
+        try:
+            source.fetch(offline=True)
+        except UsageError as error:
+            raise DataError(error.message, expected=error.expected, hint=error.hint) from error
+        return str(source.revision)
+    return str(hub.revision) if is_sha(hub.revision) else _head(task, hub.id, hub.revision)
+
+
+@lru_cache(maxsize=32)
+def _head(task: str, dataset: str, revision: str | None) -> str:
+    advice = hub_advice(task, HubData(dataset, revision=revision), offline=False)
+    if cached_sha("dataset", dataset, revision) is not None:
+        advice = f"use --offline, as it was fetched before; or {advice}"
+    return commit_sha("dataset", dataset, revision, advice=advice)

@@ -1,0 +1,3 @@
+"""Tasks defined in one YAML file."""
+
+from __future__ import annotations

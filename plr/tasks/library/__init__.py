@@ -1,0 +1,3 @@
+"""The tasks that ship with plr."""
+
+from __future__ import annotations

@@ -1,0 +1,105 @@
+r"""Instruction data: Alpaca's rows, and chats.
+
+- ``alpaca`` reads ``instruction``, ``input`` (may be empty) and ``output``, in Alpaca's template::
+
+      Below is an instruction that describes a task. [...]
+
+      ### Instruction:
+      Describe a process of making crepes.
+
+      ### Response:
+      Making crepes is an easy and delicious process! [...]
+
+- ``chat`` reads ``messages``, a list of ``{"role": system | user | assistant, "content": text}`` that ends with the assistant. Its
+  prompt is plain text (``user: ...``), for a base that has no chat template. For one that has, write the rows out in that
+  template first: ``plr tasks transform chat --as chat --model M``.
+
+Such answers are not right or wrong. ``rougeL`` (primary, F1 on words as ``rouge-score`` cuts them: English alone) says how near
+the wording is to one good answer, ``ended`` how many stopped by EOS; the answer loss is what instruction tuning is judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from plr.scoring.by_name import METRICS
+from plr.scoring.numbers import cut_at_stops
+from plr.scoring.score import Score
+from plr.tasks.base import Task, tasks
+from plr.tasks.data.hub import HubData
+from plr.tasks.library.alpaca import alpaca_prompt
+from plr.tasks.types import Example, Response
+
+__all__ = ["ALPACA", "CHAT", "Alpaca", "Chat", "messages_of"]
+
+ROLES = ("system", "user", "assistant")
+
+
+class _Instruct(Task):
+    """What both share: scores of free text."""
+
+    version = 1
+    metrics = ("rougeL", "ended")
+    primary = "rougeL"
+    strict = "rougeL,strict"
+    max_new_tokens = 256
+
+    def boundary(self, text: str) -> str:
+        return cut_at_stops(text, self.stop).strip()
+
+    def scores(self, example: Example, response: Response) -> dict[str, Score]:
+        return {"rougeL": METRICS["rougeL"].score(self.boundary(response.text), example.target)}
+
+
+class Alpaca(_Instruct):
+    name = "alpaca"
+    fields = ("instruction", "output")
+    hub = HubData("tatsu-lab/alpaca", splits={"all": "train"})
+    stop = ("### Instruction:",)
+
+    def prompt(self, row: Mapping[str, Any]) -> str:
+        return alpaca_prompt(str(row["instruction"]), str(row.get("input") or ""))
+
+    def target(self, row: Mapping[str, Any]) -> str:
+        return str(row["output"]).strip()
+
+
+class Chat(_Instruct):
+    name = "chat"
+    fields = ()
+    stop = ("\nuser:",)
+
+    def prompt(self, row: Mapping[str, Any]) -> str:
+        before = messages_of(row)[:-1]
+        return "".join(f"{one['role']}: {one['content']}\n" for one in before) + "assistant:"
+
+    def target(self, row: Mapping[str, Any]) -> str:
+        return f" {messages_of(row)[-1]['content']}"
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        given = row.get("messages")
+        messages = cast("list[Any]", given) if isinstance(given, list) else []
+        if len(messages) < 2:
+            return "messages is no list of two at least"
+        for place, one in enumerate(messages):
+            content = one.get("content") if isinstance(one, dict) else None
+            if not isinstance(content, str) or not content.strip() or one.get("role") not in ROLES:
+                return f"message {place} is no role ({', '.join(ROLES)}) with content"
+        return None if messages[-1]["role"] == "assistant" else "the last message is not the assistant's"
+
+
+def messages_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The chat of a row; a row of Alpaca's is one of two messages.
+
+    >>> [one["role"] for one in messages_of({"instruction": "Add.", "input": "1, 2", "output": "3"})]
+    ['user', 'assistant']
+    """
+    if "messages" in row:
+        return [{"role": one["role"], "content": one["content"].strip()} for one in row["messages"]]
+    asked = "\n\n".join(part for name in ("instruction", "input") if (part := str(row.get(name) or "").strip()))
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row["output"]).strip()}]
+
+
+ALPACA = tasks.register("alpaca")(Alpaca())
+CHAT = tasks.register("chat")(Chat())

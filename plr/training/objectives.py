@@ -1,0 +1,192 @@
+"""What a training minimises: the loss of the answer's tokens, or that of a classification head.
+
+An objective encodes rows, collates a micro-batch, gives its summed loss and validates; :class:`plr.training.trainer.PlrTrainer`
+divides the sum by the items (answer tokens or rows) of the whole optimizer batch, so that micro-batches change no update.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plr.bases.load import Loaded
+from plr.core.specs import TaskSpec
+from plr.errors import DataError
+from plr.lm import answer_loss, encode_pair
+from plr.lm.classify import classify, collate, encode_texts, head_loss, needs_equal_lengths
+from plr.lm.support import accepts, prompt_learning, unwrap
+from plr.scoring.classification import measure
+from plr.tasks import Classification, Example, HeadSpec, task_of
+
+__all__ = ["IGNORE", "AnswerCollator", "AnswerObjective", "HeadObjective", "Objective", "Row"]
+
+Row = tuple[list[int], list[int]]
+IGNORE = -100
+
+
+class Objective(ABC):
+    """Rows to learn from, and how far a model is from them."""
+
+    rows: Sequence[Any]
+    """Encoded training rows, in source order."""
+    lengths: list[int]
+    """Tokens of each of them."""
+
+    @abstractmethod
+    def bind(self, model: Any) -> None:
+        """The model with its adapter is there: what the batches look like may depend on it."""
+
+    @abstractmethod
+    def collate(self, rows: list[Any]) -> dict[str, Any]:
+        """Rows -> tensors of a micro-batch; ``labels`` and ``shift_labels`` hold IGNORE where there is nothing to count."""
+
+    @abstractmethod
+    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+        """The summed loss of a micro-batch, and the model's outputs."""
+
+    @abstractmethod
+    def validate(self, model: Any) -> dict[str, float]:
+        """``loss``, the mean of an item over the validation rows; and the task's metrics, where a pass over the rows gives them."""
+
+
+class AnswerCollator:
+    """Rows -> tensors: input_ids, attention_mask, position_ids int64 [b, t]; labels int64 [b, n] of the last n tokens.
+
+    Padded on the left, all answers stand in the last columns, and ``n`` is the longest of them. ``right`` pads on the right,
+    as virtual tokens want it that a prompt-learning method puts before the row: nothing must stand between them and the text.
+    ``labels`` hold IGNORE where a row has prompt or padding; the logits that predict them are those of the last ``n + 1``
+    positions but one.
+    """
+
+    def __init__(self, pad_token_id: int, *, position_ids: bool, right: bool = False) -> None:
+        self.pad_token_id = pad_token_id
+        self.position_ids = position_ids and not right
+        self.right = right
+
+    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+        width = max(len(prompt) + len(target) for prompt, target in rows)
+        answer = max(len(target) for _, target in rows)
+        if self.right:
+            answer = width - min(len(prompt) for prompt, _ in rows)
+        ids = torch.full((len(rows), width), self.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), width), IGNORE)
+        for i, (prompt, target) in enumerate(rows):
+            start = 0 if self.right else width - len(prompt) - len(target)
+            middle, end = start + len(prompt), start + len(prompt) + len(target)
+            ids[i, start:end] = torch.tensor(prompt + target)
+            mask[i, start:end] = 1
+            labels[i, middle:end] = torch.tensor(target)
+        labels = labels[:, width - answer :].contiguous()
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "shift_labels": labels}
+        if self.position_ids:
+            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return batch
+
+
+class AnswerObjective(Objective):
+    """Cross entropy of the answer's tokens and EOS after the prompt, logits at the answer only."""
+
+    def __init__(
+        self, loaded: Loaded, train: Sequence[Example], validation: Sequence[Example], max_length: int
+    ) -> None:
+        self.tokenizer: Any = loaded.tokenizer
+        self.rows = [_encode(self.tokenizer, row, max_length) for row in train]
+        self.lengths = [len(prompt) + len(target) for prompt, target in self.rows]
+        self.pairs = [(row.prompt, row.target) for row in validation]
+
+    def bind(self, model: Any) -> None:
+        self.collator = AnswerCollator(
+            self.tokenizer.pad_token_id,
+            position_ids="position_ids" in inspect.signature(unwrap(model).forward).parameters,
+            right=prompt_learning(model) > 0,
+        )
+        self.keeps_logits = accepts(model, "logits_to_keep")
+        # A slice of the hidden states is not contiguous, and the output layer on it runs as a slow batched product.
+        head = unwrap(model).get_output_embeddings()
+        if isinstance(head, torch.nn.Linear):
+            head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+
+    def collate(self, rows: list[Any]) -> dict[str, Any]:
+        return self.collator(rows)
+
+    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+        more = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
+        outputs = model(**inputs, **more, use_cache=False)
+        logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
+        flat = logits.reshape(-1, logits.shape[-1])
+        return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction="sum"), outputs
+
+    def validate(self, model: Any) -> dict[str, float]:
+        losses = answer_loss(model, self.tokenizer, self.pairs)
+        return {"loss": sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)}
+
+
+class HeadObjective(Objective):
+    """Cross entropy of a classification head, or squared error of a regression head."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        task: TaskSpec,
+        head: HeadSpec,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        max_length: int,
+    ) -> None:
+        self.tokenizer: Any = loaded.tokenizer
+        self.head = head
+        work = task_of(task)
+        assert isinstance(work, Classification)
+        self.work = work
+        names = [row.id for row in train]
+        encoded = encode_texts(self.tokenizer, [work.texts(row.row) for row in train], max_length, names=names)
+        self.rows = list(zip(encoded, [self._label(row) for row in train], strict=True))
+        self.lengths = [len(row["input_ids"]) for row in encoded]
+        self.texts = [work.texts(row.row) for row in validation]
+        self.labels = torch.tensor([self._label(row) for row in validation])
+
+    def _label(self, row: Example) -> float | int:
+        return self.work.label(row.row, self.head)
+
+    def bind(self, model: Any) -> None:
+        self.unpadded = needs_equal_lengths(model)
+
+    def collate(self, rows: list[Any]) -> dict[str, Any]:
+        labels = torch.tensor([label for _, label in rows])
+        return {**collate(self.tokenizer, [row for row, _ in rows]), "labels": labels, "shift_labels": labels}
+
+    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+        if not self.unpadded:
+            outputs = model(**inputs)
+            return head_loss(outputs.logits, labels, self.head.regression), outputs
+        lengths = inputs["attention_mask"].sum(1)
+        losses, outputs = [], None
+        for length in lengths.unique().tolist():  # rows of one length at a time: nothing is padded
+            rows = lengths == length
+            outputs = model(**{name: tensor[rows, :length] for name, tensor in inputs.items()})
+            losses.append(head_loss(outputs.logits, labels[rows], self.head.regression))
+        return torch.stack(losses).sum(), outputs
+
+    def validate(self, model: Any) -> dict[str, float]:
+        logits = classify(model, self.tokenizer, self.texts)
+        found = measure(self.work.metrics, self.labels.tolist(), logits.double().numpy(), resamples=0)
+        metrics = {name: value for name, (value, _) in found.items() if value is not None}
+        return {"loss": float(head_loss(logits, self.labels, self.head.regression, reduction="mean")), **metrics}
+
+
+def _encode(tokenizer: Any, row: Example, max_length: int) -> Row:
+    prompt, target = encode_pair(tokenizer, row.prompt, row.target)
+    if len(prompt) + len(target) > max_length:
+        raise DataError(
+            f"row {row.id} has {len(prompt) + len(target)} tokens",
+            expected=f"at most train.max_length = {max_length}",
+            hint="raise train.max_length, or drop long rows with the task's max_prompt_chars",
+        )
+    return prompt, target

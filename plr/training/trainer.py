@@ -1,0 +1,230 @@
+"""transformers' Trainer, taught four things.
+
+1. *The loss is the objective's* (:mod:`plr.training.objectives`): that of the answer's tokens, with logits at the
+   answer only, or that of a classification head; always divided by the items of the whole optimizer batch.
+2. *The batch is a value, its cutting is not.* Each optimizer step takes ``batch_size`` rows drawn by the seed; inside that
+   batch rows are sorted by length before they are cut into micro-batches, so padding is small and the update is the same
+   for every micro-batch size.
+3. *Checkpoints hold no pickle and are atomic.* Trained tensors and optimizer moments as safetensors, the rest as JSON, in a
+   folder that is renamed when it is whole. A run that was killed goes on from the last one and ends with the same bytes.
+4. *The best checkpoint by validation loss is kept aside* as it is found.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+from plr.core.fingerprint import is_json
+from plr.core.store import write_atomic
+from plr.training.objectives import IGNORE, Objective
+
+__all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]
+
+
+def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Row indices in the order of training: one permutation an epoch, each batch sorted by length, longest first.
+
+    The last epoch may be partial. Batches are cut across epoch ends, so only the very last one can be short.
+    """
+    rows = len(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    total = max(1, round(rows * epochs))
+    order: list[int] = []
+    while len(order) < total:
+        order += torch.randperm(rows, generator=generator).tolist()
+    order = order[:total]
+    for start in range(0, total, batch_size):
+        order[start : start + batch_size] = sorted(order[start : start + batch_size], key=lambda i: -lengths[i])
+    return order
+
+
+class OrderedRows(Dataset[Any]):
+    """Rows in training order: item ``i`` is the ``i``-th row the model sees, over all epochs."""
+
+    def __init__(self, rows: Sequence[Any], order: Sequence[int]) -> None:
+        self.rows, self.order = rows, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[self.order[index]]
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports steps, and asks for a checkpoint whenever ``checkpoint_seconds`` have passed."""
+
+    def __init__(self, on_progress: Callable[[int, int], None] | None, checkpoint_seconds: float) -> None:
+        self.on_progress = on_progress
+        self.checkpoint_seconds = checkpoint_seconds
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self.on_progress is not None:
+            self.on_progress(state.global_step, state.max_steps)
+        if time.monotonic() - self.last >= self.checkpoint_seconds and state.global_step < state.max_steps:
+            control.should_save = True
+            self.last = time.monotonic()
+        return control
+
+
+class PlrTrainer(Trainer):
+    """See the module's docstring. ``save_best`` writes the adapter to a folder; ``buffers`` are saved in checkpoints beside what is
+    trained, and read back in place."""
+
+    def __init__(
+        self,
+        *args: Any,
+        work: Path,
+        objective: Objective,
+        save_best: Callable[[Path], None],
+        buffers: Callable[[], dict[str, Tensor]] = dict,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, data_collator=objective.collate, **kwargs)
+        self.work = work
+        self.objective = objective
+        self.save_best = save_best
+        self.buffers = buffers
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the items of the whole batch itself
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Summed loss of this micro-batch, over the items of the whole batch."""
+        labels: Tensor = inputs.pop("labels")
+        inputs.pop("shift_labels", None)
+        loss, outputs = self.objective.loss(model, inputs, labels)
+        loss = loss / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean validation loss an item, and metrics of a head; the best adapter so far is kept in ``work``."""
+        measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
+        loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
+        self.log(named)
+        if self.is_world_process_zero():
+            best = read_best(self.work)
+            if best is None or loss < best["loss"]:
+                folder = self.work / f"best-{self.state.global_step}"
+                shutil.rmtree(folder, ignore_errors=True)
+                self.save_best(folder)
+                write_atomic(
+                    self.work / "best.json",
+                    json.dumps({"loss": loss, "step": self.state.global_step, "folder": folder.name}),
+                )
+                if best is not None and best["folder"] != folder.name:
+                    shutil.rmtree(self.work / best["folder"], ignore_errors=True)
+        return named
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self.is_world_process_zero():
+            return
+        final = self.work / f"checkpoint-{self.state.global_step}"
+        partial = self.work / ".partial-checkpoint"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(self._trained(), partial / "trained.safetensors")
+        save_file(
+            {name: b.detach().cpu().contiguous() for name, b in self.buffers().items()}, partial / "buffers.safetensors"
+        )
+        tensors, rest = _flatten(self.optimizer.state_dict())  # type: ignore[union-attr]
+        save_file(tensors | _rng_state(), partial / "optimizer.safetensors")
+        scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if is_json(v)}  # type: ignore[union-attr]
+        (partial / "rest.json").write_text(json.dumps({"optimizer": rest, "scheduler": scheduler}))
+        self.state.save_to_json(str(partial / "trainer_state.json"))
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in self.work.glob("checkpoint-*"):
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
+        trained = dict(self._named_trained())
+        if saved.keys() != trained.keys():
+            raise RuntimeError(f"{resume_from_checkpoint} belongs to another adapter")
+        buffers = load_file(Path(resume_from_checkpoint) / "buffers.safetensors")
+        with torch.no_grad():
+            for name, tensor in saved.items():
+                trained[name].copy_(tensor)
+            for name, buffer in self.buffers().items():
+                buffer.copy_(buffers[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        rest = json.loads((Path(checkpoint) / "rest.json").read_text())
+        tensors = load_file(Path(checkpoint) / "optimizer.safetensors")
+        self.optimizer.load_state_dict(_unflatten(tensors, rest["optimizer"]))  # type: ignore[union-attr]
+        self.lr_scheduler.load_state_dict(self.lr_scheduler.state_dict() | rest["scheduler"])  # type: ignore[union-attr]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors = load_file(Path(checkpoint) / "optimizer.safetensors")
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+    def _named_trained(self) -> list[tuple[str, Tensor]]:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p.detach().cpu().contiguous() for name, p in self._named_trained()}
+
+
+def latest_checkpoint(work: Path) -> str | None:
+    """The folder of the newest whole checkpoint, or None."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    return str(found[-1]) if found else None
+
+
+def read_best(work: Path) -> dict[str, Any] | None:
+    """loss, step and folder of the best adapter so far, or None."""
+    file = work / "best.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _rng_state() -> dict[str, Tensor]:
+    state = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["rng.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as named tensors and the JSON rest."""
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    return tensors, {"param_groups": [{k: v for k, v in g.items() if is_json(v)} for g in state["param_groups"]]}
+
+
+def _unflatten(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        if index != "rng":
+            state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
