@@ -3,7 +3,7 @@
 The rules: rows are a bag (how often a row stands there counts), their order matters only where the gold has ORDER BY; columns may
 be permuted, the same way for all rows, and their names do not matter; two empty results are equal; values are compared as Python
 compares what SQLite gives. The tables are fixed here, so that each case says one thing; tables made for a gold are tested in
-``tests/scoring/test_sql_execute.py``.
+``tests/scoring/sql/test_execute.py``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from plr.errors import DataError
 from plr.tasks import Example, Response, TaskData, tasks
 
-REAL = Path(__file__).parents[2] / "../shared/data/llm_adapters"
+REAL = Path(__file__).parents[3] / "../shared/data/llm_adapters"
 SIZES = {
     "multiarith": ("MultiArith", 600),
     "gsm8k_arithmetic": ("gsm8k", 1319),

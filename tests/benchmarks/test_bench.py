@@ -19,7 +19,7 @@ from bench import data, disk, floor, harness, load, lowbit, quality, quantize, v
 from bench.common import numbers, pairs, shape, words
 from bench.harness import BenchError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 64,

@@ -15,7 +15,7 @@ from plr.scoring.sql.match import canonical
 from plr.scoring.sql.reader import read_demands
 from plr.scoring.sql.schema import read_schema
 
-REAL = Path(__file__).parents[2] / "../shared/data/sql"
+REAL = Path(__file__).parents[3] / "../shared/data/sql"
 real = pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
 HEADS = "CREATE TABLE head (name VARCHAR, age INTEGER, born VARCHAR, id INTEGER)"
 SHOPS = (

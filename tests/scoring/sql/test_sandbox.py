@@ -20,7 +20,7 @@ from plr.scoring.sql.pool import Pool, Sample, shared_pool
 from plr.scoring.sql.sandbox import MAX_CHARS, Failure, Result, Sandbox
 from plr.scoring.sql.worker import ADDRESS_SPACE, CPU_SECONDS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONTEXT, GOLD = "CREATE TABLE t (a INTEGER, b VARCHAR)", "SELECT a FROM t WHERE b = 'x'"
 COUNTER = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
 ONE_LONG_STEP = (  # 500 functions of 15 ms each: steps that no handler sees in the middle

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from plr.scoring.sql.match import MAX_CHARS, canonical, first_statement, normalized_match, raw_match
 
-REAL = Path(__file__).parents[2] / "../shared/data/sql/test.jsonl"
+REAL = Path(__file__).parents[3] / "../shared/data/sql/test.jsonl"
 SPIDER = REAL.with_name("dev.jsonl")
 real = pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
 

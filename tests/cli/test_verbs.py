@@ -9,27 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from typer.testing import CliRunner
 
 import plr
-from plr.cli.root import app, main
+from plr.cli.root import app
 from plr.core.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
     "score", "ls", "show", "verify", "gc", "doctor",
 ]  # fmt: skip
-
-
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of ``plr WORDS``."""
-    monkeypatch.setattr(sys, "argv", ["plr", *words])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    out = capsys.readouterr()
-    code = caught.value.code
-    return (0 if code is None else int(code)), out.out, " ".join(out.err.split())
 
 
 def test_commands_are_these() -> None:

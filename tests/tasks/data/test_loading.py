@@ -13,7 +13,7 @@ from plr.tasks import TaskData, tasks
 
 GSM8K = tasks.get("gsm8k")
 SQL = tasks.get("sql_create_context")
-REAL = Path(__file__).parents[2] / "../shared/data/gsm8k"
+REAL = Path(__file__).parents[3] / "../shared/data/gsm8k"
 
 
 def _rows(count: int, start: int = 0) -> list[dict[str, Any]]:

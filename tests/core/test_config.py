@@ -11,7 +11,7 @@ from plr.errors import ConfigError, UnknownNameError
 from plr.study import StudyConfig, load_study, study_config
 from plr.tasks import read_task
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:

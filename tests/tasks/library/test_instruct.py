@@ -260,7 +260,7 @@ def test_the_command_with_wordings(tmp_path: Path) -> None:
 
 def test_a_real_chat_template(tmp_path: Path) -> None:
     """Rows of Alpaca's through SmolLM2's own template: nothing but its markers is added, and the task file scores gold 1."""
-    model = Path(__file__).parents[2] / "../models/SmolLM2-135M-Instruct"
+    model = Path(__file__).parents[3] / "../models/SmolLM2-135M-Instruct"
     if not model.is_dir():
         pytest.skip("SmolLM2 is not beside the project")
     rows = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(20)]

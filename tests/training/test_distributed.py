@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from plr.core.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORDS = ["train", "--device", "cpu", "--json"]
 # On GPUs `accelerate launch` starts the processes; on CPUs torchrun does, and accelerate joins them with gloo.
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

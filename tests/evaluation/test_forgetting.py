@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import run
 
 from plr.core.specs import Restore
 from plr.core.store import Artifact

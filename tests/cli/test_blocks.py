@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from sparse_files import write_adapter, write_sparse
-from test_cli import run
 
 from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store

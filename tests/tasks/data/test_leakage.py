@@ -12,7 +12,7 @@ from plr.errors import LeakageError
 from plr.tasks import Example, TaskData, check_leakage, check_text_leakage, tasks
 
 QUESTIONS = [f"How many apples does person number {i} have in the basket?" for i in range(40)]
-REAL = Path(__file__).parents[2] / "../shared/data/gsm8k"
+REAL = Path(__file__).parents[3] / "../shared/data/gsm8k"
 
 
 def _examples(split: str, questions: list[str]) -> list[Example]:

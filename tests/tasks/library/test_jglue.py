@@ -12,7 +12,7 @@ from plr.tasks.data.loading import row_problem
 from plr.tasks.data.sources import Row
 from plr.tasks.library.jglue import Jnli
 
-DATA = Path(__file__).parents[2] / "../shared/data/jglue"
+DATA = Path(__file__).parents[3] / "../shared/data/jglue"
 NLI = {"sentence1": "犬がいる。", "sentence2": "猫がいる。", "label": "contradiction"}
 QA = {"question": "春は？", **{f"choice{i}": word for i, word in enumerate("割安明暖丸")}, "label": 3}
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from plr.cli.root import app
 from plr.tasks import tasks
 
-DATA = Path(__file__).parents[1] / "../shared/data"
+DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def run(*words: str, code: int = 0) -> str:

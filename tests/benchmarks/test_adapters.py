@@ -13,7 +13,7 @@ import pytest
 from bench import adapters
 from bench.__main__ import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def steps(sparse: float, lora: float, dense_loss: float) -> dict[str, Any]:

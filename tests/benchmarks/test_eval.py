@@ -16,7 +16,7 @@ import torch
 from bench import eval as bench_eval
 from bench.__main__ import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def measured(different: int = 0) -> dict[str, Any]:

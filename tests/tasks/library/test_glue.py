@@ -14,7 +14,7 @@ from plr.tasks.data.hub import HubSource
 from plr.tasks.data.rows import guarded_train, head_of, load_split, resolve_task, seen_in_train
 from plr.tasks.library.glue import GLUE
 
-REAL = Path(__file__).parents[2] / "../shared/data/glue_std"
+REAL = Path(__file__).parents[3] / "../shared/data/glue_std"
 REAL_ROWS = {  # train, scored, labels
     "cola": (8551, 1043, 2),
     "mrpc": (3668, 408, 2),

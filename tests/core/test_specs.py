@@ -27,7 +27,7 @@ from plr.core.specs import (
 )
 from plr.tasks import tasks
 
-GOLDEN = Path(__file__).parent / "golden" / "fingerprints.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "fingerprints.json"
 METRICS = GOLDEN.with_name("metrics.json")
 
 
@@ -88,14 +88,14 @@ def full() -> dict[str, Step]:
 def test_golden_fingerprints() -> None:
     """These hashes name artifacts on users' disks. A change here needs a new VERSION of the step and a changelog entry.
 
-    Written by ``python tests/test_specs.py``.
+    Written by ``python tests/core/test_specs.py``.
     """
     assert {kind: step.fingerprint for kind, step in full().items()} == json.loads(GOLDEN.read_text())
 
 
 def test_a_metric_that_comes_or_goes_is_a_new_version() -> None:
     """A result that lacks a metric of its task must not be found: raise ``Evaluate.VERSION`` (bases and adapters are kept), or the
-    task's version where prompts or splits change too. Then run ``python tests/test_specs.py``."""
+    task's version where prompts or splits change too. Then run ``python tests/core/test_specs.py``."""
     assert metrics() == json.loads(METRICS.read_text())
 
 

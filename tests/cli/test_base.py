@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import run
+from command_line import run
 
 from plr.core.specs import ModelRef, Quantization, Quantize, Source, TaskSpec, Train
 from plr.core.store import Artifact, Store

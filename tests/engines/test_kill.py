@@ -122,7 +122,7 @@ def test_killed_study_goes_on_without_redoing_finished_steps(tmp_path: Path) -> 
     ):
         words += ["--set", text]
     environment = {**os.environ, "PLR_HOME": str(home)}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(
         words, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as first:

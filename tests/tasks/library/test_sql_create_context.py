@@ -14,7 +14,7 @@ from plr.tasks import Example, Response, TaskData, tasks
 TASK = tasks.get("sql_create_context")
 ROW = {"context": "CREATE TABLE t (a VARCHAR)", "question": "Which a?", "answer": 'SELECT a FROM t WHERE a = "Tko"'}
 EXAMPLE = Example("test-0", ROW, TASK.prompt(ROW), TASK.target(ROW))
-REAL = Path(__file__).parents[2] / "../shared/data/sql"
+REAL = Path(__file__).parents[3] / "../shared/data/sql"
 
 
 def test_prompt_and_target() -> None:
