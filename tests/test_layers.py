@@ -143,7 +143,7 @@ def test_gptq_knows_nothing_of_plr() -> None:
 
 def test_planning_a_study_loads_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from plr.study.study import Study, load_study; from plr.core.store import Store;"
+        "import sys; from pathlib import Path; from plr.study import Study, load_study; from plr.core.store import Store;"
         "study = Study(load_study(Path('configs/studies/quickstart.yaml')));"
         "plan = study.plan(Store(Path('nowhere')));"
         "assert len(study.cells) == 30 and len(plan.steps) == 48, (len(study.cells), len(plan.steps));"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from plr.bases.modules import Module, disk_bits, modules_of
 from plr.core.store import Artifact
-from plr.report.bases import GATE_HEAD, Module, answers_text, disk_bits, gate_rows, modules_of, severity
+from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 
 if TYPE_CHECKING:
     from rich.console import Console

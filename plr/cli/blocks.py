@@ -13,8 +13,8 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
+    from plr.adapters.sparse.reading import SparseAdapter
     from plr.core.store import Artifact, Store
-    from plr.report.blocks import SparseAdapter
 
 __all__: list[str] = []
 
@@ -46,9 +46,9 @@ def blocks(
 
     Example: [bold]plr blocks 3fa9c1 8be02d -o blocks.svg --compose both[/bold]
     """
+    from plr.adapters.sparse.algebra import compose, overlaps
+    from plr.adapters.sparse.reading import depth_rows, module_rows
     from plr.cli.show import emit
-    from plr.report.blocks import depth_rows, module_rows
-    from plr.report.overlap import compose, overlaps
 
     if weights is not None and compose_to is None:
         raise UsageError("--weights without --compose: there is nothing to weigh", hint="add --compose FOLDER")
@@ -72,8 +72,8 @@ def blocks(
 
 
 def _adapter(ref: str | None) -> SparseAdapter:
+    from plr.adapters.sparse.reading import CONFIG, read_sparse
     from plr.core.store import MANIFEST
-    from plr.report.blocks import CONFIG, read_sparse
 
     if ref is not None and (Path(ref) / CONFIG).is_file() and not (Path(ref) / MANIFEST).is_file():
         return read_sparse(Path(ref))
@@ -84,7 +84,7 @@ def _adapter(ref: str | None) -> SparseAdapter:
 
 def _latest(store: Store) -> Artifact | None:
     """The latest artifact with blocks; None if there is none."""
-    from plr.report.blocks import CONFIG
+    from plr.adapters.sparse.reading import CONFIG
 
     for artifact in reversed(store.all()):
         config = artifact.path / CONFIG

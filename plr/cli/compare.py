@@ -12,7 +12,7 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.report.compare import CostRow
+    from plr.report.costs import CostRow
 
 __all__: list[str] = []
 
@@ -35,8 +35,10 @@ def compare(
     from plr.core.runtime import default_home
     from plr.core.store import Store
     from plr.report.cells import ResultSet
-    from plr.report.compare import compare_rows, costs_of, write_compare
+    from plr.report.compare import write_compare
+    from plr.report.costs import compare_rows
     from plr.study import Study, load_study
+    from plr.study.costs import costs_of
     from plr.study.resolve import Resolver
 
     work = Study(load_study(study, tuple(set_ or ())), resolver=Resolver(offline=offline))

@@ -113,8 +113,8 @@ def _draw(artifact: Artifact, file: Path) -> None:
     Raises:
         UsageError: no base, a base without measured errors, or no .svg file in a folder that is there.
     """
+    from plr.bases.modules import modules_of
     from plr.errors import UsageError
-    from plr.report.bases import modules_of
     from plr.report.figures.bases import error_figure
 
     if artifact.kind != "base":

@@ -36,7 +36,7 @@ def grid(
     """
     from plr.cli.show import console, emit, watch
     from plr.core.store import Store
-    from plr.report.table import console_table
+    from plr.report import console_table, write_study
     from plr.study import Study, failed_cells, load_study, raise_if_all_failed
     from plr.study.resolve import Resolver
 
@@ -51,7 +51,7 @@ def grid(
     with watch(list(plan.missing), quiet=as_json) as watcher:
         outcome = work.run(store, runtime, engine=engine, plan=plan, on_event=watcher)
     raise_if_all_failed(work.cells, outcome)
-    files = work.write(store, output or Path("runs") / work.name, outcome.failed)
+    files = write_study(work, store, output or Path("runs") / work.name, outcome.failed)
     failed = failed_cells(work.cells, outcome)
     made = len(plan.missing) - len(outcome.failed)
     if as_json:
@@ -86,7 +86,7 @@ def report(study: File, set_: Set = None, output: Out = None, offline: Offline =
     from plr.cli.show import console, emit
     from plr.core.runtime import default_home
     from plr.core.store import Store
-    from plr.report.table import console_table
+    from plr.report import console_table, write_study
     from plr.study import Study, load_study
     from plr.study.resolve import Resolver
 
@@ -95,7 +95,7 @@ def report(study: File, set_: Set = None, output: Out = None, offline: Offline =
     results = work.results(store)
     if all(result.error for result in results):
         raise UsageError(f"no cell of {work.name} is in {store.home} yet", hint=f"run: plr grid {study}")
-    files = work.write(store, output or Path("runs") / work.name)
+    files = write_study(work, store, output or Path("runs") / work.name)
     if as_json:
         emit({"study": work.name, "files": {name: str(path) for name, path in files.items()}})
         return

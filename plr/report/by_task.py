@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from plr.report.cells import NO_ADAPTER, Entry, average
+from plr.report.cells import Entry, average
+from plr.report.costs import CostRow
 from plr.report.metrics import LOSS, is_loss, of_a_number, show, show_entry
 from plr.report.sheets import adapter_label
 from plr.report.table import markdown
-
-if TYPE_CHECKING:
-    from plr.report.compare import CostRow
+from plr.study.cells import NO_ADAPTER
 
 __all__ = ["by_task_md"]
 

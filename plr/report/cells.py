@@ -1,4 +1,4 @@
-"""What a report is made of: one `CellResult` for each point of the study, and `ResultSet`, which finds them.
+"""The results of a study, indexed: tables look a cell up by (model, task, adapter, k, l).
 
 The order of the cells given is the order of models, tasks and adapters in every table; bits are always sorted.
 A cell is looked up by (model, task, adapter, k, l); over its seeds it becomes an `Entry`, which knows how many of
@@ -7,66 +7,15 @@ them failed, so that no mean hides a missing run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from plr.errors import PlrError
+from plr.study.cells import CellResult
 
-__all__ = ["NO_ADAPTER", "CellResult", "Entry", "Line", "Metric", "ResultSet", "average", "finite"]
-
-NO_ADAPTER = "none"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score over ``n`` documents; ``value`` None (or not finite) means that it could not be computed."""
-
-    value: float | None
-    stderr: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """One scored (or failed) point of a study.
-
-    ``metrics`` holds fractions (0.25 is 25 %) except losses, which are nats per token. ``samples`` holds the same
-    scores by document, for the paired tests; None is a document that could not be scored.
-    """
-
-    model: str
-    task: str
-    adapter: str
-    train_bits: int
-    restore_bits: int
-    mode: str
-    seed: int
-    fingerprint: str
-    primary: str
-    metrics: Mapping[str, Metric]
-    samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    seconds: float | None = None
-    error: str | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str, int, int, str, int]:
-        return (self.model, self.task, self.adapter, self.train_bits, self.restore_bits, self.mode, self.seed)
-
-    @property
-    def failed(self) -> bool:
-        return self.error is not None
-
-    def value(self, metric: str) -> float | None:
-        """The finite value of ``metric``, or None: failed, not measured, or not a number."""
-        found = None if self.failed else self.metrics.get(metric)
-        return finite(found.value) if found else None
-
-    def count(self, metric: str) -> int:
-        found = None if self.failed else self.metrics.get(metric)
-        return found.n if found else 0
+__all__ = ["Entry", "Line", "ResultSet", "average"]
 
 
 @dataclass(frozen=True)
@@ -178,8 +127,3 @@ def average(entries: Sequence[Entry]) -> Entry:
         whole = []
     values = {seed: fmean(entry.values[seed] for entry in entries) for seed in whole}
     return Entry(values, len(seeds), 0)
-
-
-def finite(value: float | None) -> float | None:
-    """``value``, or None where it is None, NaN or infinite."""
-    return value if value is not None and math.isfinite(value) else None

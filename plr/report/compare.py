@@ -7,24 +7,18 @@ training behind a cell; over several seeds they are means. A number that was not
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from plr import stats
 from plr.report.by_task import by_task_md
-from plr.report.cells import NO_ADAPTER, CellResult, Entry, Line, ResultSet
-from plr.report.metrics import LOSS, is_proportion, show, show_entry
-from plr.report.results import paired_scores
+from plr.report.cells import ResultSet
+from plr.report.costs import CostRow, compare_rows
+from plr.report.metrics import LOSS, show
 from plr.report.sheets import adapter_label
 from plr.report.table import markdown
+from plr.study.cells import NO_ADAPTER, CellResult
 
-if TYPE_CHECKING:
-    from plr.core.store import Store
-    from plr.study import Cell
-
-__all__ = ["COMPARE_HEAD", "CostRow", "compare_md", "compare_rows", "compare_texts", "costs_of", "write_compare"]
+__all__ = ["COMPARE_HEAD", "compare_md", "compare_texts", "write_compare"]
 
 COMPARE_HEAD = (
     "Task", "Model", "Adapter", "k -> l", "Trainable", "Updated", "Adapter, MB", "Peak memory, MB", "s/step",
@@ -36,74 +30,6 @@ LEGEND = (
     "(on a CPU the whole process, libraries included). Forward: time of a forward pass with the adapter on over one without; "
     "merged into a 16-bit base, `-` where the method cannot be. -: not recorded."
 )
-Z95 = 1.959963984540054
-KEYS = ("trainable_parameters", "updated_parameters", "adapter_bytes", "peak_memory_bytes", "seconds_per_step")
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One place of the study, all its seeds together. Scores, ``low`` and ``high`` are fractions, or nats of a loss."""
-
-    task: str
-    model: str
-    adapter: str
-    train_bits: int
-    restore_bits: int
-    mode: str
-    costs: Mapping[str, float | None]
-    metric: str
-    scores: Entry
-    low: float | None
-    high: float | None
-    n: int
-    losses: Entry
-    seeds: int
-
-    @property
-    def value(self) -> float | None:
-        return self.scores.mean
-
-    @property
-    def text(self) -> str:
-        return show_entry(self.metric, self.scores)
-
-    @property
-    def loss(self) -> float | None:
-        return self.losses.mean
-
-    @property
-    def bits(self) -> str:
-        mode = "" if self.mode in ("keep", "restore") else f" {self.mode}"
-        if self.adapter == NO_ADAPTER:
-            return f"{self.restore_bits}{mode}"
-        return f"{self.train_bits} -> {self.restore_bits}{mode}"
-
-
-def costs_of(cells: Iterable[Cell], store: Store) -> dict[str, Mapping[str, Any]]:
-    """Fingerprint of a cell's step -> the metrics of the training behind it; cells without one are left out."""
-    from plr.core.specs import Restore
-
-    found: dict[str, Mapping[str, Any]] = {}
-    for cell in cells:
-        if isinstance(cell.step.target, Restore) and (artifact := store.get(cell.step.target.adapter)) is not None:
-            found[cell.step.fingerprint] = artifact.metrics
-    return found
-
-
-def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, Any]]) -> list[CostRow]:
-    """The rows, by task, model, adapter (the base alone first), then k and l falling; failed cells are rows without a value."""
-    rows = []
-    lines = sorted(
-        results.lines(),
-        key=lambda line: (results.tasks.index(line.task), results.models.index(line.model), line.adapter != NO_ADAPTER),
-    )
-    for line in lines:
-        for mode in (None, *results.modes()):
-            for k, ell in sorted(results.bits(mode, line.adapter), reverse=True):
-                cells = list(results.at(line, k, ell, mode).values())
-                if cells:
-                    rows.append(_row(results, line, cells, costs))
-    return rows
 
 
 def compare_texts(rows: Sequence[CostRow]) -> list[tuple[str, ...]]:
@@ -154,62 +80,6 @@ def write_compare(
         paths["costs_figure"] = folder / "compare.svg"
         write_atomic(paths["costs_figure"], figure)
     return paths
-
-
-def _row(
-    results: ResultSet, line: Line, cells: Sequence[CellResult], costs: Mapping[str, Mapping[str, Any]]
-) -> CostRow:
-    first = cells[0]
-    metric = next(
-        (cell.primary for cell in [*cells, *results] if cell.primary and cell.task == line.task), ""
-    )  # failed: no name
-    entry = results.entry(line, first.train_bits, first.restore_bits, metric, first.mode)
-    found = [costs[cell.fingerprint] for cell in cells if cell.fingerprint in costs]
-    known = {key: _mean([one.get(key) for one in found]) for key in KEYS}
-    overhead = [one["inference_overhead"] for one in found if isinstance(one.get("inference_overhead"), Mapping)]
-    known |= {key: _mean([one.get(key) for one in overhead]) for key in ("unmerged", "merged")}
-    low, high = _interval(results, line, metric, entry.mean, entry.n, cells)
-    return CostRow(
-        task=line.task,
-        model=line.model,
-        adapter=line.adapter,
-        train_bits=first.train_bits,
-        restore_bits=first.restore_bits,
-        mode=first.mode,
-        costs=known,
-        metric=metric,
-        scores=entry,
-        low=low,
-        high=high,
-        n=entry.n,
-        losses=results.entry(line, first.train_bits, first.restore_bits, LOSS, first.mode),
-        seeds=len(cells),
-    )
-
-
-def _interval(
-    results: ResultSet, line: Line, metric: str, mean: float | None, n: int, cells: Sequence[CellResult]
-) -> tuple[float | None, float | None]:
-    """95 %: Wilson of a proportion, Student over the documents; of a metric of all rows at once its own standard error. Of the mean
-    over seeds."""
-    if mean is None:
-        return None, None
-    if is_proportion(metric, results.of(line)) and n:
-        return stats.wilson(min(float(n), max(0.0, mean * n)), n)
-    scored = [cell for cell in cells if cell.value(metric) is not None]
-    values, _ = paired_scores(scored, scored, metric)
-    if len(values) > 1:
-        return stats.mean_interval(values)
-    errors = [
-        cell.metrics[metric].stderr for cell in scored
-    ]  # the seeds share their rows: no less than one seed's error
-    known = [error for error in errors if error is not None]
-    return (mean - Z95 * fmean(known), mean + Z95 * fmean(known)) if known else (None, None)
-
-
-def _mean(values: Iterable[Any]) -> float | None:
-    known = [float(value) for value in values if isinstance(value, int | float)]
-    return fmean(known) if known else None
 
 
 def _count(value: float | None) -> str:

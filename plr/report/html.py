@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from plr.adapters.sparse.reading import SparseAdapter
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
-from plr.report.blocks import SparseAdapter
-from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
+from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
 from plr.report.figures.gain import STYLES, Series, gain_chart, marker
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
@@ -25,6 +25,7 @@ from plr.report.results import Contrast, contrasts, csv_text, gains, value_diffe
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.table import CONTRAST_HEAD, CONTRAST_LEGEND, contrast_rows, metric_title, other_metrics
 from plr.report.words import deploy, detectable_words, headline, line_words, sample_words, stop_words
+from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = ["flatten", "report_html"]
 

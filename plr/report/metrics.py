@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plr.report.cells import CellResult, Entry
+from plr.report.cells import Entry
+from plr.study.cells import CellResult
 
 __all__ = [
     "ENDED",

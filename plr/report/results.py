@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import fmean
 
 from plr import stats
-from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet, finite
+from plr.report.cells import Line, ResultSet
 from plr.report.metrics import LOSS
+from plr.study.cells import NO_ADAPTER, CellResult, finite
 
 __all__ = [
     "COLUMNS",

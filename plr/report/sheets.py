@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from plr import stats
-from plr.report.cells import NO_ADAPTER, CellResult, Entry, Line, ResultSet, average
+from plr.report.cells import Entry, Line, ResultSet, average
 from plr.report.metrics import is_loss, is_proportion, of_a_number, show, show_entry
 from plr.report.results import paired_scores
+from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = [
     "AVERAGE",

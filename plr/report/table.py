@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from plr.report.cells import NO_ADAPTER, CellResult, Line, ResultSet
+from plr.report.cells import Line, ResultSet
 from plr.report.metrics import ENDED, is_loss, show, show_entry, show_signed, sort_metrics
 from plr.report.results import Contrast, contrasts, value_difference
 from plr.report.sheets import AVERAGE, Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
+from plr.study.cells import NO_ADAPTER, CellResult
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plr import stats
-from plr.report.cells import NO_ADAPTER, Line, ResultSet
+from plr.report.cells import Line, ResultSet
 from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_loss, is_proportion, show, show_signed, unit
 from plr.report.results import Contrast, compare_at, contrasts, gains, paired_scores
 from plr.report.sheets import adapter_label
+from plr.study.cells import NO_ADAPTER
 
 __all__ = [
     "MARGIN",

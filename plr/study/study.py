@@ -6,14 +6,10 @@ The cells of a study are ``models x tasks x adapters x seeds x (train_bits, rest
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plr.core.config import parse
-from plr.core.provenance import provenance
 from plr.core.runtime import Runtime
 from plr.core.specs import (
     AdapterSpec,
@@ -26,12 +22,12 @@ from plr.core.specs import (
     Train,
     TrainSpec,
 )
-from plr.core.store import Artifact, Store
+from plr.core.store import Store
 from plr.engines import Outcome, engines
-from plr.engines.plan import Event, Plan, closure
-from plr.errors import ConfigError, PlrError
+from plr.engines.plan import Event, Plan
+from plr.errors import ConfigError
 from plr.quantizers import quantizers
-from plr.report.cells import CellResult, Metric
+from plr.study.cells import NO_ADAPTER, Cell, CellResult, cell_result
 from plr.study.file import (
     EvaluateConfig,
     QuantizeConfig,
@@ -39,32 +35,10 @@ from plr.study.file import (
     TaskConfig,
     TestConfig,
     expand,
-    load_study,
-    study_config,
 )
 from plr.study.resolve import Resolver
 
-__all__ = ["Cell", "Study", "StudyConfig", "failed_cells", "load_study", "raise_if_all_failed", "study_config"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of the study and the step that scores it."""
-
-    model: str
-    task: str
-    adapter: str
-    train_bits: int
-    restore_bits: int
-    mode: str
-    seed: int
-    step: Evaluate
-
-    @property
-    def label(self) -> str:
-        return (
-            f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
-        )
+__all__ = ["Study"]
 
 
 class Study:
@@ -104,40 +78,7 @@ class Study:
 
     def results(self, store: Store, failed: Mapping[str, str] | None = None) -> list[CellResult]:
         """One result a cell; a cell whose artifact is missing is a failed one with its reason."""
-        return [_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
-
-    def write(self, store: Store, folder: Path, failed: Mapping[str, str] | None = None) -> dict[str, Path]:
-        """Write what the adapters cost (compare.md, compare.svg), results.csv, table.md and report.html; where each lies."""
-        from plr.report import write_report
-        from plr.report.blocks import sparse_adapters
-        from plr.report.compare import costs_of, write_compare
-
-        results = self.results(store, failed)
-        costs = costs_of(self.cells, store)
-        compared = write_compare(results, costs, folder, self.name) if self.config.adapters else {}
-        return compared | write_report(
-            results,
-            folder,
-            title=self.name,
-            settings=self.config.model_dump(mode="json", exclude={"runtime"}),
-            provenance=provenance(),
-            timings=list(self._timings(store)),
-            bases=list(self._bases(store)),
-            sparse=sparse_adapters(closure([cell.step for cell in self.cells]), store),
-        )
-
-    def _bases(self, store: Store) -> Iterator[dict[str, Any]]:
-        """The gate of every quantized base of the study; a base with none (an older plr, another maker) is left out."""
-        for step in closure([cell.step for cell in self.cells]):
-            artifact = store.get(step) if isinstance(step, Quantize) else None
-            if artifact is not None and "gate" in artifact.metrics:
-                yield {"name": step.label, "gate": artifact.metrics["gate"]}
-
-    def _timings(self, store: Store) -> Iterator[dict[str, Any]]:
-        for step in closure([cell.step for cell in self.cells]):
-            artifact = store.get(step)
-            if artifact is not None:
-                yield {"kind": step.kind, "step": step.label, "seconds": artifact.manifest["seconds"]}
+        return [cell_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
 
     def _cells(self) -> Iterator[Cell]:
         config = self.config
@@ -160,7 +101,7 @@ class Study:
             for bits in sorted(restore_bits, reverse=True):
                 for name, settings in tests:
                     step = self._evaluate({"target": bases[bits], **settings}, where)
-                    yield Cell(model, name, "none", bits, bits, "keep", config.seeds[0], step)
+                    yield Cell(model, name, NO_ADAPTER, bits, bits, "keep", config.seeds[0], step)
         for adapter in config.adapters:
             method = AdapterSpec(
                 method=adapter.method, config=self.resolver.adapter_config(adapter.method, adapter.config)
@@ -244,54 +185,3 @@ class Study:
         if settings["max_new_tokens"] is None:
             settings["max_new_tokens"] = self.resolver.max_new_tokens(task)
         return settings
-
-
-def _result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]) -> CellResult:
-    common: dict[str, Any] = {
-        "model": cell.model,
-        "task": cell.task,
-        "adapter": cell.adapter,
-        "train_bits": cell.train_bits,
-        "restore_bits": cell.restore_bits,
-        "mode": cell.mode,
-        "seed": cell.seed,
-        "fingerprint": cell.step.fingerprint,
-    }
-    if artifact is None:
-        reason = failed.get(cell.step.fingerprint, "not run yet")
-        return CellResult(**common, primary="", metrics={}, samples={}, seconds=None, error=reason)
-    metrics = {
-        name: Metric(value=m["value"], stderr=m["stderr"], n=m["n"]) for name, m in artifact.metrics["metrics"].items()
-    }
-    return CellResult(
-        **common,
-        primary=artifact.metrics["primary"],
-        metrics=metrics,
-        samples=_samples(artifact, list(metrics)),
-        seconds=artifact.manifest["seconds"],
-        error=None,
-    )
-
-
-def _samples(artifact: Artifact, metrics: list[str]) -> dict[str, dict[str, float | None]]:
-    """metric -> doc_id -> value, read from the result's samples file."""
-    values: dict[str, dict[str, float | None]] = {name: {} for name in metrics}
-    for file in artifact.path.glob("samples_*.jsonl"):
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                sample = json.loads(line)
-                for name in metrics:
-                    values[name][str(sample["doc_id"])] = sample[name]
-    return values
-
-
-def failed_cells(cells: list[Cell], outcome: Outcome) -> list[tuple[Cell, str]]:
-    """Cells without a result and why."""
-    return [(c, outcome.failed[c.step.fingerprint]) for c in cells if c.step.fingerprint in outcome.failed]
-
-
-def raise_if_all_failed(cells: list[Cell], outcome: Outcome) -> None:
-    """A study in which nothing worked is a failure, not a study with failed cells."""
-    failed = failed_cells(cells, outcome)
-    if cells and len(failed) == len(cells):
-        raise PlrError(f"every cell failed; the first: {failed[0][0].label}: {failed[0][1]}")

@@ -11,9 +11,9 @@ import pytest
 from command_line import run
 from sparse_files import write_adapter, write_sparse
 
+from plr.adapters.sparse.reading import read_sparse
 from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
-from plr.report.blocks import read_sparse
 
 SOURCE = Source(model=ModelRef(kind="local", name="m", revision="0"))
 TRAIN = Train(base=SOURCE, task=TaskSpec(name="t", version=1), adapter=AdapterSpec(method="sparse"), train=TrainSpec())

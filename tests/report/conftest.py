@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from plr.report.cells import CellResult, Metric
+from plr.study.cells import CellResult, Metric
 
 FIRST, STRICT, LOSS = "exact_match,first-answer", "exact_match,strict", "answer_loss"
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plr.report.bases import GATE_HEAD, answers_text, disk_bits, gate_rows, modules_of, severity
+from plr.bases.modules import disk_bits, modules_of
+from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 
 
 def test_kinds_are_short_where_that_says_enough_and_experts_are_one_kind() -> None:

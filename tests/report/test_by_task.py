@@ -6,7 +6,8 @@ from typing import Any
 
 from plr.report.by_task import by_task_md
 from plr.report.cells import ResultSet
-from plr.report.compare import compare_md, compare_rows
+from plr.report.compare import compare_md
+from plr.report.costs import compare_rows
 
 
 def rows_of(cells: list[Any]) -> Any:

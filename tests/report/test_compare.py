@@ -13,10 +13,13 @@ import pytest
 from plr import stats
 from plr.core.specs import AdapterSpec, Evaluate, ModelRef, Restore, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
-from plr.report.cells import CellResult, Metric, ResultSet
-from plr.report.compare import COMPARE_HEAD, compare_md, compare_rows, compare_texts, costs_of, write_compare
+from plr.report.cells import ResultSet
+from plr.report.compare import COMPARE_HEAD, compare_md, compare_texts, write_compare
+from plr.report.costs import compare_rows
 from plr.report.figures.compare import compare_figure
 from plr.study import Cell
+from plr.study.cells import CellResult, Metric
+from plr.study.costs import costs_of
 
 COST = {
     "trainable_parameters": 16_384,

@@ -10,8 +10,9 @@ import random
 import pytest
 
 from plr.errors import PlrError
-from plr.report.cells import Metric, ResultSet, average
+from plr.report.cells import ResultSet, average
 from plr.report.results import COLUMNS, compare, contrasts, csv_text, gains, paired_scores, write_csv
+from plr.study.cells import Metric
 
 FIRST, STRICT, LOSS = "exact_match,first-answer", "exact_match,strict", "answer_loss"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from plr.report.cells import Metric
 from plr.report.metrics import show_signed
 from plr.report.table import console_table, table_md
+from plr.study.cells import Metric
 
 FIRST, STRICT = "exact_match,first-answer", "exact_match,strict"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from plr.report.cells import Metric, ResultSet
+from plr.report.cells import ResultSet
 from plr.report.words import deploy, deploy_words, gain_words, headline, line_words, sample_words, stop_words
+from plr.study.cells import Metric
 
 
 def bits(right: int, n: int = 400) -> str:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from plr.report.bases import Module
+from plr.bases.modules import Module
 from plr.report.figures.gain import ticks
 from plr.report.figures.svg import SERIES, svg_style
 
@@ -27,7 +27,7 @@ def error_figure(modules: Sequence[Module], title: str) -> str | None:
     """A whole SVG document, or None where no layer has a measured error above zero.
 
     Args:
-        modules: the layers of one base; see `plr.report.bases.modules_of`.
+        modules: the layers of one base; see `plr.bases.modules.modules_of`.
         title: what stands above the picture.
     """
     lines = {kind: [m for m in modules if m.kind == kind] for kind in dict.fromkeys(m.kind for m in modules)}

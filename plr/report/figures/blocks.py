@@ -2,7 +2,8 @@
 
 Bright blocks have high scores, on one scale for the whole picture; the k chosen blocks are outlined. The bar beside each panel
 is the scale: its solid mark is the lowest chosen score, its dashed mark the score that k of n * m initial draws are expected to
-reach. Below a panel stand k, how many blocks are above the dashed mark, and how many have had a slot (:mod:`plr.report.blocks`).
+reach. Below a panel stand k, how many blocks are above the dashed mark, and how many have had a slot
+(`plr.adapters.sparse.reading`).
 
 The blocks of a panel are one small image (PNG, 16 colours), every block a whole number of its pixels: some ten thousand
 rectangles would make a page slow.
@@ -18,7 +19,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from plr.report.blocks import BlockModule, SparseAdapter
+from plr.adapters.sparse.reading import BlockModule, SparseAdapter
 from plr.report.figures.svg import svg_style
 
 __all__ = ["blocks_figure", "blocks_section"]

@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-from plr.report.cells import NO_ADAPTER
+from plr.report.costs import CostRow
 from plr.report.figures.gain import marker, ticks
 from plr.report.figures.svg import SERIES, svg_style
 from plr.report.metrics import is_loss, show
 from plr.report.sheets import adapter_label
-
-if TYPE_CHECKING:
-    from plr.report.compare import CostRow
+from plr.study.cells import NO_ADAPTER
 
 __all__ = ["compare_figure"]
 

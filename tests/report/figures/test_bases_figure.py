@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plr.report.bases import modules_of
+from plr.bases.modules import modules_of
 from plr.report.figures.bases import HEIGHT, LEFT, RIGHT, TOP, WIDTH, _log_ticks, error_figure
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from sparse_files import PREFIX, dense, write_adapter, write_sparse
 
+from plr.adapters.sparse.reading import BlockModule, depth_rows, module_rows, read_sparse, sparse_adapters
 from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.errors import IntegrityError, UsageError
-from plr.report.blocks import BlockModule, depth_rows, module_rows, read_sparse, sparse_adapters
 from plr.report.figures.blocks import SHOWN, blocks_figure, blocks_section
 from plr.report.html import report_html
 
@@ -239,7 +239,7 @@ def test_modules_of_different_shapes_and_several_of_a_kind_do_not_overlap(tmp_pa
 
 
 def test_equal_scores_have_a_picture() -> None:
-    from plr.report.blocks import SparseAdapter
+    from plr.adapters.sparse.reading import SparseAdapter
 
     module = _module(np.ones((2, 2)), [0])
     assert len(_picture(blocks_figure(SparseAdapter("a", Path(), {}, (module,), ())))) == 1

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sparse_files import dense, write_sparse
 
+from plr.adapters.sparse.algebra import compose, overlap, overlaps
+from plr.adapters.sparse.reading import SparseAdapter, read_sparse
 from plr.errors import ProvenanceError, UsageError
-from plr.report.blocks import SparseAdapter, read_sparse
-from plr.report.overlap import compose, overlap, overlaps
 
 
 @pytest.fixture

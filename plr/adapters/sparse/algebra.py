@@ -25,8 +25,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from plr.adapters.sparse.reading import CONFIG, PARTS, PREFIX, WEIGHTS, BlockModule, SparseAdapter
 from plr.errors import ProvenanceError, UsageError
-from plr.report.blocks import CONFIG, PARTS, PREFIX, WEIGHTS, BlockModule, SparseAdapter
 
 __all__ = ["compose", "overlap", "overlaps"]
 

@@ -33,8 +33,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from plr.core.layers import layer_places
 from plr.errors import IntegrityError, UsageError
-from plr.report.bases import modules_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,14 +194,14 @@ def read_sparse(folder: Path, name: str = "") -> SparseAdapter:
     if not names:
         raise IntegrityError(f"{folder / WEIGHTS} has no {PARTS[0]}", expected=f"keys {PREFIX}<module>.{PARTS[0]}")
     modules = []
-    for key, found in zip(names, modules_of({"modules": [{"name": one} for one in short]}), strict=True):
+    for key, module, (layer, kind) in zip(names, short, layer_places(short), strict=True):
         scores, values, positions = (_tensor(tensors, f"{key}.{part}", folder) for part in PARTS)
-        _check(found.name, scores, values, positions)
+        _check(module, scores, values, positions)
         modules.append(
             BlockModule(
-                name=found.name,
-                layer=found.block,
-                kind=found.kind,
+                name=module,
+                layer=layer,
+                kind=kind,
                 scores=scores.astype("float64"),
                 values=values.astype("float64"),
                 positions=positions.astype("int64"),

@@ -1,0 +1,79 @@
+"""Write the files of a report: results.csv, table.md, report.html, compare.md, compare.svg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plr.adapters.sparse.reading import SparseAdapter, sparse_adapters
+from plr.core.provenance import provenance
+from plr.core.specs import Quantize
+from plr.core.store import Store, write_atomic
+from plr.engines.plan import closure
+from plr.report.cells import ResultSet
+from plr.report.compare import write_compare
+from plr.report.html import report_html
+from plr.report.results import contrasts, write_csv
+from plr.report.table import table_md
+from plr.study.cells import CellResult
+from plr.study.costs import costs_of
+from plr.study.study import Study
+
+__all__ = ["write_report", "write_study"]
+
+
+def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Write what the adapters cost (compare.md, compare.svg), results.csv, table.md and report.html; return where each lies.
+
+    `failed` has the reason of each step that failed, by fingerprint (`Outcome.failed`).
+    """
+    results = study.results(store, failed)
+    steps = closure([cell.step for cell in study.cells])
+    artifacts = {step.fingerprint: artifact for step in steps if (artifact := store.get(step)) is not None}
+    made = [(step, artifacts[step.fingerprint]) for step in steps if step.fingerprint in artifacts]
+    costs = costs_of(study.cells, store)
+    compared = write_compare(results, costs, folder, study.name) if study.config.adapters else {}
+    return compared | write_report(
+        results,
+        folder,
+        title=study.name,
+        settings=study.config.model_dump(mode="json", exclude={"runtime"}),
+        provenance=provenance(),
+        timings=[{"kind": step.kind, "step": step.label, "seconds": one.manifest["seconds"]} for step, one in made],
+        # A base without a gate (an older plr, another maker) is left out.
+        bases=[
+            {"name": step.label, "gate": one.metrics["gate"]}
+            for step, one in made
+            if isinstance(step, Quantize) and "gate" in one.metrics
+        ],
+        sparse=sparse_adapters(steps, store),
+    )
+
+
+def write_report(
+    cells: Iterable[CellResult],
+    folder: Path,
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    timings: Sequence[Mapping[str, Any]],
+    bases: Sequence[Mapping[str, Any]] = (),
+    sparse: Sequence[SparseAdapter] = (),
+) -> dict[str, Path]:
+    """Write the three files into `folder`, each whole or not at all, and return them as csv, table and html.
+
+    `cells` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. `bases` and
+    `sparse`: see `report_html`.
+    """
+    results = ResultSet(cells)
+    found = contrasts(results)
+    paths = {"csv": folder / "results.csv", "table": folder / "table.md", "html": folder / "report.html"}
+    table = table_md(results, found)
+    given: dict[str, Any] = {"settings": settings, "provenance": provenance, "timings": timings}
+    page = report_html(results, title=title, found=found, bases=bases, sparse=sparse, **given)
+    write_csv(results.cells, paths["csv"])
+    write_atomic(paths["table"], table)
+    write_atomic(paths["html"], page)
+    return paths

@@ -1,0 +1,153 @@
+"""Cells: the points of a study, and the result of each as it lies in the store."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from plr.core.specs import Evaluate
+from plr.core.store import Artifact
+from plr.engines import Outcome
+from plr.errors import PlrError
+
+__all__ = [
+    "NO_ADAPTER",
+    "Cell",
+    "CellResult",
+    "Metric",
+    "cell_result",
+    "failed_cells",
+    "finite",
+    "raise_if_all_failed",
+]
+
+NO_ADAPTER = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the study and the step that scores it."""
+
+    model: str
+    task: str
+    adapter: str
+    train_bits: int
+    restore_bits: int
+    mode: str
+    seed: int
+    step: Evaluate
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score over ``n`` documents; ``value`` None (or not finite) means that it could not be computed."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One scored (or failed) point of a study.
+
+    ``metrics`` holds fractions (0.25 is 25 %) except losses, which are nats per token. ``samples`` holds the same
+    scores by document, for the paired tests; None is a document that could not be scored.
+    """
+
+    model: str
+    task: str
+    adapter: str
+    train_bits: int
+    restore_bits: int
+    mode: str
+    seed: int
+    fingerprint: str
+    primary: str
+    metrics: Mapping[str, Metric]
+    samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int, str, int]:
+        return (self.model, self.task, self.adapter, self.train_bits, self.restore_bits, self.mode, self.seed)
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    def value(self, metric: str) -> float | None:
+        """The finite value of ``metric``, or None: failed, not measured, or not a number."""
+        found = None if self.failed else self.metrics.get(metric)
+        return finite(found.value) if found else None
+
+    def count(self, metric: str) -> int:
+        found = None if self.failed else self.metrics.get(metric)
+        return found.n if found else 0
+
+
+def cell_result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]) -> CellResult:
+    """Read the result of `cell` from its artifact; without one it is a failed cell, with the reason."""
+    common: dict[str, Any] = {
+        "model": cell.model,
+        "task": cell.task,
+        "adapter": cell.adapter,
+        "train_bits": cell.train_bits,
+        "restore_bits": cell.restore_bits,
+        "mode": cell.mode,
+        "seed": cell.seed,
+        "fingerprint": cell.step.fingerprint,
+    }
+    if artifact is None:
+        reason = failed.get(cell.step.fingerprint, "not run yet")
+        return CellResult(**common, primary="", metrics={}, samples={}, seconds=None, error=reason)
+    metrics = {
+        name: Metric(value=m["value"], stderr=m["stderr"], n=m["n"]) for name, m in artifact.metrics["metrics"].items()
+    }
+    return CellResult(
+        **common,
+        primary=artifact.metrics["primary"],
+        metrics=metrics,
+        samples=_samples(artifact, list(metrics)),
+        seconds=artifact.manifest["seconds"],
+        error=None,
+    )
+
+
+def _samples(artifact: Artifact, metrics: list[str]) -> dict[str, dict[str, float | None]]:
+    """metric -> doc_id -> value, read from the result's samples file."""
+    values: dict[str, dict[str, float | None]] = {name: {} for name in metrics}
+    for file in artifact.path.glob("samples_*.jsonl"):
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                sample = json.loads(line)
+                for name in metrics:
+                    values[name][str(sample["doc_id"])] = sample[name]
+    return values
+
+
+def failed_cells(cells: list[Cell], outcome: Outcome) -> list[tuple[Cell, str]]:
+    """Cells without a result and why."""
+    return [(c, outcome.failed[c.step.fingerprint]) for c in cells if c.step.fingerprint in outcome.failed]
+
+
+def raise_if_all_failed(cells: list[Cell], outcome: Outcome) -> None:
+    """A study in which nothing worked is a failure, not a study with failed cells."""
+    failed = failed_cells(cells, outcome)
+    if cells and len(failed) == len(cells):
+        raise PlrError(f"every cell failed; the first: {failed[0][0].label}: {failed[0][1]}")
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or None where it is None, NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None
