@@ -15,7 +15,7 @@ from plr.errors import UsageError
 
 if TYPE_CHECKING:
     from plr.tasks import Example, Task
-    from plr.tasks.file.find import TaskFile
+    from plr.tasks.file.schema import TaskFile
 
 __all__: list[str] = []
 

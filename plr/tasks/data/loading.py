@@ -7,25 +7,49 @@ dropped, ``limit`` rows drawn.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from plr.errors import DataError
-from plr.tasks.data.hub import HubSource
+from plr.tasks.data.hub import HubData, HubSource
 from plr.tasks.data.local import LocalSource
-from plr.tasks.data.sources import Row, Source
+from plr.tasks.data.sources import GeneratedSource, Row, Source
 from plr.tasks.data.splits import choose, cut_validation, divide, halve, without_duplicates
 from plr.tasks.types import SPLITS, Example, LoadReport, Split, TaskData
-
-if TYPE_CHECKING:
-    from plr.tasks.base import Task
 
 _HALF = re.compile("[\ud800-\udfff]")
 """A surrogate, which JSON can write alone: no UTF-8, and nothing for a tokenizer."""
 
-__all__ = ["available_splits", "load_split", "row_problem", "source_rows"]
+__all__ = ["RowTask", "available_splits", "load_split", "row_problem", "source_rows"]
 
 
-def load_split(task: Task, split: str, data: TaskData) -> Split:
+class RowTask(Protocol):
+    """The part of a task (`plr.tasks.base.Task`) that loading its rows needs."""
+
+    name: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]]
+    hub: ClassVar[HubData | None]
+    stems: ClassVar[Mapping[str, str]]
+    stems_are_named: ClassVar[bool]
+    json_holds_lines: ClassVar[bool]
+    halves_validation: ClassVar[bool]
+
+    def prompt(self, row: Mapping[str, Any]) -> str: ...
+
+    def target(self, row: Mapping[str, Any]) -> str: ...
+
+    def duplicate_key(self, row: Mapping[str, Any]) -> str | None: ...
+
+    def groups(self, row: Mapping[str, Any]) -> frozenset[str]: ...
+
+    def problem(self, row: Mapping[str, Any]) -> str | None: ...
+
+    def adopt(self, rows: list[Row]) -> list[Row]: ...
+
+    def generated(self) -> GeneratedSource | None: ...
+
+
+def load_split(task: RowTask, split: str, data: TaskData) -> Split:
     """The examples of ``split`` and what was left out.
 
     Raises:
@@ -68,7 +92,7 @@ def load_split(task: Task, split: str, data: TaskData) -> Split:
     return Split(tuple(kept), report)
 
 
-def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
+def available_splits(task: RowTask, data: TaskData) -> tuple[str, ...]:
     """The splits that :func:`load_split` can give, in the order train, validation, test."""
     given = set(_source(task, data).splits)
     given |= {"test"} if task.halves_validation and "validation" in given else set()
@@ -76,7 +100,7 @@ def available_splits(task: Task, data: TaskData) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in given)
 
 
-def _source(task: Task, data: TaskData) -> Source:
+def _source(task: RowTask, data: TaskData) -> Source:
     if data.path is not None:
         named = task.stems_are_named
         return LocalSource(data.path, task.stems, named=named, json_holds_lines=task.json_holds_lines)
@@ -88,7 +112,7 @@ def _source(task: Task, data: TaskData) -> Source:
     return made
 
 
-def _rows_of(task: Task, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
+def _rows_of(task: RowTask, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
     """The rows that fall to ``split``, and in words how it was cut where the source has no such split."""
 
     def groups(row: Row) -> frozenset[str]:
@@ -117,11 +141,11 @@ def _rows_of(task: Task, source: Source, split: str, seed: int) -> tuple[list[Ro
     return _checked(task, source, split), None
 
 
-def _example(task: Task, row: Row) -> Example:
+def _example(task: RowTask, row: Row) -> Example:
     return Example(f"{row.split}-{row.position}", row.values, task.prompt(row.values), task.target(row.values))
 
 
-def row_problem(task: Task, row: Row) -> tuple[str, str] | None:
+def row_problem(task: RowTask, row: Row) -> tuple[str, str] | None:
     """What is wrong with a row, and what would be right; None if it can be used."""
     for name in task.fields:
         value = row.values.get(name)
@@ -141,13 +165,13 @@ def row_problem(task: Task, row: Row) -> tuple[str, str] | None:
     return None if problem is None else (problem, f"rows in the form of {task.name}")
 
 
-def source_rows(task: Task, data: TaskData) -> dict[str, list[Row]]:
+def source_rows(task: RowTask, data: TaskData) -> dict[str, list[Row]]:
     """Every split of the source as it stands, not cut and not checked."""
     source = _source(task, data)
     return {split: task.adopt(source.read(split)) for split in source.splits}
 
 
-def _checked(task: Task, source: Source, split: str) -> list[Row]:
+def _checked(task: RowTask, source: Source, split: str) -> list[Row]:
     rows = task.adopt(source.read(split))
     for row in rows:
         if found := row_problem(task, row):

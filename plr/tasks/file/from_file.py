@@ -1,5 +1,5 @@
 """The tasks that a task file makes: one whose answer is written, the same with the scores of a registered task, one with a head
-(:mod:`plr.tasks.file.find`)."""
+(:mod:`plr.tasks.file.schema`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from plr.tasks.data.loading import row_problem
 from plr.tasks.data.local import STEMS
 from plr.tasks.data.sources import Row
 from plr.tasks.data.splits import normalized
-from plr.tasks.file.find import NUMBERS, TaskFile
+from plr.tasks.file.schema import NUMBERS, TaskFile
 from plr.tasks.file.template import Template
 from plr.tasks.types import SPLITS, Example, HeadSpec, Response, TaskData, Texts
 

@@ -8,7 +8,6 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -21,8 +20,7 @@ from plr.adapters.sparse.reading import BlockModule, depth_rows, module_rows, re
 from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.errors import IntegrityError, UsageError
-from plr.report.figures.blocks import SHOWN, blocks_figure, blocks_section
-from plr.report.html import report_html
+from plr.report.figures.blocks import blocks_figure
 
 
 def _module(scores: Any, positions: list[int], *, std: float | None = 1.0) -> BlockModule:
@@ -243,22 +241,6 @@ def test_equal_scores_have_a_picture() -> None:
 
     module = _module(np.ones((2, 2)), [0])
     assert len(_picture(blocks_figure(SparseAdapter("a", Path(), {}, (module,), ())))) == 1
-
-
-def test_section_of_the_page(tmp_path: Path, small: Any) -> None:
-    assert blocks_section([]) == ""
-    one = read_sparse(write_sparse(tmp_path, layers=1), "<one>")
-    section = blocks_section([one, *(replace(one, name=f"a{i}") for i in range(SHOWN + 1))])
-    ET.fromstring(section)
-    assert (section.count("<details"), section.count("<details open")) == (SHOWN, 1)
-    assert "2 more are left out" in section
-    assert "&lt;one&gt;" in section
-    idents = re.findall(r'\bid="([^"]+)"', section)
-    assert len(idents) == len(set(idents))
-    assert set(re.findall(r"url\(#([^)]+)\)", section)) <= set(idents)
-    common: dict[str, Any] = {"title": "t", "settings": {}, "provenance": {}, "timings": []}
-    assert 'id="blocks"' in report_html(small, **common, sparse=[one])
-    assert 'id="blocks"' not in report_html(small, **common)
 
 
 def test_styles_of_a_picture_hold_in_it_alone(tmp_path: Path) -> None:
