@@ -19,7 +19,8 @@ from plr.core.config import load_yaml, parse
 from plr.core.runtime import Runtime
 from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
 from plr.core.store import Artifact, Store
-from plr.engines.plan import Event, make
+from plr.engines.jobs import make
+from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
 from plr.restoration.modes import check_mode

@@ -218,7 +218,7 @@ def test_an_adapter_that_holds_a_part_of_its_base_is_refused(lab: Lab, adapter: 
     import shutil
 
     from plr.bases.load import load_base
-    from plr.restoration.restore import attach
+    from plr.restoration.attach import attach
 
     shutil.copytree(adapter.path, tmp_path / "absorbing")
     file = tmp_path / "absorbing" / "adapter_config.json"
@@ -233,7 +233,7 @@ def test_an_adapter_that_does_nothing_is_found_out(lab: Lab, adapter: Artifact, 
     import shutil
 
     from plr.bases.load import load_base
-    from plr.restoration.restore import attach
+    from plr.restoration.attach import attach
 
     shutil.copytree(adapter.path, tmp_path / "zero")
     file = tmp_path / "zero" / "adapter_model.safetensors"

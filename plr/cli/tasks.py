@@ -213,7 +213,8 @@ def _instance(task: Task, name: str, split: str, row: int, **where: Any) -> dict
 
 def _counter(model: str, offline: bool) -> Any:
     """The lengths of a row in tokens, cut as training cuts them."""
-    from plr.bases.load import load_tokenizer, resolve_model
+    from plr.bases.load import load_tokenizer
+    from plr.bases.resolve import resolve_model
     from plr.core.quiet import quiet_libraries
     from plr.lm.tokens import encode_pair
 

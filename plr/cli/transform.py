@@ -155,7 +155,8 @@ def _rewriter(
     if how == "chat":
         if model is None:
             raise UsageError("a chat template is that of a model", expected="--model M")
-        from plr.bases.load import load_tokenizer, resolve_model
+        from plr.bases.load import load_tokenizer
+        from plr.bases.resolve import resolve_model
         from plr.core.quiet import quiet_libraries
 
         quiet_libraries()

@@ -21,7 +21,8 @@ from plr.core.runtime import Runtime
 from plr.core.specs import Step, step_from_json
 from plr.core.store import Store
 from plr.engines.base import Engine, Outcome, engines
-from plr.engines.plan import Event, Plan, ready_jobs, run_job
+from plr.engines.jobs import run_job
+from plr.engines.plan import Event, Plan, ready_jobs
 from plr.errors import PlrError, ResourceError
 
 __all__ = ["LocalEngine"]

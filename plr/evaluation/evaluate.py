@@ -28,7 +28,8 @@ from plr.evaluation.writers import Local, Served, ServingBase, Writer
 from plr.gptq.blocks import replace_module
 from plr.lm import AnswerLoss, Generation
 from plr.lm.classify import Probe, probe
-from plr.restoration.restore import attach, probe_texts, served
+from plr.restoration.attach import attach, probe_texts
+from plr.restoration.restore import served
 from plr.scoring import Score
 from plr.tasks import Example, HeadSpec, Response, Task, outcomes, task_of
 from plr.tasks.data.rows import data_record, draw, guard_other, load_split

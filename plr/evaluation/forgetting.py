@@ -20,7 +20,7 @@ from plr.core.specs import Restore
 from plr.core.store import Store
 from plr.errors import UsageError
 from plr.lm import perplexity
-from plr.restoration.restore import attach
+from plr.restoration.attach import attach
 from plr.tasks.data.rows import head_of
 
 __all__ = ["TextShift", "check_writes", "chunks", "text_shift"]
@@ -56,7 +56,7 @@ def text_shift(
 
     Raises:
         UsageError: ``step`` serves a checkpoint and not an adapter beside its base, or :func:`check_writes`.
-        ProvenanceError, IntegrityError: as :func:`plr.restoration.restore.attach`.
+        ProvenanceError, IntegrityError: as :func:`plr.restoration.attach.attach`.
         DataError: no text of two tokens.
     """
     if step.is_checkpoint:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from plr.bases.load import load_tokenizer, model_path
+from plr.bases.load import load_tokenizer
+from plr.bases.resolve import model_path
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore
 from plr.core.store import Store
 from plr.errors import IntegrityError
 from plr.lm import AnswerLoss, Generation, answer_loss, generate
-from plr.restoration.restore import check_init, check_provenance
+from plr.restoration.attach import check_init, check_provenance
 from plr.serving import check_engine
 from plr.tasks.data.rows import load_split
 

@@ -17,10 +17,11 @@ from plr.gptq.errors import (
     PackingError,
     WalkError,
 )
+from plr.gptq.factorization import Factor, factor
 from plr.gptq.kernels import KernelInUse, kernel_in_use
 from plr.gptq.layers import ModuleReport
 from plr.gptq.linear import PackedLinear
-from plr.gptq.solver import Factor, Solution, factor, gptq_solve, rtn_solve
+from plr.gptq.solver import Solution, gptq_solve, rtn_solve
 from plr.gptq.walk import quantize_model
 
 __all__ = [

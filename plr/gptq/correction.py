@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from plr.gptq.solver import Factor
+    from plr.gptq.factorization import Factor
 
 __all__ = ["accumulate", "target"]
 

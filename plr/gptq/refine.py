@@ -30,7 +30,7 @@ from torch import Tensor
 from plr.gptq import affine
 
 if TYPE_CHECKING:
-    from plr.gptq.solver import Factor
+    from plr.gptq.factorization import Factor
 
 __all__ = ["refine"]
 

@@ -46,24 +46,12 @@ import torch
 from torch import Tensor
 
 from plr.gptq import affine, hessian, refine
-from plr.gptq.errors import GPTQError, GroupSizeError, HessianError
+from plr.gptq.errors import GPTQError, GroupSizeError
+from plr.gptq.factorization import Factor, factor, solver_dtype
 
-__all__ = ["Factor", "Solution", "check_group_size", "factor", "gptq_solve", "order", "rtn_solve"]
+__all__ = ["Solution", "check_group_size", "gptq_solve", "rtn_solve"]
 
 RUN = 8  # columns updated one by one before a matrix product takes over
-LEAF = 128  # size below which a matrix is factored in one piece
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A Hessian made ready to solve with: shared by all layers that see the same input."""
-
-    H: Tensor  # [in, in], undamped, original column order
-    U: Tensor  # [in, in] upper triangular, H_damped[perm][:, perm]^-1 = U^T U
-    perm: Tensor | None  # [in] int64, the order in which columns are solved; None: as they stand
-    grouped: bool  # whether perm keeps the columns of a group together (as None does)
-    dead: Tensor  # [in] bool, inputs that were always zero
-    damp: float  # the number added to the diagonal of H
 
 
 @dataclass(frozen=True)
@@ -130,93 +118,6 @@ def check_group_size(in_features: int, group_size: int, name: str = "weight") ->
             f"use group_size {', '.join(map(str, [*fits, -1]))}, or skip this module.",
         )
     return group_size
-
-
-def factor(
-    H: Tensor,  # [in, in] symmetric
-    *,
-    damp_percent: float = 0.01,
-    desc_act: bool = False,
-    act_group_aware: bool = False,
-    group_size: int = 128,
-    name: str = "weight",
-    n_samples: int | None = None,
-) -> Factor:
-    """Steps 1 and 2 of the module's docstring. `H` is not changed.
-
-    Args:
-        H: the finished Hessian.
-        damp_percent: damping as a share of the mean diagonal.
-        desc_act, act_group_aware: the order, see `order`.
-        group_size: of the groups that `act_group_aware` keeps together.
-        name, n_samples: what to call the layer, and how many rows H has seen, in an error.
-
-    Raises:
-        HessianError: H holds inf or NaN, is all zeros, or is not positive definite after damping.
-    """
-    seen = "" if n_samples is None else f" over {n_samples} rows"
-    if not 0 <= damp_percent < 1:
-        raise GPTQError(f"damp_percent={damp_percent} was given.", "0 <= damp_percent < 1.", "use 0.01 (the paper's).")
-    diagonal = H.diagonal()
-    if not math.isfinite(float(H.sum())):
-        raise HessianError(
-            f"The Hessian of {name} holds inf or NaN{seen}.",
-            "finite calibration activations.",
-            "run the model in bfloat16 or float32 and check the calibration samples.",
-        )
-    dead = diagonal == 0
-    if bool(dead.all()):
-        raise HessianError(
-            f"The Hessian of {name} is all zeros{seen}: it saw no input but zeros.",
-            "calibration rows that reach this module.",
-            "check attention masks and samples, or skip this module.",
-        )
-    damped = H.to(_dtype(H), copy=True)
-    damped.diagonal()[dead] = 1
-    damp = damp_percent * float(damped.diagonal().mean())
-    damped.diagonal().add_(damp)
-
-    perm = order(damped.diagonal(), group_size, desc_act=desc_act, act_group_aware=act_group_aware)
-    if perm is not None:
-        damped = damped[perm][:, perm]
-    # L L^T = J H J with J the reversal; R = J L J is upper, R R^T = H, and U = R^-1 = J L^-1 J.
-    inverse = _inverse_factor(damped.flip(0, 1))
-    if inverse is None:
-        raise HessianError(
-            f"The Hessian of {name} is not positive definite at damp_percent={damp_percent}{seen} "
-            f"({int(dead.sum())} of {H.shape[0]} inputs dead).",
-            "a Hessian that Cholesky can factor.",
-            "use more calibration samples or a larger damp_percent (0.05, 0.1).",
-        )
-    return Factor(H=H, U=inverse.flip(0, 1), perm=perm, grouped=not desc_act, dead=dead, damp=damp)
-
-
-def order(diagonal: Tensor, group_size: int, *, desc_act: bool = False, act_group_aware: bool = False) -> Tensor | None:
-    """The order in which columns are solved, int64 `[in]`, heavy ones first; None: as they stand.
-
-    Args:
-        diagonal: of the Hessian, `[in]`.
-        group_size: as in a checkpoint, -1 for whole rows.
-        desc_act: by falling diagonal.
-        act_group_aware: groups by the falling mean of their diagonal, columns by falling diagonal within their group.
-
-    Raises:
-        GPTQError: both orders were asked for.
-    """
-    if desc_act and act_group_aware:
-        raise GPTQError(
-            "desc_act and act_group_aware were both given.",
-            "one order.",
-            "use act_group_aware: it costs nothing at inference.",
-        )
-    if desc_act or (act_group_aware and group_size == -1):
-        return torch.argsort(diagonal, descending=True, stable=True)
-    if not act_group_aware:
-        return None
-    grouped = diagonal.view(-1, group_size)  # [groups, g]
-    groups = torch.argsort(grouped.mean(1), descending=True, stable=True)
-    within = torch.argsort(grouped, dim=1, descending=True, stable=True)
-    return (within + group_size * torch.arange(len(groups), device=diagonal.device)[:, None])[groups].flatten()
 
 
 @torch.no_grad()
@@ -418,46 +319,13 @@ def rtn_solve(
 
 def _finite(W: Tensor, name: str) -> Tensor:
     """`W` in the solver's dtype."""
-    if not math.isfinite(float(W.detach().sum(dtype=_dtype(W)))):  # a sum holds inf and NaN as its terms do
+    if not math.isfinite(float(W.detach().sum(dtype=solver_dtype(W)))):  # a sum holds inf and NaN as its terms do
         raise GPTQError(f"The weight of {name} holds inf or NaN.", "finite weights.", "check the source checkpoint.")
-    return W.detach().to(_dtype(W))
+    return W.detach().to(solver_dtype(W))
 
 
 def _numbers(vector: Tensor) -> list[float]:
     return vector.tolist()  # pyright: ignore
-
-
-def _dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _inverse_factor(A: Tensor) -> Tensor | None:
-    """`L^-1 [n, n]` for `A = L L^T`, by halves; None if `A` is not positive definite.
-
-    With `A = [[A11, .], [A21, A22]]`: `L21 = A21 L11^-T`, the same for `A22 - L21 L21^T`, and
-    `L^-1 = [[L11^-1, 0], [-L22^-1 L21 L11^-1, L22^-1]]`. Nearly all work is in matrix products, several times faster than
-    a factorization followed by a triangular solve against the identity; L itself is never put together.
-    """
-    n = A.shape[0]
-    if n <= LEAF:
-        L, info = torch.linalg.cholesky_ex(A)  # pyright: ignore
-        if int(info):  # pyright: ignore
-            return None
-        eye = torch.eye(n, dtype=A.dtype, device=A.device)
-        return torch.linalg.solve_triangular(L, eye, upper=False)  # pyright: ignore
-    half = n // 2
-    first = _inverse_factor(A[:half, :half])
-    if first is None:
-        return None
-    L21 = A[half:, :half] @ first.t()
-    second = _inverse_factor(torch.addmm(A[half:, half:], L21, L21.t(), alpha=-1))
-    if second is None:
-        return None
-    inverse = torch.zeros_like(A)
-    inverse[:half, :half] = first
-    inverse[half:, half:] = second
-    torch.mm(second, L21 @ first, out=inverse[half:, :half]).neg_()
-    return inverse
 
 
 def _runs(start: int, stop: int, step: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plr.gptq import correction, hessian, solver
+from plr.gptq import correction, factorization, hessian
 from plr.gptq.errors import WalkError
 
 __all__ = ["Stage", "same_tensor"]
@@ -27,7 +27,7 @@ class Stage:
         self.inputs: list[tuple[Tensor, int]] = []  # of each batch, with its version: kept to recognize it again
         self.shift: Tensor | None = None  # [in, in], 2/n sum (x_source - x) x^T
         self._hessian: Tensor | None = None
-        self._factor: solver.Factor | None = None
+        self._factor: factorization.Factor | None = None
         self._key: tuple[Any, ...] | None = None
 
     def add(self, X: Tensor, rows: Tensor | None, *, keep: bool = True) -> None:
@@ -74,15 +74,15 @@ class Stage:
         """All batches are in."""
         hessian.finish(self.H)
 
-    def factor(self, **options: Any) -> solver.Factor:
-        """The Hessian made ready to solve with; see `plr.gptq.solver.factor`. Computed once."""
+    def factor(self, **options: Any) -> factorization.Factor:
+        """The Hessian made ready to solve with; see `plr.gptq.factorization.factor`. Computed once."""
         key = tuple(sorted(options.items()))
         if self._factor is None or key != self._key:
-            self._factor = solver.factor(self.H, name=self.name, n_samples=self.n_tokens, **options)
+            self._factor = factorization.factor(self.H, name=self.name, n_samples=self.n_tokens, **options)
             self._key = key
         return self._factor
 
-    def target(self, W: Tensor, factor: solver.Factor, strength: float) -> Tensor | None:
+    def target(self, W: Tensor, factor: factorization.Factor, strength: float) -> Tensor | None:
         """What the layers of this stage should approximate in the place of `W [out, in]`; None: `W` itself."""
         return None if self.shift is None else correction.target(W, self.shift, factor, strength)
 

@@ -34,7 +34,7 @@ class Resolver:
         self.model = cache(self._model)
 
     def _model(self, text: str) -> ModelRef:
-        from plr.bases.load import resolve_model
+        from plr.bases.resolve import resolve_model
 
         try:
             return resolve_model(text, offline=self.offline)

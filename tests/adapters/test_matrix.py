@@ -18,7 +18,8 @@ from torch import Tensor
 
 from plr.adapters import adapters
 from plr.adapters.known import REFUSED, peft_names
-from plr.bases.load import load_source, resolve_model
+from plr.bases.load import load_source
+from plr.bases.resolve import resolve_model
 from plr.errors import ModelError
 from plr.gptq import quantize_model
 from plr.lm.support import prompt_learning

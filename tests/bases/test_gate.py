@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, LlamaCo
 
 from plr.bases import gate as gates
 from plr.bases.gate import Gate
-from plr.bases.load import Loaded, load_source, resolve_model
+from plr.bases.load import Loaded, load_source
+from plr.bases.resolve import resolve_model
 from plr.core.specs import Calibration
 from plr.errors import DataError, ModelError
 from plr.lm import answer_loss, encode_pair

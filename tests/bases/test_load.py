@@ -14,7 +14,8 @@ import pytest
 import torch
 from fake_hub import SHA, serve
 
-from plr.bases.load import load_base, load_source, resolve_model, runtime_dtype
+from plr.bases.load import load_base, load_source, runtime_dtype
+from plr.bases.resolve import resolve_model
 from plr.core.runtime import Runtime
 from plr.core.specs import Source
 from plr.core.store import Store
@@ -170,7 +171,7 @@ def ask(endpoint: str, cache: Path, code: str) -> subprocess.CompletedProcess[st
 def test_hub_id_is_resolved_to_a_commit_and_fetched_at_that_commit(tmp_path: Path) -> None:
     code = (
         "import torch\n"
-        "from plr.bases.load import resolve_model, load_source\n"
+        "from plr.bases.resolve import resolve_model\nfrom plr.bases.load import load_source\n"
         "ref = resolve_model('org/tiny')\n"
         "print(ref.kind, ref.name, ref.revision)\n"
         "print(load_source(ref, dtype=torch.float32, device='cpu').model.config.hidden_size)\n"
@@ -183,9 +184,7 @@ def test_hub_id_is_resolved_to_a_commit_and_fetched_at_that_commit(tmp_path: Pat
         assert fetched
         assert all(f"/resolve/{SHA}/" in line for line in fetched), fetched
         count = len(requests)
-        offline = (
-            "from plr.bases.load import resolve_model, model_path as p\nr = resolve_model('org/tiny', offline=True)\n"
-        )
+        offline = "from plr.bases.resolve import resolve_model, model_path as p\nr = resolve_model('org/tiny', offline=True)\n"
         again = ask(endpoint, tmp_path, offline + "print(r.revision, (p(r, offline=True) / 'config.json').is_file())")
         assert again.stdout.split() == [SHA, "True"], again.stderr[-2000:]
         assert len(requests) == count, "offline mode must make no network call"
@@ -201,7 +200,7 @@ def test_hub_id_is_resolved_to_a_commit_and_fetched_at_that_commit(tmp_path: Pat
 )
 def test_hub_says_no(tmp_path: Path, model: str, message: str) -> None:
     code = (
-        "from plr.bases.load import resolve_model\nfrom plr.errors import UsageError\n"
+        "from plr.bases.resolve import resolve_model\nfrom plr.errors import UsageError\n"
         f"try:\n    resolve_model({model!r})\nexcept UsageError as error:\n    print(error)\n"
     )
     with serve("org/tiny", tiny_path()) as (endpoint, _):
@@ -211,7 +210,7 @@ def test_hub_says_no(tmp_path: Path, model: str, message: str) -> None:
 
 def test_hub_out_of_reach(tmp_path: Path) -> None:
     code = (
-        "from plr.bases.load import resolve_model\nfrom plr.errors import UsageError\n"
+        "from plr.bases.resolve import resolve_model\nfrom plr.errors import UsageError\n"
         "try:\n    resolve_model('org/tiny')\nexcept UsageError as error:\n    print(error)\n"
     )
     done = ask("http://127.0.0.1:9", tmp_path, code)

@@ -370,7 +370,7 @@ def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from plr.core.specs import Evaluate, Quantize, Step
-    from plr.engines import plan as steps
+    from plr.engines import jobs as steps
     from plr.errors import ModelError
 
     def build(step: Step, folder: Path, *rest: Any) -> dict[str, Any]:

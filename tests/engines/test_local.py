@@ -11,8 +11,7 @@ import pytest
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Step
 from plr.core.store import Store
-from plr.engines import LocalEngine
-from plr.engines import plan as steps_module
+from plr.engines import LocalEngine, jobs
 from plr.engines.plan import Event, Plan, closure, ready_jobs
 from plr.errors import ConfigError, PlrError, ResourceError, UnknownNameError
 from plr.study import Study, failed_cells, raise_if_all_failed, study_config
@@ -33,7 +32,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
         (folder / "file").write_text(step.label)
         return {"metrics": {}, "primary": "x"}
 
-    monkeypatch.setattr(steps_module, "_build", build)
+    monkeypatch.setattr(jobs, "_build", build)
     return order
 
 
@@ -133,14 +132,14 @@ def test_single_commands_find_what_a_study_made(study: Study, built: list[Step],
 def test_a_failed_step_fails_its_cells_and_nothing_else(
     study: Study, built: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = steps_module._build
+    inner = jobs._build
 
     def build(step: Step, *rest: Any) -> dict[str, Any]:
         if isinstance(step, Quantize) and step.bits == 2:
             raise PlrError("layer 3 is singular")
         return inner(step, *rest)
 
-    monkeypatch.setattr(steps_module, "_build", build)
+    monkeypatch.setattr(jobs, "_build", build)
     store = Store(tmp_path)
     outcome = study.run(store, Runtime(home=tmp_path))
     failed = failed_cells(study.cells, outcome)
@@ -155,9 +154,9 @@ def test_a_defect_is_reported_with_its_place(study: Study, tmp_path: Path, monke
     def build(*rest: Any) -> dict[str, Any]:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(steps_module, "_build", build)
+    monkeypatch.setattr(jobs, "_build", build)
     outcome = study.run(Store(tmp_path), Runtime(home=tmp_path))
-    assert any("ZeroDivisionError: oops (test_engine.py:" in text for text in outcome.failed.values())
+    assert any("ZeroDivisionError: oops (test_local.py:" in text for text in outcome.failed.values())
     with pytest.raises(PlrError, match="every cell failed"):
         raise_if_all_failed(study.cells, outcome)
 
@@ -170,11 +169,11 @@ def test_a_full_disk_stops_the_study(study: Study, tmp_path: Path, monkeypatch: 
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
     def guarded(step: Step, *rest: Any) -> dict[str, Any]:
-        with steps_module._memory_errors(step):
+        with jobs._memory_errors(step):
             return build()
         raise AssertionError
 
-    monkeypatch.setattr(steps_module, "_build", guarded)
+    monkeypatch.setattr(jobs, "_build", guarded)
     with pytest.raises(ResourceError, match="the disk is full while writing"):
         study.run(Store(tmp_path), Runtime(home=tmp_path))
     assert calls == [1]

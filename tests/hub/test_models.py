@@ -10,7 +10,8 @@ import pytest
 from fake_hub import SHA, FakeHub, Fault, Repo
 from hub_client import point
 
-from plr.bases.load import load_source, model_path, resolve_model
+from plr.bases.load import load_source
+from plr.bases.resolve import model_path, resolve_model
 from plr.embedded import tiny_path
 from plr.errors import IntegrityError, ModelError, UsageError
 

@@ -10,7 +10,8 @@ import torch
 from encoders import write_encoder
 from transformers import AutoModelForCausalLM
 
-from plr.bases.load import Loaded, load_source, resolve_model
+from plr.bases.load import Loaded, load_source
+from plr.bases.resolve import resolve_model
 from plr.embedded import tiny_path
 from plr.errors import DataError, ModelError
 from plr.lm.classify import classify, collate, encode_texts, head_limit, head_loss, needs_equal_lengths, probe

@@ -1,0 +1,91 @@
+"""Attach a trained adapter to a base: check that they belong together, and prove that the adapter acts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from plr.adapters import adapters
+from plr.bases.load import Loaded
+from plr.core.specs import Quantize, Restore, Source, Train
+from plr.errors import IntegrityError, ProvenanceError
+from plr.lm.classify import Probe, probe
+from plr.tasks import Classification, Texts, task_of
+from plr.tasks.data.rows import load_split
+
+__all__ = ["attach", "check_init", "check_provenance", "probe_texts"]
+
+ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
+"""Initialisations that move part of the base (or of its quantization error) into the adapter."""
+PROBE_ROWS = 4
+
+
+def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch: bool = False) -> None:
+    """Refuse a pair that does not belong together.
+
+    Raises:
+        ProvenanceError: another source model (then also tokenizer and shapes may differ).
+    """
+    ours, theirs = adapter.base.model, base.model
+    if ours.identity() != theirs.identity() and not allow_mismatch:
+        raise ProvenanceError(
+            f"the adapter was trained on {ours.name} ({ours.revision[:12]}), this base comes from {theirs.name} "
+            f"({theirs.revision[:12]})",
+            expected="a base made from the same source model",
+            hint=f"use --model {ours.path or ours.name}, or --allow-mismatch (recorded in the result)",
+        )
+
+
+def check_init(step: Restore, folder: Path) -> None:
+    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see ``conversion.json``).
+
+    Raises:
+        ProvenanceError: it does.
+    """
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    init = str(config.get("init_lora_weights", "")).lower()
+    if init.startswith(ABSORBING_INITS):
+        raise ProvenanceError(
+            f"the adapter was initialised with {init}: it holds a part of its own {step.adapter.base.bits}-bit base",
+            expected="an adapter that is zero at the start, or one converted to that when it was saved",
+            hint="train it again: plr converts pissa and olora exactly, and refuses the others",
+        )
+
+
+def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> tuple[Any, float]:
+    """Put the adapter saved in ``folder`` on ``loaded`` and prove that it acts.
+
+    ``before`` is what the base itself says of the step's probe texts. Returns the model and the largest change of a logit.
+
+    Raises:
+        ProvenanceError: see :func:`check_provenance`; also when names or shapes do not match the base.
+        IntegrityError: the logits do not change at all.
+    """
+    check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
+    check_init(step, folder)
+    texts = probe_texts(step)
+    if before is None:
+        before = probe(loaded.model, loaded.tokenizer, texts)
+    try:
+        model = adapters.get(step.adapter.adapter.method).load(loaded.model, folder, name)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ProvenanceError(
+            f"the adapter {step.adapter.label} does not fit {step.base.label}: {str(error).splitlines()[0]}",
+            expected="the same module names and shapes as in training",
+        ) from error
+    change = before.change(probe(model, loaded.tokenizer, texts))
+    if change == 0.0:
+        raise IntegrityError(
+            f"the adapter {step.adapter.label} changes no logit of {step.base.label}",
+            hint="it was trained for no step, or its weights are all zero: train it again",
+        )
+    return model, change
+
+
+def probe_texts(step: Restore) -> list[str] | list[Texts]:
+    """A few validation rows of the task the adapter was trained on: prompts, or what its head judges."""
+    rows = load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]
+    task = task_of(step.adapter.task)
+    return [task.texts(row.row) for row in rows] if isinstance(task, Classification) else [row.prompt for row in rows]
