@@ -56,6 +56,7 @@ for _name in (
     "score",
     "tasks",
     "transform",
+    "schema",
     "store",
 ):  # the order in which --help lists their commands
     import_module(f"plr.cli.{_name}")

@@ -40,20 +40,31 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """
 
     home: Path = Field(default_factory=default_home)
+    """The store; by default `$PLR_HOME` or `./artifacts`."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the computation. `auto` on a CPU: the faster one of a probe."""
     kernel: Literal["auto", "packed", "dequantized"] = "auto"
+    """Of k-bit layers: codes read as they are (`packed`), or unpacked once (`dequantized`); `auto` by device and memory."""
     workers: int = Field(default=1, ge=1)
+    """Processes that run independent steps side by side."""
     threads: int | None = Field(default=None, ge=1)
+    """Threads of each; none leaves torch's choice."""
     micro_batch: int = Field(default=8, ge=1)
+    """Rows that go through the model at once in training; the update does not depend on it."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     slots: int = Field(default=64, ge=1)
+    """Rows that decode side by side in evaluation."""
     checkpoint_seconds: float = Field(default=120, ge=0)
     """A training that is killed loses at most this much work."""
     low_memory: bool = False
     """Quantize with one block and the activations of one block's input in memory; they go to disk where they do not fit."""
     offline: bool = False
+    """Make no network call."""
     report_to: tuple[str, ...] = ()
+    """Trackers of transformers for training curves: `tensorboard`, `mlflow`, `wandb`, `trackio`."""
 
     def torch_device(self) -> str:
         """The device as torch names it; for ``auto`` a CUDA GPU if torch sees one that computes, else the CPU.

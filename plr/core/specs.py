@@ -96,14 +96,21 @@ class TaskSpec(Spec, frozen=True):
     LOCATION = frozenset({"path"})
     LATER = frozenset({"definition"})
     name: str
+    """Name of a registered task (`plr tasks`), or a task file that ends in `.yaml`."""
     version: int
+    """Raised when the same name comes to mean something else."""
     definition: str | None = None
     """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON. A registered task is its version."""
     path: str | None = None
+    """Local files of rows."""
     data_sha256: str | None = None
+    """Hash of the rows' files."""
     revision: str | None = None
+    """Commit of the data set on the hub."""
     split_seed: int = 0
+    """Seed of the cut, where the data has no such split."""
     max_prompt_chars: int | None = None
+    """Leave out rows whose prompt is longer; none: keep all."""
 
 
 class Calibration(Spec, frozen=True):
@@ -111,12 +118,17 @@ class Calibration(Spec, frozen=True):
 
     LOCATION = frozenset({"path", "guard"})
     task: TaskSpec | None = None
+    """Calibrate on the training rows of this task."""
     guard: TaskSpec | None = None
     """The task whose held-out rows a file must not contain: it is checked, and changes no byte of the result."""
     path: str | None = None
+    """Calibrate on this JSONL or text file."""
     file_sha256: str | None = None
+    """Hash of that file."""
     samples: int = Field(default=500, ge=1)
+    """How many texts are drawn."""
     seed: int = 0
+    """Seed of the draw."""
     max_length: int = Field(default=512, ge=1)
     """Tokens; longer samples are cut and counted in the manifest."""
 
@@ -132,16 +144,25 @@ class Quantization(Spec, frozen=True):
 
     LOCATION = frozenset({"gate_task", "gate_text"})
     method: str = "gptq"
+    """`gptq`, `rtn`, `gptqmodel`, `nf4` (4 bits), `int8` (8 bits), or a quantizer of yours."""
     bits: Literal[8, 4, 3, 2]
+    """Width of a code."""
     group_size: int = 128
+    """Input columns that share a scale; -1 for a whole row. It must divide the input width of every layer."""
     sym: bool = True
+    """Symmetric grid around zero; false adds a zero point per group."""
     desc_act: bool = False
+    """Solve columns in order of activation (act order); slower at inference."""
     static_groups: bool = False
+    """With `desc_act`: fix the groups' scales before columns are reordered."""
     act_group_aware: bool = False
     """Order by activation within groups and of groups: what act order gains, without its cost at inference."""
     damp_percent: float = Field(default=0.01, gt=0, lt=1)
+    """Added to the Hessian's diagonal, as a share of its mean."""
     block_size: int = Field(default=128, ge=1)
+    """Columns whose updates are applied to the rest of the matrix together."""
     grid: GridSearch = "minmax"
+    """How a group's range is chosen: its extremes, least squared error, or what an error costs by the Hessian."""
     refine_passes: int = Field(default=0, ge=0)
     """Rounds of coordinate descent on the solved codes."""
     input_correction: float = Field(default=0.0, ge=0, le=1)
@@ -165,7 +186,9 @@ class AdapterSpec(Spec, frozen=True):
     """A parameter-efficient method and its whole configuration; no default of a library is inherited."""
 
     method: str = "lora"
+    """Name of the method (`plr adapters`)."""
     config: dict[str, Any] = Field(default_factory=dict)
+    """Its whole configuration."""
 
 
 class TrainSpec(Spec, frozen=True):
@@ -175,22 +198,37 @@ class TrainSpec(Spec, frozen=True):
     """
 
     learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak rate. One that comes from a preset is LoRA's, times the method's own factor."""
     batch_size: int = Field(default=32, ge=1)
+    """Rows of one optimizer step, over all devices."""
     epochs: float = Field(default=10, gt=0)
+    """Passes over the training rows; fractions are allowed."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all steps in which the rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of AdamW."""
     adam_beta1: float = 0.9
+    """Decay of AdamW's first moment."""
     adam_beta2: float = 0.999
+    """Decay of AdamW's second moment."""
     adam_epsilon: float = 1e-8
+    """Added to the root of the second moment."""
     max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
     max_length: int = Field(default=512, ge=8)
     """Tokens of prompt and answer; a longer row is an error, not a cut."""
     train_limit: int | None = Field(default=None, ge=1)
+    """Train on this many rows, drawn by seed; none: all."""
     validation_limit: int | None = Field(default=500, ge=1)
+    """Measure the validation loss on this many rows; none: all."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
+    """How often the validation loss is measured."""
     select: Literal["best_validation_loss", "last"] = "best_validation_loss"
+    """Which state of the adapter is kept: the one with the lowest validation loss, or the last."""
     seed: int = 0
+    """Of the adapter's start and of the order of rows; in a study `seeds` sets it."""
 
 
 class Step(Spec, frozen=True):
@@ -333,15 +371,19 @@ class Evaluate(Step, frozen=True):
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec
     split: Literal["train", "validation", "test"] = "test"
+    """Which rows are scored."""
     limit: int | None = Field(default=None, ge=1)
+    """Score this many rows, drawn by `limit_seed`; none: all."""
     limit_seed: int = 0
+    """Seed of that draw."""
     max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer in tokens; cut answers are counted. None in a study: what the task says."""
     generate: bool = True
     """False measures the answer loss alone, where accuracy is at the floor or too dear."""
     num_fewshot: int = Field(default=0, ge=0)
     """Solved rows of the train split before every question, the same ones for all."""
     fewshot_seed: int | None = None
-    """Draws them; None takes the first."""
+    """Draws the examples; none takes the first of the train split."""
     engine: ServingEngine = "hf"
     """What writes the answers: the transformers model in this process, or vLLM."""
 

@@ -48,13 +48,14 @@ class QuantizeConfig(_Part, frozen=True):
     input_correction: float = 0.0
     double_quant: bool = False
     calibration: str = "task"
+    """`task` (training rows of the cell's task), or a JSONL or text file."""
     samples: int = Field(default=500, ge=1)
     seed: int = 0
     max_length: int = Field(default=512, ge=1)
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
-    """What differs at one width: ``{4: {method: nf4, group_size: 64}}``."""
+    """What differs at one width: `{4: {method: nf4, group_size: 64}}`."""
 
     @field_validator("by_bits", mode="before")
     @classmethod
@@ -84,6 +85,8 @@ class QuantizeConfig(_Part, frozen=True):
 
 
 class EvaluateConfig(_Part, frozen=True):
+    """How cells are scored."""
+
     split: Literal["train", "validation", "test"] = "test"
     limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
@@ -109,9 +112,11 @@ class TestConfig(_Part, frozen=True):
 
     name: str
     data: str | None = None
+    """Local files instead of the hub: a folder or a file; `$NAME` is read from the environment."""
     split_seed: int = 0
     max_prompt_chars: int | None = None
     evaluate: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the `evaluate` around it, for this task alone."""
 
 
 class TaskConfig(TestConfig, frozen=True):
@@ -120,9 +125,13 @@ class TaskConfig(TestConfig, frozen=True):
     tests: tuple[TestConfig, ...] = ()
     """What its adapters are scored on; the task itself if left out."""
     train_bits: BitWidths | None = None
+    """The study's, if left out."""
     restore_bits: BitWidths | None = None
+    """The study's, if left out."""
     quantize: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the study's `quantize`, for this task alone."""
     train: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the study's `train`, for this task alone."""
 
     @field_validator("tests", mode="before")
     @classmethod
@@ -133,39 +142,55 @@ class TaskConfig(TestConfig, frozen=True):
 
 
 class AdapterConfig(_Part, frozen=True):
+    """One adapter method; `config` and `train` hold what differs from its own configuration and the study's training."""
+
     method: str = "lora"
+    """A method of `plr adapters`, or any other name that PEFT knows."""
     name: str | None = None
     """What tables call it; the method's name if left out."""
     config: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the method's own configuration (`plr adapters METHOD`)."""
     train: dict[str, Any] = Field(default_factory=dict)
     """What differs from the study's training: a learning rate, above all."""
     train_bits: BitWidths | None = None
-    """On which bases it trains, where that differs: ``[16]`` for full fine-tuning."""
+    """On which bases it trains, where that differs: `[16]` for full fine-tuning."""
 
 
 class StudyConfig(_Part, frozen=True):
-    """The file. Everything but ``name`` has a default; unknown keys are errors."""
+    """A study file. Every key has a default; a key that is not known is an error."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
+    """Name of the study and of its folder under `runs/`; that of the file if left out."""
     preset: str | None = None
-    """A recipe of :mod:`plr.study.presets` that the file's own settings are laid over."""
+    """A recipe that the file's own settings are laid over."""
     models: tuple[str, ...] = ("embedded:tiny",)
+    """Source models: `embedded:tiny`, folders, `.gguf` files, or `ORG/NAME[@REVISION]` of the hub."""
     tasks: tuple[TaskConfig, ...] = (TaskConfig(name="tiny_math"),)
+    """Tasks; each trains and is scored by itself."""
     adapters: tuple[AdapterConfig, ...] = (AdapterConfig(),)
+    """Adapter methods; `[]` with `baselines: true` scores bases alone."""
     seeds: tuple[int, ...] = (0,)
+    """One training of each adapter for each seed."""
     train_bits: BitWidths = BITS
+    """The values of k."""
     restore_bits: BitWidths = BITS
+    """The values of l."""
     cells: Literal["upper", "all"] = "upper"
+    """`upper`: l >= k; `all`: every pair. (k, k) always."""
     modes: tuple[Literal["restore", "roundtrip", "requantize"], ...] = ("restore",)
+    """Beside `keep` at l = k: `restore` where l is not k, `roundtrip` at l = k < 16, `requantize` at every l below 16."""
     baselines: bool = False
     """Also score every base without an adapter."""
     quantize: QuantizeConfig = QuantizeConfig()
+    """How every base below 16 bits is made."""
     train: TrainSpec = TrainSpec()
+    """How adapters are trained."""
     scale_rates: bool = True
-    """Whether a method's own factor applies to ``train.learning_rate``. A rate that the file or an option names is taken as it is;
-    one that comes from a preset is LoRA's."""
+    """Apply a method's own factor to a preset's `learning_rate`. False as soon as the file or an option names a rate."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How cells are scored."""
     runtime: dict[str, Any] = Field(default_factory=dict)
+    """How to run it; changes no result."""
 
     @field_validator("tasks", "adapters", mode="before")
     @classmethod

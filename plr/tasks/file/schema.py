@@ -73,8 +73,11 @@ class HubPart(BaseModel, frozen=True, extra="forbid"):
     """A data set on the hub."""
 
     id: str
+    """`ORG/NAME`."""
     config: str | None = None
+    """One of its configurations, if it has several."""
     revision: str | None = None
+    """A commit, branch or tag; pinned to the commit when a study is planned."""
 
     @field_validator("id")
     @classmethod
@@ -85,28 +88,42 @@ class HubPart(BaseModel, frozen=True, extra="forbid"):
 
 
 class TaskFile(BaseModel, frozen=True, extra="forbid"):
-    """The keys of the file."""
+    """A task file. `prompt` and `target` are needed for an answer that is written, `texts` and `label` for a head."""
 
     name: str
+    """Name in tables and results; that of the file if left out."""
     version: int = Field(default=1, ge=1)
+    """Yours to raise when the same file comes to mean something else."""
     kind: Kind = "generation"
+    """The answer is written (`generation`), or chosen by a classification head (`classification`)."""
     data: str | None = None
     """A folder or file, from where the task file lies."""
     hub: HubPart | None = None
+    """A data set on the hub, in place of `data`."""
     splits: dict[Literal["train", "validation", "test", "all"], str] = Field(default_factory=dict)
-    """Our split -> its name on the hub, or the name of its file without suffix; ``all``: the only one, to be cut."""
+    """Our split: its name on the hub, or its file without suffix; `all`: the only one, to be cut into three."""
     prompt: str | None = None
+    """Template of the question; `{field}` reads a field of the row."""
     target: str | None = None
+    """Template of the gold answer, usually with a space before it."""
     choices: tuple[str, ...] = ()
+    """Templates of the possible answers; `{choice}` in the target is the right one."""
     texts: tuple[str, ...] = ()
+    """Templates of one or two texts that a head reads."""
     label: str | None = None
+    """The field that says which choice or label is right: its text, or its place from 0."""
     labels: tuple[str, ...] = ()
+    """Names of a head's labels, in the order of whole-number labels; if left out, those of train, sorted."""
     metric: tuple[str, ...] = ()
+    """Metrics by name, the primary one first."""
     scorer: str | None = None
-    """A registered task: its metrics, boundary and gold in place of ``metric`` and ``boundary``."""
+    """A registered task: its metrics, boundary and gold in place of `metric` and `boundary`."""
     boundary: Literal["line", "paragraph", "statement", "text"] = "line"
+    """Where the first answer is complete: end of the line, paragraph, SQL statement, or of the whole text."""
     stop: tuple[str, ...] = ()
+    """Texts that end an answer."""
     max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer in tokens."""
     group: str | None = None
     """A field: rows that share its value never fall to two splits of a cut."""
 
