@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: grid test test-slow lint clean
+.PHONY: grid test test-slow lint docs clean
 
 grid: $(VENV)/.base
 	$(BIN)/plr grid configs/studies/quickstart.yaml
@@ -19,6 +19,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The site, in build/site; `python docs/fill.py` first where commands, keys or recorded results changed.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # GPTQModel compiles a small extension: without a C compiler the tests that need it skip and say so.
 $(VENV)/.dev: $(VENV)/.base

@@ -1,13 +1,11 @@
-"""The README and docs/architecture.md are a contract: what they show parses, exists and is complete."""
+"""README and `docs/` are a contract: what they show parses, runs, exists and is complete."""
 
 from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
 import shlex
-import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -23,12 +21,14 @@ from plr.registry import Registry
 from plr.study import study_config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = {"README.md": README, "docs/architecture.md": ARCHITECTURE}
+PATHS = [ROOT / "README.md", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
+README, ARCHITECTURE, EXTENDING = PAGES["README.md"], PAGES["docs/architecture.md"], PAGES["docs/extending.md"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CLI: Any = typer.main.get_command(app)
-TOP = ("plr/", "docs/", "configs/", "notes/", "notebooks/", "tests/", "calibration/")
+TOP = ("plr/", "docs/", "configs/", "notes/", "notebooks/", "tests/", "calibration/", "bench/")
+LARGEST_README, LARGEST_IMAGE = 8192, 300_000
+GENERATED = {"docs/cli.md", "docs/yaml.md"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -36,16 +36,16 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The words behind ``plr`` of every command in a bash block of the README."""
+    """The words behind `plr` of every command in a bash block of any page."""
     found = []
-    for line in "\n".join(blocks(README, "bash")).splitlines():
+    for line in "\n".join(block for page in PAGES.values() for block in blocks(page, "bash")).splitlines():
         for part in line.split("&&"):
-            words = shlex.split(part, comments=True)
+            words = shlex.split(part.partition(" > ")[0], comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 del words[0]
             if words[:2] == ["accelerate", "launch"]:
                 words = words[words.index("-m") + 1 :]
-            if words[:1] == ["plr"]:
+            if words[:1] == ["plr"] and words[1:] not in found:
                 found.append(words[1:])
     return found
 
@@ -58,8 +58,16 @@ def python_blocks() -> list[Any]:
     ]
 
 
+def yaml_blocks() -> list[Any]:
+    return [
+        pytest.param(text, id=f"{name}-{i}")
+        for name, page in PAGES.items()
+        for i, text in enumerate(blocks(page, "yaml"))
+    ]
+
+
 def public_names(module: str) -> set[str]:
-    """``__all__`` of a module of plr, read from its source: importing some of them takes torch."""
+    """`__all__` of a module of plr, read from its source: importing some of them takes torch."""
     path = ROOT.joinpath(*module.split("."))
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
@@ -73,9 +81,35 @@ def markdown_files() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *kept])
 
 
-def test_every_command_stands_in_the_table() -> None:
-    listed = re.findall(r"^\| `plr ([a-z-]+)` \|", README, re.MULTILINE)
-    assert sorted(listed) == sorted(CLI.commands)
+def all_commands() -> list[Any]:
+    """Every command and subcommand, by its words."""
+    rows = [([name], command) for name, command in CLI.commands.items()]
+    rows += [
+        ([name, below], inner)
+        for name, command in CLI.commands.items()
+        for below, inner in getattr(command, "commands", {}).items()
+    ]
+    return [pytest.param(words, command, id=" ".join(words)) for words, command in rows]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.encode()) <= LARGEST_README
+
+
+def test_images_are_small_and_described() -> None:
+    assert [p.name for p in (ROOT / "docs" / "images").iterdir() if p.stat().st_size > LARGEST_IMAGE] == []
+    assert [name for name, page in PAGES.items() if re.search(r"!\[\]|<img(?![^>]*alt=)", page)] == []
+
+
+@pytest.mark.parametrize(("words", "command"), all_commands())
+def test_every_command_has_help_an_example_and_a_place(words: list[str], command: Any) -> None:
+    summary, _, example = command.help.partition("Example: [bold]")
+    assert summary.strip()
+    shown = shlex.split(example.partition("[/bold]")[0])
+    assert shown[:2] == ["plr", words[0]]
+    assert f"\n#{'#' * len(words)} plr {' '.join(words)}\n" in PAGES["docs/cli.md"]
+    guides = "\n".join(page for name, page in PAGES.items() if name not in GENERATED)
+    assert re.search(rf"\bplr {' '.join(words)}\b", guides), "no guide says what it is for"
 
 
 def test_there_are_commands_to_check() -> None:
@@ -85,7 +119,12 @@ def test_there_are_commands_to_check() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands_parse(words: list[str]) -> None:
     """Options and their kinds; nothing is run."""
-    CLI.commands[words[0]].make_context(words[0], words[1:])
+    command = CLI.commands[words[0]]
+    below = getattr(command, "commands", {}).get(words[1]) if len(words) > 1 else None
+    if below is not None:
+        below.make_context(words[1], words[2:])
+    else:
+        command.make_context(words[0], words[1:])
 
 
 def test_a_wrong_option_does_not_parse() -> None:
@@ -93,18 +132,21 @@ def test_a_wrong_option_does_not_parse() -> None:
         CLI.commands["train"].make_context("train", ["--bit=3", "--task", "tiny_math"])
 
 
-def test_study_files_shown_are_valid() -> None:
-    shown = blocks(README, "yaml")
-    assert shown
-    for text in shown:
-        study_config({"name": "readme", **yaml.safe_load(text)}, "README.md")
+def test_there_are_study_files_to_check() -> None:
+    assert len(blocks(PAGES["docs/studies.md"], "yaml")) > 1
+
+
+@pytest.mark.parametrize("text", yaml_blocks())
+def test_study_files_shown_are_valid(text: str) -> None:
+    study_config({"name": "shown", **yaml.safe_load(text)}, "the page")
 
 
 def test_the_study_shown_has_the_cells_the_text_says() -> None:
-    config = study_config({"name": "readme", **yaml.safe_load(blocks(README, "yaml")[0])})
+    page = PAGES["docs/studies.md"]
+    config = study_config({"name": "shown", **yaml.safe_load(blocks(page, "yaml")[0])})
     pairs = sum(ell >= k for k in config.train_bits for ell in config.restore_bits)
     cells = pairs * len(config.models) * len(config.tasks) * len(config.adapters) * len(config.seeds)
-    said = re.search(r"has (\d+) cells and (\d+) baselines", README)
+    said = re.search(r"has (\d+) cells and (\d+) baselines", page)
     assert said
     assert config.baselines
     assert (int(said[1]), int(said[2])) == (cells, len(config.restore_bits))
@@ -119,15 +161,16 @@ def test_overrides_shown_are_valid() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[name]):
-        if "://" not in target:
-            assert (ROOT / name).parent.joinpath(target).exists(), target
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", PAGES[name]):
+        link = target[0] or target[1]
+        if "://" not in link:
+            assert (ROOT / name).parent.joinpath(link).exists(), link
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_paths_named_exist(name: str) -> None:
-    named = {p for p in re.findall(r"[\w./-]+/[\w./-]*\w/?", PAGES[name]) if p.startswith(TOP)}
-    assert named
+    named = {p for p in re.findall(r"(?<![\w/.-])[\w./-]+/[\w./-]*\w/?", PAGES[name]) if p.startswith(TOP)}
+    assert named or name not in ("README.md", "docs/architecture.md")
     for path in named:
         assert (ROOT / path).exists(), path
 
@@ -145,7 +188,39 @@ def test_python_compiles_and_its_names_exist(code: str) -> None:
             assert hasattr(lab, node.attr) or node.attr == "store", f"lab.{node.attr}"
 
 
-def test_plug_ins_of_the_architecture_page_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_the_first_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, on a preset that is made small, and for two cells of the grid: they come out and are shown."""
+    from plr import Lab
+    from plr.study import presets
+
+    tiny = presets.PRESETS["tiny"]
+    small = {
+        "quantize": tiny["quantize"] | {"samples": 4, "max_length": 64},
+        "train": tiny["train"] | {"train_limit": 16, "validation_limit": 4, "evaluations_per_epoch": 1},
+        "evaluate": {"limit": 2, "max_new_tokens": 2},
+    }
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny | small)
+    monkeypatch.setenv("PLR_HOME", str(tmp_path / "store"))
+    whole, few = Lab.grid, ["train_bits=[3]", "restore_bits=[16, 3]", "runtime.workers=1"]
+    monkeypatch.setattr(Lab, "grid", lambda lab, study, overrides: whole(lab, study, overrides=[*overrides, *few]))
+    printed: list[str] = []
+    [code] = blocks(README, "python")
+    scope: dict[str, Any] = {"__name__": "example", "print": lambda text: printed.append(str(text))}
+    exec(compile(code.replace("limit=100", "limit=4"), "README.md", "exec"), scope)
+    assert scope["served"].step.base.bits == 16
+    assert "'n': 4" in printed[0]
+    assert "| PLR16 |" in printed[1]
+    assert [cell.error for cell in scope["study"].results(scope["lab"].store)] == [None, None]
+
+
+def test_python_of_the_adapter_page_runs() -> None:
+    for code in blocks(PAGES["docs/adapters.md"], "python"):
+        scope: dict[str, Any] = {"__name__": "example"}
+        exec(compile(code, "docs/adapters.md", "exec"), scope)
+        assert scope["config"].peft_type == "SPARSE"
+
+
+def test_plug_ins_of_the_extending_page_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made (an abstract method left out would raise), and the task scores as its metrics say."""
     from plr.tasks.types import Example, Response
 
@@ -157,8 +232,8 @@ def test_plug_ins_of_the_architecture_page_are_complete(monkeypatch: pytest.Monk
         return lambda item: made.setdefault(name, item)
 
     monkeypatch.setattr(Registry, "register", register)
-    for code in blocks(ARCHITECTURE, "python"):
-        exec(compile(code, "docs/architecture.md", "exec"), {"__name__": "example"})
+    for code in blocks(EXTENDING, "python"):
+        exec(compile(code, "docs/extending.md", "exec"), {"__name__": "example"})
     assert list(made) == ["capitals", "vera-qv", "mse-rounding", "in-order"]
 
     task, row = made["capitals"], {"country": "France", "capital": "Paris"}
@@ -172,27 +247,47 @@ def test_plug_ins_of_the_architecture_page_are_complete(monkeypatch: pytest.Monk
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+) +#", README))
-    assert named == {"grid", "test"}
-    assert named <= targets
+    assert set(re.findall(r"^make ([a-z-]+) +#", README, re.MULTILINE)) == {"grid", "test"}
+    for name, page in PAGES.items():
+        assert set(re.findall(r"^make ([a-z-]+)", "\n".join(blocks(page, "bash")), re.MULTILINE)) <= targets, name
 
 
 def test_extras_are_those_of_the_project() -> None:
     extras = set(PROJECT["optional-dependencies"])
-    table = README.partition("| extra |")[2].partition("\n\n")[0]
+    page = PAGES["docs/quickstart.md"]
+    table = page.partition("| extra |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE)) == extras
-    assert {extra for group in re.findall(r"\.\[([a-z,]+)\]", README) for extra in group.split(",")} <= extras
+    assert {extra for group in re.findall(r"\.\[([a-z,]+)\]", page) for extra in group.split(",")} <= extras
+    assert set(re.findall(r"`([a-z]+)`", README.partition("Extras:")[2].partition("(")[0])) <= extras
 
 
 def test_modes_and_exit_codes_are_those_of_the_code() -> None:
     from plr import errors
     from plr.core.specs import Restore
 
-    for mode in Restore.model_fields["mode"].annotation.__args__:  # type: ignore[union-attr]
-        assert f"| `{mode}`" in README
+    modes = set(Restore.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
+    assert {m for m in modes if f"| `{m}`" in PAGES["docs/restoration.md"]} == modes
+    assert {m for m in modes if f"| `{m}` | mode" in PAGES["docs/concepts.md"]} == modes
     codes = {getattr(errors, name).exit_code for name in errors.__all__}
-    text = README.partition("Exit codes:")[2].partition("\n\n")[0]
-    assert {int(code) for code in re.findall(r"\b(\d+) ", text)} == codes | {0, 130}
+    for name in ("docs/quickstart.md", "docs/cli.md"):
+        text = PAGES[name].partition("Exit codes:")[2].partition("\n\n")[0]
+        assert {int(code) for code in re.findall(r"\b(\d+) ", text)} == codes | {0, 130}
+
+
+def test_methods_and_tasks_listed_are_those_registered() -> None:
+    from plr.adapters import adapters
+    from plr.quantizers import quantizers
+    from plr.tasks import tasks
+
+    table = PAGES["docs/adapters.md"].partition("| kind | methods |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(adapters.names())
+    table = PAGES["docs/bases.md"].partition("| method | what |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(quantizers.names())
+    table = PAGES["docs/tasks.md"].partition("| group | tasks |")[2].partition("\n\n")[0]
+    listed = set(re.findall(r"`(\w+\*?)`", table))
+    unlisted = {name for name in tasks.names() if name not in listed and not name.startswith("glue_")}
+    assert unlisted == set()
+    assert {name for name in listed if not name.endswith("*")} - set(tasks.names()) == {"ja"}
 
 
 def test_architecture_places_every_module_on_its_floor() -> None:
@@ -214,41 +309,3 @@ def test_changelog_has_this_version() -> None:
 def test_no_absolute_paths(path: Path) -> None:
     found = re.search(r"(?<![\w.~}-])/(root|home|work|tmp|Users)/[\w.-]+", path.read_text(encoding="utf-8"))
     assert found is None, found
-
-
-@pytest.fixture(scope="module")
-def fill() -> Any:
-    spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "docs" / "fill_readme.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fill_readme"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("study", re.findall(r"<!-- table:([\w.-]+) -->", README))
-def test_results_are_those_recorded(study: str, fill: Any) -> None:
-    folder = ROOT / "notes" / "results" / study
-    if not (folder / "table.md").is_file():
-        pytest.skip(f"notes/results/{study} is not recorded yet")
-    shown = README.partition(f"<!-- table:{study} -->\n")[2].partition(f"<!-- /table:{study} -->")[0]
-    assert shown == fill.block(folder), "run: python docs/fill_readme.py"
-
-
-def test_fill_takes_first_table_counts_and_intervals(fill: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    folder.mkdir()
-    (folder / "table.md").write_text(
-        "It gains.\n\n- one: yes\n\n### `acc`, the primary metric, in percent\n\nLegend.\n\n| a |\n| --- |\n| 1 |\n\n"
-        "### 95 % intervals of `acc`\n\n| a |\n| --- |\n| 0 to 2 |\n\n### other\n\n| a |\n| --- |\n| 9 |\n"
-    )
-    (folder / "results.csv").write_text("task,seed,n\none,0,300\none,0,300\ntwo,0,64\ntwo,1,60\n")
-    readme = "x\n<!-- table:demo -->\nold\n<!-- /table:demo -->\n<!-- table:none -->\nold\n<!-- /table:none -->\n"
-    text = fill.filled(readme, tmp_path)
-    assert "`acc`, the primary metric, in percent (one: n = 300; two: n = 60 to 64; 2 seeds).\n\n| a |" in text
-    assert text.index("| 1 |") < text.index("0 to 2") < text.index("It gains.")
-    assert "| 9 |" not in text
-    assert "old" not in text
-    assert "_Not recorded yet._" in text
-    assert fill.filled(text, tmp_path) == text
