@@ -21,7 +21,8 @@ from statistics import fmean
 from plr import stats
 from plr.report.cells import Line, ResultSet
 from plr.report.metrics import LOSS
-from plr.study.cells import NO_ADAPTER, CellResult, finite
+from plr.study.cells import NO_ADAPTER, CellResult
+from plr.study.frame import COLUMNS, tidy_rows
 
 __all__ = [
     "COLUMNS",
@@ -35,12 +36,6 @@ __all__ = [
     "value_difference",
     "write_csv",
 ]
-
-COLUMNS = (
-    "model", "task", "adapter", "train_bits", "restore_bits", "mode", "seed",
-    "metric", "value", "stderr", "n", "fingerprint",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -77,22 +72,11 @@ class Contrast:
 
 
 def csv_text(cells: Iterable[CellResult]) -> str:
-    """One line a cell and metric, sorted; a failed cell is a line of its primary metric without value and n = 0."""
-    rows = []
-    for cell in cells:
-        head = cell.key
-        if cell.failed:
-            rows.append((*head, cell.primary, "", "", 0, cell.fingerprint))
-            continue
-        for name, metric in cell.metrics.items():
-            value, stderr = finite(metric.value), finite(metric.stderr)
-            shown = ["" if number is None else repr(float(number)) for number in (value, stderr)]
-            rows.append((*head, name, *shown, metric.n, cell.fingerprint))
-    rows.sort(key=lambda row: (*row[:3], -row[3], -row[4], *row[5:8]))
+    """Write the rows of `plr.study.frame.tidy_rows` as CSV; a value that is missing is an empty field."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    writer.writerows([repr(item) if isinstance(item, float) else item for item in row] for row in tidy_rows(cells))
     return out.getvalue()
 
 

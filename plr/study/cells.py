@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from plr.core.specs import Evaluate
 from plr.core.store import Artifact
 from plr.engines import Outcome
 from plr.errors import PlrError
+from plr.evaluation.samples import sample_scores
 
 __all__ = [
     "NO_ADAPTER",
@@ -118,22 +118,10 @@ def cell_result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]
         **common,
         primary=artifact.metrics["primary"],
         metrics=metrics,
-        samples=_samples(artifact, list(metrics)),
+        samples=sample_scores(artifact.path, metrics),
         seconds=artifact.manifest["seconds"],
         error=None,
     )
-
-
-def _samples(artifact: Artifact, metrics: list[str]) -> dict[str, dict[str, float | None]]:
-    """metric -> doc_id -> value, read from the result's samples file."""
-    values: dict[str, dict[str, float | None]] = {name: {} for name in metrics}
-    for file in artifact.path.glob("samples_*.jsonl"):
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                sample = json.loads(line)
-                for name in metrics:
-                    values[name][str(sample["doc_id"])] = sample[name]
-    return values
 
 
 def failed_cells(cells: list[Cell], outcome: Outcome) -> list[tuple[Cell, str]]:

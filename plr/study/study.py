@@ -7,7 +7,7 @@ The cells of a study are ``models x tasks x adapters x seeds x (train_bits, rest
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plr.core.config import parse
 from plr.core.runtime import Runtime
@@ -26,6 +26,7 @@ from plr.core.store import Store
 from plr.engines import Outcome, engines
 from plr.engines.plan import Event, Plan
 from plr.errors import ConfigError
+from plr.evaluation.samples import read_samples
 from plr.quantizers import quantizers
 from plr.study.cells import NO_ADAPTER, Cell, CellResult, cell_result
 from plr.study.file import (
@@ -36,7 +37,11 @@ from plr.study.file import (
     TestConfig,
     expand,
 )
+from plr.study.frame import cells_frame, samples_frame
 from plr.study.resolve import Resolver
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Study"]
 
@@ -79,6 +84,18 @@ class Study:
     def results(self, store: Store, failed: Mapping[str, str] | None = None) -> list[CellResult]:
         """One result a cell; a cell whose artifact is missing is a failed one with its reason."""
         return [cell_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
+
+    def frame(self, store: Store, *, samples: bool = False) -> DataFrame:
+        """Build a tidy pandas DataFrame of what is in the store: one row a cell and metric, the columns of `results.csv`.
+
+        With `samples` it has one row a cell and document instead: prompt, answer and the score by each metric; see
+        `plr.study.frame.samples_frame`.
+        """
+        results = self.results(store)
+        if not samples:
+            return cells_frame(results)
+        made = {cell.step.fingerprint: store.get(cell.step) for cell in self.cells}
+        return samples_frame(results, {key: read_samples(one.path) for key, one in made.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:
         config = self.config
