@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from plr.errors import UsageError
 
 if TYPE_CHECKING:
     from plr.core.specs import Restore
-    from plr.core.store import Artifact
+    from plr.evaluation.forgetting import Change
     from plr.lab import Lab
 
 __all__: list[str] = []
@@ -73,7 +73,7 @@ def forgetting(
                 "adapter": step.adapter.label,
                 "train_bits": step.adapter.base.bits,
                 "restore_bits": step.base.bits,
-                "rows": rows,
+                "rows": [_plain(row) for row in rows],
             }
         )
     else:
@@ -87,10 +87,11 @@ def _embedded(step: Restore) -> list[str]:
     return [name for name in ("tiny_math", "tiny_sql") if name != step.adapter.task.name]
 
 
-def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[dict[str, Any]]:
+def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[Change]:
     """Two Evaluate steps for each task, on the base alone and with the adapter: found in the store or made."""
     from plr.cli.show import watch
     from plr.engines.plan import Plan
+    from plr.evaluation.forgetting import task_changes
 
     steps: list[Any] = []
     for text in wanted:
@@ -101,51 +102,13 @@ def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet
         return []
     with watch(Plan.of(steps, here.store).missing, quiet=quiet) as watcher:
         made = here.make_all(steps, on_event=watcher)
-    return [row for before, after in zip(made[::2], made[1::2], strict=True) for row in _changes(before, after)]
+    return [row for before, after in zip(made[::2], made[1::2], strict=True) for row in task_changes(before, after)]
 
 
-def _changes(before: Artifact, after: Artifact) -> list[dict[str, Any]]:
-    """The primary metric and the answer loss of one task, document by document."""
-    from plr.stats import paired_bootstrap
-
-    rows = []
-    for name in dict.fromkeys([before.metrics["primary"], "answer_loss"]):
-        if name not in before.metrics["metrics"]:
-            continue
-        first, second = _values(before, name), _values(after, name)
-        pairs = [(a, b) for key, a in first.items() if a is not None and (b := second.get(key)) is not None]
-        found = paired_bootstrap([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
-        rows.append(
-            {
-                "what": before.metrics["task"],
-                "metric": name,
-                "before": before.metrics["metrics"][name]["value"],
-                "after": after.metrics["metrics"][name]["value"],
-                "change": None if found is None else found.value,
-                "low": None if found is None else found.low,
-                "high": None if found is None else found.high,
-                "n": len(pairs),
-            }
-        )
-    return rows
-
-
-def _values(artifact: Artifact, metric: str) -> dict[int, float | None]:
-    """Document -> score, from the samples file of a result."""
-    found: dict[int, float | None] = {}
-    for file in artifact.path.glob("samples_*.jsonl"):
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                sample = json.loads(line)
-                found[sample["doc_id"]] = sample[metric]
-    return found
-
-
-def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> dict[str, Any]:
+def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> Change:
     from plr.cli.show import console
     from plr.core.quiet import quiet_libraries
     from plr.evaluation.forgetting import text_shift
-    from plr.stats import paired_bootstrap
     from plr.tasks.data.rows import read_texts
 
     if not file.is_file():
@@ -157,21 +120,14 @@ def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> dic
     if not quiet:
         console(stderr=True).print(f"reading {file.name} without and with the adapter", highlight=False)
     shift = text_shift(step, texts, here.store, here.runtime(here.recipe_for(step).get("runtime")), tokens=tokens)
-    found = paired_bootstrap(shift.before, shift.after)
-    return {
-        "what": file.name,
-        "metric": "perplexity",
-        "before": shift.perplexity_before,
-        "after": shift.perplexity_after,
-        "change": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": len(shift.before),
-        "tokens": shift.tokens,
-    }
+    return shift.change(file.name)
 
 
-def _print(step: Restore, rows: list[dict[str, Any]]) -> None:
+def _plain(row: Change) -> dict[str, Any]:
+    return {key: value for key, value in asdict(row).items() if key != "tokens" or value is not None}
+
+
+def _print(step: Restore, rows: list[Change]) -> None:
     from rich.table import Table
 
     from plr.cli.show import console
@@ -181,12 +137,12 @@ def _print(step: Restore, rows: list[dict[str, Any]]) -> None:
     for index, name in enumerate(HEAD):
         table.add_column(name, justify="left" if index < 2 else "right", overflow="fold")
     for row in rows:
-        loss = "answer_loss" if row["metric"] == "perplexity" else row["metric"]  # its change is one of the loss
-        values = [show(row["metric"], row[key]) for key in ("before", "after")]
-        if row["metric"] == "perplexity":
-            values = [f"{row[key]:.2f}" for key in ("before", "after")]
-        ends = "-" if row["low"] is None else f"{show_signed(loss, row['low'])} to {show_signed(loss, row['high'])}"
-        table.add_row(row["what"], row["metric"], *values, show_signed(loss, row["change"]), ends, str(row["n"]))
+        loss = "answer_loss" if row.metric == "perplexity" else row.metric  # its change is one of the loss
+        values = [show(row.metric, getattr(row, key)) for key in ("before", "after")]
+        if row.metric == "perplexity":
+            values = [f"{getattr(row, key):.2f}" for key in ("before", "after")]
+        ends = "-" if row.low is None else f"{show_signed(loss, row.low)} to {show_signed(loss, row.high)}"
+        table.add_row(row.what, row.metric, *values, show_signed(loss, row.change), ends, str(row.n))
     out = console()
     out.print(f"[bold]forgetting[/bold] {step.adapter.label} on {step.base.bits} bits", highlight=False)
     out.print(table)

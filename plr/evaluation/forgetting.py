@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
-from plr.core.store import Store
+from plr.core.store import Artifact, Store
 from plr.errors import UsageError
+from plr.evaluation.records import ANSWER_LOSS
+from plr.evaluation.samples import sample_scores
 from plr.lm import perplexity
 from plr.restoration.attach import attach
+from plr.stats import paired_bootstrap
 from plr.tasks.data.rows import head_of
 
-__all__ = ["TextShift", "check_writes", "chunks", "text_shift"]
+__all__ = ["Change", "TextShift", "check_writes", "chunks", "task_changes", "text_shift"]
 
 CHUNK = 1500
 """Characters; some 400 tokens, so that a chunk is one window."""
@@ -31,14 +34,39 @@ WINDOW = 512
 
 
 @dataclass(frozen=True)
+class Change:
+    """One measure on the base alone (`before`) and with the adapter (`after`).
+
+    `change` is the mean paired difference over `n` documents, or chunks of text, with its 95 % interval; that of a perplexity is
+    one of the loss, in nats a token. None: no document was scored both times. `tokens`: how many of a text were read.
+    """
+
+    what: str
+    metric: str
+    before: float | None
+    after: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    n: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class TextShift:
-    """``before`` and ``after`` are the losses of the chunks in nats a token, in their order."""
+    """The perplexity of a text before and after; `before` and `after` are the losses of its chunks in nats a token, in order."""
 
     perplexity_before: float
     perplexity_after: float
     tokens: int
     before: tuple[float, ...]
     after: tuple[float, ...]
+
+    def change(self, what: str) -> Change:
+        """Compare the losses chunk by chunk; `what` names the text."""
+        interval = paired_bootstrap(self.before, self.after)
+        values = (self.perplexity_before, self.perplexity_after, interval.value, interval.low, interval.high)
+        return Change(what, "perplexity", *values, n=len(self.before), tokens=self.tokens)
 
 
 def text_shift(
@@ -95,6 +123,22 @@ def text_shift(
     return TextShift(
         whole(before), whole(after), sum(sizes), tuple(loss for loss, _ in before), tuple(loss for loss, _ in after)
     )
+
+
+def task_changes(before: Artifact, after: Artifact) -> list[Change]:
+    """Compare two results of one task document by document: its primary metric and the answer loss."""
+    metrics = before.metrics["metrics"]
+    names = [name for name in dict.fromkeys([before.metrics["primary"], ANSWER_LOSS]) if name in metrics]
+    first, second = sample_scores(before.path, names), sample_scores(after.path, names)
+    changes = []
+    for name in names:
+        documents = [(value, second[name].get(key)) for key, value in first[name].items()]
+        pairs = [(a, b) for a, b in documents if a is not None and b is not None]
+        interval = paired_bootstrap([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
+        difference = (interval.value, interval.low, interval.high) if interval else (None, None, None)
+        values = (metrics[name]["value"], after.metrics["metrics"][name]["value"])
+        changes.append(Change(before.metrics["task"], name, *values, *difference, n=len(pairs)))
+    return changes
 
 
 def check_writes(step: Restore) -> None:

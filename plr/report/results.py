@@ -37,6 +37,7 @@ __all__ = [
     "write_csv",
 ]
 
+
 @dataclass(frozen=True)
 class Contrast:
     """Two cells on the same documents. ``difference`` is the second minus the first, a fraction (or nats/token).
