@@ -6,6 +6,11 @@ PlrError (exit 1)              something failed; the message says what
 │   ├── ConfigError            a YAML file or an option
 │   ├── UnknownNameError       a name no registry knows (did-you-mean)
 │   ├── DataError              a data file, data set or row
+│   ├── HubError               the hub does not give what it is asked for
+│   │   ├── HubUnreachable     it cannot be asked now: no network, no usable answer, or offline
+│   │   │   └── HubDataUnreachable   the same of a data set: a DataError too
+│   │   ├── HubNotFound        it knows no such repository, revision or file
+│   │   └── HubRefused         a licence, a token or the hub itself forbids it
 │   └── LeakageError           calibration or training rows stand in validation or test
 ├── ModelError (1)             a base that cannot be resolved, loaded or quantized
 ├── TrainingError (1)          training diverged or cannot start
@@ -16,8 +21,8 @@ PlrError (exit 1)              something failed; the message says what
     └── ProvenanceError        an adapter and a base do not belong together
 ```
 
-Every message says what was given; ``expected`` says what would have been right and ``hint`` what to do next.
-The command line prints these three and no traceback.
+Callers decide by class, never by the words of a message. Every message says what was given; `expected` says what would have been
+right and `hint` what to do next. The command line prints these three and no traceback.
 """
 
 from __future__ import annotations
@@ -26,6 +31,11 @@ __all__ = [
     "CellsFailedError",
     "ConfigError",
     "DataError",
+    "HubDataUnreachable",
+    "HubError",
+    "HubNotFound",
+    "HubRefused",
+    "HubUnreachable",
     "IntegrityError",
     "LeakageError",
     "MissingDependencyError",
@@ -85,6 +95,26 @@ class UnknownNameError(UsageError):
 
 
 class DataError(UsageError):
+    pass
+
+
+class HubError(UsageError):
+    pass
+
+
+class HubUnreachable(HubError):
+    pass
+
+
+class HubDataUnreachable(DataError, HubUnreachable):
+    pass
+
+
+class HubNotFound(HubError):
+    pass
+
+
+class HubRefused(HubError):
     pass
 
 

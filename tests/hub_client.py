@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpcore2
+import httpx2
 import pytest
 from fake_hub import SILENT
+from huggingface_hub.utils import _http
+from huggingface_hub.utils._http import hf_request_event_hook
 
 
 def environment(endpoint: str, home: Path) -> dict[str, str]:
@@ -63,7 +67,7 @@ def point(monkeypatch: pytest.MonkeyPatch, endpoint: str, home: Path) -> None:
     from datasets import config
     from huggingface_hub import constants
 
-    from plr.hub import patience
+    from plr.hub import exchange
 
     settings = {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": False}
     settings |= {"HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}"}
@@ -73,7 +77,7 @@ def point(monkeypatch: pytest.MonkeyPatch, endpoint: str, home: Path) -> None:
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", home / "datasets")
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(patience, "_ANSWERED", set())  # a hub of an earlier test may have had the same port
+    monkeypatch.setattr(exchange, "_ANSWERED", set())  # a hub of an earlier test may have had the same port
     wait(monkeypatch)
     datasets.disable_progress_bars()
 
@@ -84,9 +88,6 @@ def wait(monkeypatch: pytest.MonkeyPatch, *, silence: float | None = None, windo
     With ``silence`` that is so many seconds: for a test in which it does not matter when healthy answers come. ``window``
     is that of :class:`plr.hub.Patience`.
     """
-    import httpx2
-    from huggingface_hub.utils import _http
-
     from plr.hub import Patience
 
     patience = Patience(silence=silence or 20.0, tries=3, pause=0.01, longest_pause=0.5, window=window)
@@ -97,8 +98,13 @@ def wait(monkeypatch: pytest.MonkeyPatch, *, silence: float | None = None, windo
         transport = httpx2.HTTPTransport(verify=False)
         if silence is None:
             transport._pool._network_backend = _Backend()
-        hooks = {"request": [_http.hf_request_event_hook]}
+        hooks = {"request": [hf_request_event_hook]}
         return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None, transport=transport)
 
-    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", client)
+    use_client(monkeypatch, client)
+
+
+def use_client(monkeypatch: pytest.MonkeyPatch, factory: Callable[[], httpx2.Client]) -> None:
+    """Let the hub library make its client by `factory` until the end of the test."""
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", factory)
     monkeypatch.setattr(_http, "_GLOBAL_CLIENT", None)

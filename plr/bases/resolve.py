@@ -19,7 +19,7 @@ from pathlib import Path
 from plr.core.fingerprint import file_sha256, folder_sha256
 from plr.core.specs import ModelRef
 from plr.embedded import tiny_path
-from plr.errors import ModelError, UnknownNameError, UsageError
+from plr.errors import HubUnreachable, ModelError, UnknownNameError, UsageError
 from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
 from plr.registry import did_you_mean
 
@@ -45,7 +45,9 @@ def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
 
     Raises:
         UnknownNameError: no embedded model of that name.
-        UsageError: neither a folder, nor a GGUF file, nor a hub id; or the hub does not know it or cannot be reached.
+        UsageError: neither a folder, nor a GGUF file, nor a hub id.
+        HubUnreachable: the hub cannot be asked, or plr is offline and the model is not in its cache.
+        HubError: the hub does not know it, or refuses it.
     """
     if text.startswith("embedded:"):
         name = text.removeprefix("embedded:")
@@ -90,7 +92,7 @@ def _hub(text: str, *, offline: bool) -> ModelRef:
     if is_offline(offline) or (is_sha(revision) and cached_sha("model", name, revision) is not None):
         sha = cached_sha("model", name, revision or None)
         if sha is None:
-            raise UsageError(
+            raise HubUnreachable(
                 f"{text} is not in the local hub cache and plr is offline",
                 hint=f"fetch it once with: hf download {name}" + (f" --revision {revision}" if revision else ""),
             )

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: names -> commits -> files whose bytes are those of the commit. Asked with patience, or not at all."""
+"""The Hugging Face hub: names -> commits -> files whose bytes are those of the commit. Requests end in bounded time."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ How it works:
 
 1. The listing of the commit is asked for once. It gives the sha256 of a large file and the git sha1 of a small one.
 2. Every wanted file that is in the cache is compared with it, whoever put it there; what is missing or damaged is fetched
-   (:mod:`plr.hub.transfer`). Other bytes than those listed are fetched anew, and at the third time refused.
-3. What has been compared is written down (``plr/<commit>.json`` beside the snapshot) with size and time of change; until these
+   (`plr.hub.transfer`). Other bytes than those listed are fetched anew, and at the third time refused.
+3. What has been compared is written down (`plr/<commit>.json` beside the snapshot) with size and time of change; until these
    change a file is not read again to be compared.
 4. Once all wanted files are there, nothing is asked any more: a second run makes no network call, whether it is told to be offline
    or not. Without the listing (a cache that an older program filled) nobody can say whether all shards are there.
@@ -16,14 +16,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
-from plr.errors import IntegrityError, UsageError
+from plr.errors import HubError, HubNotFound, HubUnreachable, IntegrityError
+from plr.hub.client import patient
 from plr.hub.names import Kind, name_snapshot, repo_folder, write_whole
-from plr.hub.patience import patient
 from plr.hub.problems import explained
 from plr.hub.transfer import Listed, matches, transfer
 
@@ -67,7 +66,7 @@ class _Record:
 
 
 def _listed_by_library(path: Path) -> dict[str, Listed]:
-    """The listing that ``hf download`` leaves in the cache (huggingface_hub 2.4 and later)."""
+    """The listing that `hf download` leaves in the cache (huggingface_hub 2.4 and later)."""
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {name: Listed(it["size"], it["blob_id"], it.get("lfs_sha256")) for name, it in files.items()}
@@ -79,7 +78,7 @@ def listing(kind: Kind, name: str, sha: str, *, offline: bool, advice: str) -> M
     """Every file of the commit.
 
     Raises:
-        UsageError: the listing is not in the cache and cannot be asked for.
+        HubError: the listing is not in the cache and cannot be asked for.
     """
     return _listed(_Record.of(kind, name, sha), kind, name, sha, offline, advice)
 
@@ -93,11 +92,11 @@ def _listed(record: _Record, kind: Kind, name: str, sha: str, offline: bool, adv
     if record.listed:
         return _checked(record.listed, name)
     if offline:
-        _say_what_lacks(kind, name, sha, advice)
+        _raise_offline(kind, name, sha, advice)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with explained(kind, name, sha, advice=advice), patient():
+    with explained(kind, name, sha, advice=advice, parsing=True), patient():
         entries = list(HfApi().list_repo_tree(name, recursive=True, revision=sha, repo_type=kind))
     for entry in entries:
         if isinstance(entry, RepoFile):
@@ -106,12 +105,12 @@ def _listed(record: _Record, kind: Kind, name: str, sha: str, offline: bool, adv
     return _checked(record.listed, name)
 
 
-def _say_what_lacks(kind: Kind, name: str, sha: str, advice: str) -> NoReturn:
+def _raise_offline(kind: Kind, name: str, sha: str, advice: str) -> NoReturn:
     folder = repo_folder(kind, name)
     if not (folder / "snapshots" / sha).is_dir():
-        raise UsageError(f"plr is offline, and {name} at {sha[:12]} from the hub is not in the cache", hint=advice)
+        raise HubUnreachable(f"plr is offline, and {name} at {sha[:12]} from the hub is not in the cache", hint=advice)
     tree = folder / "trees" / f"{sha}.json"  # the hub library lets its owner alone read it
-    raise UsageError(
+    raise HubUnreachable(
         f"plr is offline, and the cache has files of {name} at {sha[:12]}, but no list of all files that can be read",
         hint=f"let all read {tree}; or {advice}" if tree.exists() else advice,
     )
@@ -120,13 +119,13 @@ def _say_what_lacks(kind: Kind, name: str, sha: str, advice: str) -> NoReturn:
 def _checked(listed: dict[str, Listed], name: str) -> dict[str, Listed]:
     """The listing, every name in which is inside of the repository and every checksum a number: they become names of files."""
     if not listed:
-        raise UsageError(f"{name} on the hub has no files", hint="see whether the name and the revision are right")
+        raise HubNotFound(f"{name} on the hub has no files", hint="see whether the name and the revision are right")
     for path, entry in listed.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in path.replace("\\", "/").split("/")
         if not inside or not all(
             re.fullmatch("[0-9a-f]{40,64}", one) for one in (entry.oid, entry.sha256 or entry.oid)
         ):
-            raise UsageError(f"{name} on the hub lists what cannot be a file of it: {path!r}", hint="do not use it")
+            raise HubError(f"{name} on the hub lists what cannot be a file of it: {path!r}", hint="do not use it")
     return listed
 
 
@@ -142,7 +141,7 @@ def fetch(
     """The wanted files of a commit, whole and compared; the network is asked only for what is not there.
 
     Raises:
-        UsageError: a file that is not there cannot be fetched, or plr is offline; ends with ``advice``.
+        HubError: a file that is not there cannot be fetched, or plr is offline; ends with `advice`.
         IntegrityError: the hub sends other bytes than it promises.
         ResourceError: the disk is full.
     """
@@ -152,9 +151,8 @@ def fetch(
     before = dict(record.compared)
     missing = [path for path in paths if not _is_as_compared(record, folder, path)]
     try:
-        with nullcontext() if offline or not missing else patient():  # one client for all of them
-            for path in missing:
-                _get(record, folder, kind, name, sha, path, offline, advice)
+        for path in missing:
+            _get(record, folder, kind, name, sha, path, offline, advice)
     finally:
         if record.compared != before or (paths and not record.path.is_file() and folder.is_dir()):
             with explained(kind, name, sha, advice=advice):
@@ -180,10 +178,10 @@ def _get(record: _Record, folder: Path, kind: Kind, name: str, sha: str, path: s
     sha256 = matches(file, listed) if file.is_file() else None
     if sha256 is None and offline:
         what = "is damaged in the cache" if file.is_file() else "is not in the cache"
-        raise UsageError(f"plr is offline, and {path} of {name} from the hub {what}", hint=advice)
+        raise HubUnreachable(f"plr is offline, and {path} of {name} from the hub {what}", hint=advice)
     for _ in range(TRIES):
         if sha256 is None:
-            with explained(kind, name, sha, advice=advice):
+            with explained(kind, name, sha, advice=advice), patient():
                 sha256 = transfer(kind, name, sha, path, listed)
     if sha256 is None:
         promised = f"sha256 {listed.sha256[:12]}" if listed.sha256 else f"git sha1 {listed.oid[:12]}"

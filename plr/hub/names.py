@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from plr.errors import UsageError
-from plr.hub.patience import patient
+from plr.errors import HubError
+from plr.hub.client import patient
 from plr.hub.problems import explained
 
 __all__ = [
@@ -31,12 +31,12 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def is_offline(asked: bool) -> bool:
-    """Whether no network call may be made: by ``--offline``, or by a variable of the hub libraries."""
+    """Whether no network call may be made: by `--offline`, or by a variable of the hub libraries."""
     return asked or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
 
 
 def is_sha(revision: str | None) -> bool:
-    """Whether ``revision`` is a whole commit sha, which no one can move.
+    """Whether `revision` is a whole commit sha, which no one can move.
 
     >>> is_sha("main"), is_sha("0123456789abcdef0123456789abcdef01234567")
     (False, True)
@@ -52,7 +52,7 @@ def repo_folder(kind: Kind, name: str) -> Path:
 
 
 def cached_sha(kind: Kind, name: str, revision: str | None = None) -> str | None:
-    """The commit of ``name`` in the local hub cache: what ``revision`` (or main) points at there, or the only one there is."""
+    """The commit of `name` in the local hub cache: what `revision` (or main) points at there, or the only one there is."""
     folder = repo_folder(kind, name)
     sha = _ref(folder, revision or "main") or revision
     if sha is not None:
@@ -62,19 +62,20 @@ def cached_sha(kind: Kind, name: str, revision: str | None = None) -> str | None
 
 
 def commit_sha(kind: Kind, name: str, revision: str | None = None, *, advice: str) -> str:
-    """The commit that ``name`` (at ``revision``, or at the head of its main branch) stands for.
+    """The commit that `name` (at `revision`, or at the head of its main branch) stands for.
 
     Raises:
-        UsageError: the hub does not know the repository or the revision, asks for a licence, or cannot be reached; the message
-            ends with ``advice``.
+        HubError: the hub does not know the repository or the revision, asks for a licence, or cannot be reached; the message
+            ends with `advice`.
     """
     from huggingface_hub import HfApi
 
-    with explained(kind, name, revision, advice=advice), patient():
-        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+    api = HfApi()
+    with explained(kind, name, revision, advice=advice, parsing=True), patient():
+        ask = api.model_info if kind == "model" else api.dataset_info
         sha = ask(name, revision=revision).sha
     if sha is None or not is_sha(sha):
-        raise UsageError(f"the hub gave no commit sha for {name}, but {sha!r}", hint=advice)
+        raise HubError(f"the hub gave no commit sha for {name}, but {sha!r}", hint=advice)
     folder, asked = repo_folder(kind, name), revision or "main"
     if not is_sha(revision) and ".." not in asked and _ref(folder, asked) != sha:
         with explained(kind, name, revision, advice=advice):
@@ -83,7 +84,7 @@ def commit_sha(kind: Kind, name: str, revision: str | None = None, *, advice: st
 
 
 def name_snapshot(kind: Kind, name: str, sha: str) -> None:
-    """Let the branches and tags that were asked for and stand for ``sha`` be found offline, now that its files are there.
+    """Let the branches and tags that were asked for and stand for `sha` be found offline, now that its files are there.
 
     What was asked for is kept in files: one process may ask, and another fetch.
     """
@@ -107,7 +108,7 @@ def _asked(folder: Path) -> Path:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write ``file``, of which no one ever finds half. It saves work the next time: in a cache for reading alone it is left out.
+    """Write `file`, of which no one ever finds half. It saves work the next time: in a cache for reading alone it is left out.
 
     Raises:
         OSError: the disk is full.

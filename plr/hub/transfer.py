@@ -1,15 +1,18 @@
-"""One file from the hub into its cache, in the layout that the hub library documents.
+"""Download one file from the hub into its cache, in the layout that the hub library documents.
 
 How it works:
 
-1. The bytes go to ``plr/parts/<etag>`` of the repository; ``etag`` is the sha256 of a large file, the git sha1 of a small one. A
+1. The bytes go to `plr/parts/<etag>` of the repository; `etag` is the sha256 of a large file, the git sha1 of a small one. A
    part that an earlier run left, killed or cut off, is gone on with from the byte where it ends.
-2. Only when all of it is there and is what the listing promises does it become ``blobs/<etag>``, by a rename, and the snapshot gets
+2. Only when all of it is there and is what the listing promises does it become `blobs/<etag>`, by a rename, and the snapshot gets
    a link to it. So no other program ever finds half a file in the cache, or other bytes.
 3. Two processes that want files of one repository take turns; the second finds them done.
 
-What it gives up: hf_xet. It is quicker for large models, but has a client of its own, which tries for minutes when its server does
-not answer. ``hf download`` uses it, and what that fetched is found here.
+Why not `hf_hub_download` (huggingface_hub 2.4): it deletes what came of a file when it fails and leaves it unused after a kill, so a
+large file starts anew; it puts bytes into the cache before anyone can compare them; it refuses files over 50 GB without hf_xet, and
+hf_xet, which no argument turns off, has a client of its own that tries for minutes when its server does not answer.
+
+What it gives up: the speed of hf_xet for large models. `hf download` uses it, and what that fetched is found here.
 """
 
 from __future__ import annotations
@@ -27,14 +30,15 @@ from filelock import FileLock, Timeout
 
 from plr.errors import ResourceError
 from plr.hub.names import Kind, repo_folder
-from plr.hub.patience import SAID
 
 __all__ = ["Listed", "matches", "transfer"]
 
 LOG = logging.getLogger(__name__)
 CHUNK = 1 << 20
-SHOWN = 16 << 20
-"""Bytes of a file from which on its progress is shown."""
+SHOW_PROGRESS_OVER = 16 << 20
+"""Files this large (bytes) have their progress shown."""
+LOG_WAITS_OVER = 2.0
+"""Waiting this long (seconds) for another process is logged."""
 
 
 class Listed(NamedTuple):
@@ -48,7 +52,7 @@ class Listed(NamedTuple):
 
 
 def matches(file: Path, listed: Listed) -> str | None:
-    """The sha256 of ``file`` if its bytes are those that are listed."""
+    """The sha256 of `file` if its bytes are those that are listed."""
     size = file.stat().st_size
     if size != listed.size:
         return None
@@ -64,11 +68,11 @@ def matches(file: Path, listed: Listed) -> str | None:
 
 
 def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str | None:
-    """Have ``path`` in the snapshot of commit ``sha``; its sha256, or None if something was sent that is not the file.
+    """Have `path` in the snapshot of commit `sha`; its sha256, or None if something was sent that is not the file.
 
     Raises:
         ResourceError: the disk has not as much room as the file takes.
-        Exception: those of the hub library, and :class:`plr.hub.patience.HubError`; what came so far is kept.
+        Exception: those of the hub library, and `plr.hub.patience.RequestFailed`; what came so far is kept.
     """
     folder, etag = repo_folder(kind, name), listed.sha256 or listed.oid
     part, blob = folder / "plr" / "parts" / etag, folder / "blobs" / etag
@@ -90,10 +94,10 @@ def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str 
 
 @contextmanager
 def _turn(lock: Path, name: str) -> Iterator[None]:
-    """Alone with the files of ``name``. The lock is the operating system's: it ends with the process that has it."""
+    """Alone with the files of `name`. The lock is the operating system's: it ends with the process that has it."""
     turn = FileLock(lock)
     try:
-        turn.acquire(timeout=SAID)
+        turn.acquire(timeout=LOG_WAITS_OVER)
     except Timeout:
         LOG.warning("another process fetches files of %s; waiting until it has them", name)
         turn.acquire()
@@ -104,7 +108,7 @@ def _turn(lock: Path, name: str) -> Iterator[None]:
 
 
 def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed) -> None:
-    """Write to ``part`` what it lacks."""
+    """Write to `part` what it lacks."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.errors import FileMetadataError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm
@@ -132,7 +136,7 @@ def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed
             if not any("X-Repo-Commit" in one.headers for one in (*response.history, response)):
                 raise FileMetadataError(f"no X-Repo-Commit from {url}")
         bar = tqdm(desc=path, total=listed.size, initial=have if goes_on else 0, unit="B", unit_scale=True,
-                   disable=True if listed.size < SHOWN else None)  # fmt: skip
+                   disable=True if listed.size < SHOW_PROGRESS_OVER else None)  # fmt: skip
         with bar, part.open("ab" if goes_on else "wb") as stream:
             for chunk in response.iter_raw() if response.status_code != 416 else ():
                 stream.write(chunk)
@@ -144,7 +148,7 @@ def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed
 
 
 def _link(file: Path, blob: Path) -> None:
-    """``file`` as a relative link to ``blob``, or its copy where there are no links."""
+    """`file` as a relative link to `blob`, or its copy where there are no links."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}")
     new.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.specs import Calibration, Evaluate, ModelRef, TaskSpec
-from plr.errors import DataError, PlrError, UsageError
+from plr.errors import DataError, HubUnreachable, UsageError
 
 __all__ = ["Resolver"]
 
@@ -38,8 +38,8 @@ class Resolver:
 
         try:
             return resolve_model(text, offline=self.offline)
-        except UsageError as error:
-            if self.strict or "hub" not in error.message:
+        except HubUnreachable:
+            if self.strict:
                 raise
             self.unresolved.append(f"model {text}")
             return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
@@ -53,8 +53,8 @@ class Resolver:
             return self.known[name]
         try:
             return resolve_task(name, offline=self.offline, **settings)
-        except PlrError as error:
-            if self.strict or "hub" not in error.message:
+        except HubUnreachable:
+            if self.strict:
                 raise
             self.unresolved.append(f"data of task {name}")
             settings.pop("data", None)

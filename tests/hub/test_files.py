@@ -277,7 +277,7 @@ def test_whoever_waits_for_another_says_so(
 ) -> None:
     lock = FileLock(tmp_path / "hub" / "datasets--org--data" / "plr" / "lock")
     get(paths=("README.md",))
-    monkeypatch.setattr(transfer, "SAID", 0.05)
+    monkeypatch.setattr(transfer, "LOG_WAITS_OVER", 0.05)
     with ThreadPoolExecutor(1) as pool:
         with lock:
             other = pool.submit(get)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import fake_hub
+import httpcore2
 import httpx2
 import pytest
 from fake_hub import SHA, FakeHub, Fault, Repo
-from hub_client import point
-from huggingface_hub.utils import _http
+from hub_client import point, use_client
+from huggingface_hub.utils._http import default_client_factory
 
 from plr.errors import UsageError
 from plr.hub import Fetched, commit_sha, fetch
@@ -114,7 +116,7 @@ def test_what_the_environment_says_wrong_is_named(
     if variable == "HF_ENDPOINT":
         point(monkeypatch, value, tmp_path)
     if variable == "HTTP_PROXY":
-        monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+        use_client(monkeypatch, default_client_factory)
     with pytest.raises(UsageError, match=message) as e:
         commit_sha("dataset", "org/data", advice="ask Ann")
     assert "secret" not in str(e.value)
@@ -123,11 +125,13 @@ def test_what_the_environment_says_wrong_is_named(
 
 def test_a_certificate_of_the_network_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(request: httpx2.Request) -> httpx2.Response:
-        raise httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate in certificate chain")
+        """As httpx2 and httpcore2 pass on what the ssl module raises."""
+        cause = httpcore2.ConnectError("certificate verify failed: self-signed certificate")
+        cause.__cause__ = ssl.SSLCertVerificationError(str(cause))
+        raise httpx2.ConnectError(str(cause)) from cause
 
     point(monkeypatch, "https://hub", tmp_path)
-    client = httpx2.Client(transport=httpx2.MockTransport(refuse))
-    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", lambda: client)
-    with pytest.raises(UsageError, match="self-signed certificate in certificate chain; 2 tries") as e:
+    use_client(monkeypatch, lambda: httpx2.Client(transport=httpx2.MockTransport(refuse)))
+    with pytest.raises(UsageError, match="self-signed certificate; 2 tries") as e:
         commit_sha("dataset", "org/data", advice="ask Ann")
     assert "name the file with its own in SSL_CERT_FILE" in str(e.value.hint)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.fingerprint import fingerprint
-from plr.errors import DataError, PlrError, ResourceError, UsageError
+from plr.errors import DataError, HubDataUnreachable, HubUnreachable, PlrError, ResourceError, UsageError
 from plr.hub import cached_sha, commit_sha, fetch, is_offline, is_sha, listing, repo_folder
 from plr.tasks.data.hub_files import CARD, chosen_files, own_errors, shown_folder, workroom
 from plr.tasks.data.sources import Row
@@ -73,7 +73,8 @@ class HubSource:
         """All rows of one split.
 
         Raises:
-            DataError: the data set is not in the cache and cannot be fetched, or has no such configuration or split.
+            HubDataUnreachable: the data set is not in the cache, and the hub cannot be asked.
+            DataError: the hub does not give it, or it has no such configuration or split.
             IntegrityError: the hub sends other bytes than it promises.
             ResourceError: the disk is full.
         """
@@ -86,7 +87,8 @@ class HubSource:
                 raise
             cause = _cause(error)
             _check_disk(cause, self.hub.id)
-            raise DataError(
+            kind = HubDataUnreachable if isinstance(cause, HubUnreachable) else DataError
+            raise kind(
                 f"the {theirs} split of {self.description} cannot be loaded: {_first_line(cause)}",
                 expected=getattr(error, "expected", None),
                 hint=getattr(error, "hint", None) or hub_advice(self.task, self.hub, offline=is_offline(False)),
@@ -124,7 +126,7 @@ class HubSource:
         sha = cached_sha("dataset", self.hub.id, self.revision)
         if sha is None:
             at = f" at {self.revision}" if self.revision else ""
-            raise UsageError(f"plr is offline, and {self.hub.id}{at} from the hub is not in the cache", hint=advice)
+            raise HubUnreachable(f"plr is offline, and {self.hub.id}{at} from the hub is not in the cache", hint=advice)
         return sha
 
 

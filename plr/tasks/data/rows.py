@@ -16,7 +16,7 @@ from typing import Any
 
 from plr.core.fingerprint import file_sha256, fingerprint
 from plr.core.specs import Calibration, TaskSpec
-from plr.errors import DataError, UsageError
+from plr.errors import DataError, HubDataUnreachable, HubUnreachable, UsageError
 from plr.hub import cached_sha, commit_sha, is_offline, is_sha
 from plr.tasks import (
     Classification,
@@ -66,6 +66,7 @@ def resolve_task(
         UnknownNameError: no such task.
         ConfigError: a task file that cannot be read.
         DataError: ``data`` is not there, or the hub data set cannot be resolved.
+        HubError: the hub does not know the data set, refuses it, or cannot be asked (HubUnreachable).
     """
     task = find_task(name)
     common: dict[str, Any] = {
@@ -324,7 +325,8 @@ def _hub_commit(task: str, hub: HubData, *, offline: bool) -> str:
         try:
             source.fetch(offline=True)
         except UsageError as error:
-            raise DataError(error.message, expected=error.expected, hint=error.hint) from error
+            kind = HubDataUnreachable if isinstance(error, HubUnreachable) else DataError
+            raise kind(error.message, expected=error.expected, hint=error.hint) from error
         return str(source.revision)
     return str(hub.revision) if is_sha(hub.revision) else _head(task, hub.id, hub.revision)
 
