@@ -8,9 +8,9 @@ How it works:
    a link to it. So no other program ever finds half a file in the cache, or other bytes.
 3. Two processes that want files of one repository take turns; the second finds them done.
 
-Why not `hf_hub_download` (huggingface_hub 2.4): it deletes what came of a file when it fails and leaves it unused after a kill, so a
-large file starts anew; it puts bytes into the cache before anyone can compare them; it refuses files over 50 GB without hf_xet, and
-hf_xet, which no argument turns off, has a client of its own that tries for minutes when its server does not answer.
+Why not `hf_hub_download` (huggingface_hub 2.4): it deletes what came of a file when it fails, and leaves it unused after a kill, so
+a large file starts anew; it puts bytes into the cache before anyone can compare them; it refuses files over 50 GB without hf_xet,
+and hf_xet, which no argument turns off, has a client of its own that tries for minutes when its server does not answer.
 
 What it gives up: the speed of hf_xet for large models. `hf download` uses it, and what that fetched is found here.
 """
