@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def load(file: str) -> Any:
-    name = Path(file).stem
+    name = f"docs_{Path(file).stem}"
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / file)
     assert spec
     assert spec.loader
