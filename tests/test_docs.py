@@ -281,6 +281,7 @@ def test_methods_and_tasks_listed_are_those_registered() -> None:
 
     table = PAGES["docs/adapters.md"].partition("| kind | methods |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) == set(adapters.names())
+    assert f"{len(adapters.names())} adapter methods" in README
     table = PAGES["docs/bases.md"].partition("| method | what |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(quantizers.names())
     table = PAGES["docs/tasks.md"].partition("| group | tasks |")[2].partition("\n\n")[0]
