@@ -4,6 +4,7 @@
     save_checkpoint(model, "folder", bits=4, group_size=128)             # opens in transformers with GPTQModel
     model = load_checkpoint("folder")
 
+Knobs are keywords, or one value: `settings = Settings(bits=4, group_size=64)`, `quantize_model(..., settings=settings)`.
 Knows torch and transformers' checkpoints, and nothing else of plr.
 """
 
@@ -17,15 +18,19 @@ from plr.gptq.errors import (
     PackingError,
     WalkError,
 )
+from plr.gptq.execution import Execution
 from plr.gptq.factorization import Factor, factor
 from plr.gptq.kernels import KernelInUse, kernel_in_use
 from plr.gptq.layers import ModuleReport
 from plr.gptq.linear import PackedLinear
-from plr.gptq.solver import Solution, gptq_solve, rtn_solve
+from plr.gptq.settings import Settings
+from plr.gptq.solution import Solution
+from plr.gptq.solver import gptq_solve, rtn_solve
 from plr.gptq.walk import quantize_model
 
 __all__ = [
     "CheckpointError",
+    "Execution",
     "Factor",
     "FrozenWeightError",
     "GPTQError",
@@ -35,6 +40,7 @@ __all__ = [
     "ModuleReport",
     "PackedLinear",
     "PackingError",
+    "Settings",
     "Solution",
     "WalkError",
     "factor",

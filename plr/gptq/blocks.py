@@ -25,6 +25,7 @@ from plr.gptq.solver import check_group_size
 
 __all__ = [
     "LinearLike",
+    "bias_of",
     "check_targets",
     "dense_weight",
     "features",
@@ -55,6 +56,11 @@ def features(module: LinearLike) -> tuple[int, int]:
 def dense_weight(module: LinearLike) -> Tensor:
     """The weight `[out, in]`: a view, no copy; of a `Conv1D` the transposed one."""
     return module.weight.t() if isinstance(module, Conv1D) else module.weight
+
+
+def bias_of(module: LinearLike) -> nn.Parameter | None:
+    """Read the bias `[out]`; None where there is none, which torch's own types leave out."""
+    return module.bias
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

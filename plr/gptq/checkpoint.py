@@ -1,5 +1,3 @@
-# pyright: basic
-# Basic, not strict: transformers and safetensors are mostly untyped.
 """GPTQ checkpoints: folders that open in plr, and in transformers with GPTQModel installed.
 
     config.json            the model's, with `quantization_config`
@@ -18,42 +16,66 @@ stored in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, Unpack, cast
 
 import torch
 import transformers
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.core_model_loading import (
+    WeightRenaming,
+    rename_source_key,  # pyright: ignore[reportUnknownVariableType]
+)
 from transformers.initialization import no_init_weights
 
-from plr.gptq.blocks import features, find_prefix, is_linear, named_modules, replace_module
+from plr.gptq.blocks import bias_of, features, find_prefix, is_linear, named_modules, replace_module
 from plr.gptq.errors import CheckpointError
 from plr.gptq.linear import PackedLinear
 from plr.gptq.packing import V1, V2, zero_format
+from plr.gptq.settings import Knobs, Settings, settings_of
+from plr.gptq.typed import open_tensors
 
-__all__ = ["dense_bytes", "load_checkpoint", "quantization_config", "save_checkpoint"]
+__all__ = ["beyond_format", "dense_bytes", "load_checkpoint", "quantization_config", "save_checkpoint"]
 
 SHARD = "5GB"
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
+FORMAT = ("bits", "group_size", "sym", "desc_act", "static_groups", "damp_percent")  # knobs the format has keys for
+SPEED = ("block_size",)  # knobs that leave the result as it is
+
+
+class _Format(NamedTuple):
+    """How the codes of a checkpoint are stored."""
+
+    bits: int
+    checkpoint_format: str
+
+
+class _Keys(Protocol):
+    """What `load_state_dict` returns."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class _Reader(Protocol):
+    """`AutoConfig.from_pretrained`, as far as it is used here."""
+
+    def __call__(self, folder: Path, *, local_files_only: bool) -> PretrainedConfig: ...
+
+
+def beyond_format(settings: Settings) -> dict[str, object]:
+    """Name the knobs that decide the codes and for which the format has no key: worth keeping as `meta`."""
+    return {name: value for name, value in asdict(settings).items() if name not in (*FORMAT, *SPEED)}
 
 
 def quantization_config(
-    model: nn.Module,
-    *,
-    bits: int,
-    group_size: int,
-    sym: bool = True,
-    desc_act: bool = False,
-    static_groups: bool = False,
-    damp_percent: float = 0.01,
-    meta: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The `quantization_config` of `model`, which holds `PackedLinear` layers of these settings.
+    model: nn.Module, settings: Settings, meta: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Describe `model`, which holds `PackedLinear` layers of these settings, as a checkpoint's `quantization_config`.
 
     Raises:
         CheckpointError: no packed layers, layers of another width, or a selection of layers that transformers cannot
@@ -65,22 +87,17 @@ def quantization_config(
             f"{type(model).__name__} has no PackedLinear layer.", "a quantized model.", "run quantize_model first."
         )
     for name, layer in packed.items():
-        group = layer.in_features if group_size == -1 else group_size
-        if layer.bits != bits or layer.group_size != group:
+        group = layer.in_features if settings.group_size == -1 else settings.group_size
+        if layer.bits != settings.bits or layer.group_size != group:
             raise CheckpointError(
                 f"{name} has {layer.bits} bits in groups of {layer.group_size}.",
-                f"bits={bits}, group_size={group_size} as passed.",
+                f"bits={settings.bits}, group_size={settings.group_size} as passed.",
                 "pass the settings the model was quantized with.",
             )
     prefix = find_prefix(packed)
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "quant_method": "gptq",
-        "bits": bits,
-        "group_size": group_size,
-        "sym": sym,
-        "desc_act": desc_act,
-        "static_groups": static_groups,
-        "damp_percent": damp_percent,
+        **{name: getattr(settings, name) for name in FORMAT},
         "true_sequential": True,
         "act_group_aware": False,
         "lm_head": False,
@@ -99,21 +116,18 @@ def save_checkpoint(
     model: PreTrainedModel,
     folder: str | Path,
     *,
-    bits: int,
-    group_size: int,
-    sym: bool = True,
-    desc_act: bool = False,
-    static_groups: bool = False,
-    damp_percent: float = 0.01,
-    meta: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    meta: Mapping[str, object] | None = None,
     max_shard_size: str = SHARD,
+    **knobs: Unpack[Knobs],
 ) -> None:
     """Write `model`, whose layers `quantize_model` packed, to `folder` in the standard GPTQ format.
 
     Args:
         model: a transformers model with `PackedLinear` layers.
         folder: made if missing.
-        bits .. damp_percent: what the model was quantized with; checked against the layers where they show.
+        settings, or its fields as keywords: what the model was quantized with; checked against the layers where they
+            show.
         meta: anything worth keeping (calibration, versions); stored as `quantization_config["meta"]`.
         max_shard_size: larger models are split into several safetensors files.
 
@@ -123,24 +137,18 @@ def save_checkpoint(
         CheckpointError: see `quantization_config`.
     """
     folder = Path(folder)
-    config = quantization_config(
-        model,
-        bits=bits,
-        group_size=group_size,
-        sym=sym,
-        desc_act=desc_act,
-        static_groups=static_groups,
-        damp_percent=damp_percent,
-        meta=meta,
-    )
+    config = quantization_config(model, settings_of(settings, knobs), meta)
+    checkpoint_format = cast(str, config["checkpoint_format"])
     for layer in _packed_layers(model).values():
-        layer.set_checkpoint_format(config["checkpoint_format"])
+        layer.set_checkpoint_format(checkpoint_format)
     folder.mkdir(parents=True, exist_ok=True)
     model.config.quantization_config = config
     before = model.config.dtype
     state, model.config.dtype = compact(model)
     try:
-        model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+        model.save_pretrained(  # pyright: ignore[reportUnknownMemberType]
+            folder, state_dict=state, max_shard_size=max_shard_size
+        )
     finally:
         model.config.dtype = before
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -168,16 +176,16 @@ def load_checkpoint(
     """
     folder = Path(folder)
     config = _read_config(folder)
-    settings = _read_settings(folder, config)
+    stored = _read_format(folder, config)
     dtype = dtype or _config_dtype(config)
     with no_init_weights(), torch.device("cpu"):  # memory that is never written is never taken
-        model = _model_class(config, folder)._from_config(config, dtype=dtype)
+        model = _empty_model(config, folder, dtype)
     # Some families are stored under other names than transformers uses in memory (GPT-NeoX's embed_out).
     renamings = [m for m in get_model_conversion_mapping(model) if isinstance(m, WeightRenaming)]
     state = {rename_source_key(key, renamings, [])[0]: value for key, value in _read_tensors(folder, device)}
 
     for name in [key.removesuffix(".qweight") for key in state if key.endswith(".qweight")]:
-        _replace_layer(model, name, state, settings, dtype, kernel)
+        _replace_layer(model, name, state, stored, dtype, kernel)
     for key, value in state.items():
         if value.is_floating_point() and not key.endswith(".scales"):
             state[key] = value.to(dtype)
@@ -193,10 +201,10 @@ def load_checkpoint(
             "the shapes of config.json.",
             "fetch the checkpoint again.",
         )
-    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    missing = [key for key in missing if key not in tied]
-    unexpected = [key for key in unexpected if key not in tied]
+    result = cast(_Keys, model.load_state_dict(state, strict=False, assign=True))
+    tied = set(cast(dict[str, str], getattr(model, "all_tied_weights_keys", None) or {}))
+    missing = [key for key in result.missing_keys if key not in tied]
+    unexpected = [key for key in result.unexpected_keys if key not in tied]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder} lacks {_some(missing)}; it has no use for {_some(unexpected)}.",
@@ -205,8 +213,11 @@ def load_checkpoint(
         )
     model.tie_weights()
     if (folder / "generation_config.json").is_file() and model.can_generate():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
-    return model.to(device).eval()  # pyright: ignore[reportArgumentType, reportCallIssue]
+        model.generation_config = transformers.GenerationConfig.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
+            folder
+        )
+    cast(nn.Module, model).to(device)
+    return model.eval()
 
 
 def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
@@ -219,8 +230,8 @@ def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
     """
     total = 0
     for path in _weight_files(Path(folder)):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+        with open_tensors(path) as file:
+            for key in file.keys():  # noqa: SIM118  (it is no mapping)
                 if key.endswith(".g_idx"):
                     out_features = file.get_slice(f"{key.removesuffix('.g_idx')}.qweight").get_shape()[1]
                     total += file.get_slice(key).get_shape()[0] * out_features * itemsize
@@ -272,17 +283,17 @@ def _modules_in_block(model: nn.Module, prefix: str, packed: Mapping[str, Packed
 def _read_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json.", "a checkpoint folder.", "check the path.")
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    read = cast(_Reader, AutoConfig.from_pretrained)  # pyright: ignore[reportUnknownMemberType]
+    return read(folder, local_files_only=True)
 
 
-def _read_settings(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
-    """`bits` and `checkpoint_format`, checked."""
-    settings = getattr(config, "quantization_config", None)
-    if settings is None and (folder / "quantize_config.json").is_file():
-        settings = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
-    if settings is not None and hasattr(settings, "to_dict"):
-        settings = settings.to_dict()
-    method = (settings or {}).get("quant_method", "gptq" if settings else None)
+def _read_format(folder: Path, config: PretrainedConfig) -> _Format:
+    """Read how the codes are stored, and check that it is a way this module reads."""
+    own = getattr(config, "quantization_config", None)
+    if own is None and (folder / "quantize_config.json").is_file():
+        own = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
+    settings = cast(dict[str, Any], own.to_dict() if own is not None and hasattr(own, "to_dict") else own or {})
+    method = settings.get("quant_method", "gptq" if settings else None)
     if not settings or method != "gptq":
         raise CheckpointError(
             f"{folder} is quantized by {method}." if settings else f"{folder} has no quantization_config.",
@@ -296,7 +307,16 @@ def _read_settings(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
             "'gptq' or 'gptq_v2' in int32 words.",
             "convert it with GPTQModel.",
         )
-    return {"bits": int(settings["bits"]), "checkpoint_format": checkpoint_format}
+    return _Format(bits=int(settings["bits"]), checkpoint_format=checkpoint_format)
+
+
+def _empty_model(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Make the model of `config`, its weights not filled in."""
+    make = cast(
+        Callable[..., PreTrainedModel],
+        _model_class(config, folder)._from_config,  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    )
+    return make(config, dtype=dtype)
 
 
 def _config_dtype(config: PretrainedConfig) -> torch.dtype:
@@ -307,7 +327,7 @@ def _config_dtype(config: PretrainedConfig) -> torch.dtype:
 
 
 def _model_class(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
-    names: Sequence[str] = getattr(config, "architectures", None) or ()
+    names = cast(Sequence[str], getattr(config, "architectures", None) or ())
     for name in names:
         cls = getattr(transformers, name, None)
         if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
@@ -339,8 +359,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read_tensors(folder: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
     for path in _weight_files(folder):
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+        with open_tensors(path, device) as file:
+            for key in file.keys():  # noqa: SIM118  (it is no mapping)
                 yield key, file.get_tensor(key)
 
 
@@ -348,7 +368,7 @@ def _replace_layer(
     model: nn.Module,
     name: str,
     state: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
+    stored: _Format,
     dtype: torch.dtype,
     kernel: str,
 ) -> None:
@@ -374,10 +394,10 @@ def _replace_layer(
         layer = PackedLinear(
             in_features,
             out_features,
-            linear.bias is not None,
-            bits=settings["bits"],
+            bias_of(linear) is not None,
+            bits=stored.bits,
             groups=state[f"{name}.scales"].shape[0],
-            checkpoint_format=settings["checkpoint_format"],
+            checkpoint_format=stored.checkpoint_format,
             kernel=kernel,
             dtype=dtype,
         )

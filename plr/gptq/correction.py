@@ -13,13 +13,10 @@ The walk runs both models side by side as one batch of twice the size, which cos
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from plr.gptq.factorization import Factor
+from plr.gptq.factorization import Factor
 
 __all__ = ["accumulate", "target"]
 
@@ -28,8 +25,8 @@ def accumulate(S: Tensor, X: Tensor, source: Tensor, n: int) -> None:
     """Fold the rows of `X [m, in]` and of `source [m, in]` into the running mean `S [in, in]`, which has seen `n` rows."""
     m = X.shape[0]
     if m:
-        X, source = X.to(S.dtype), source.to(S.dtype)
-        torch.addmm(S, (source - X).t(), X, beta=n / (n + m), alpha=2 / (n + m), out=S)
+        rows = X.to(S.dtype)
+        torch.addmm(S, (source.to(S.dtype) - rows).t(), rows, beta=n / (n + m), alpha=2 / (n + m), out=S)
 
 
 def target(W: Tensor, S: Tensor, factor: Factor, strength: float) -> Tensor:

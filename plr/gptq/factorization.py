@@ -1,7 +1,19 @@
-"""Factor a Hessian for the solver: damping, column order and the Cholesky factor of its inverse.
+"""The Hessian made ready to solve with: damped, its columns put in order, factored (steps 1 and 2 of `plr.gptq.solver`).
 
-The letters are those of GPTQ (Frantar et al., 2023, arXiv:2210.17323): `H` the Hessian, `Hinv = U^T U` its inverse in the order in
-which columns are solved.
+How it works (letters as in the paper; `H [in, in]`):
+
+1. dead inputs (`H[j, j] = 0`): `H[j, j] <- 1`, `W[:, j] <- 0`; damping: `H <- H + damp_percent mean(diag H) I`;
+2. `U`, upper triangular, with `H^-1 = U^T U`. The paper inverts H and takes the Cholesky factor of the inverse; here H
+   is factored back to front (`H = R R^T`, R upper) and `U = R^-1`: the same U, one factorization, no squared condition
+   number.
+
+Orders (`order`): `desc_act` solves the columns in order of falling `H[j, j]`; groups are then runs of that order
+(`g_idx` says which column is in which group), or, with `static_groups`, stay runs of the original order with scales
+from the original weights. `act_group_aware` (Gafni, Karnieli, Hanani, "Dual Precision Quantization", CVPR
+workshops 2025; GPTQModel's default) keeps groups together, the heaviest group first and within each the heaviest column
+first: `g_idx` stays trivial, and inference pays nothing.
+
+Does not fall back: a Hessian that cannot be factored is a `HessianError`.
 """
 
 from __future__ import annotations
@@ -13,8 +25,10 @@ import torch
 from torch import Tensor
 
 from plr.gptq.errors import GPTQError, HessianError
+from plr.gptq.settings import Settings
+from plr.gptq.typed import linalg
 
-__all__ = ["Factor", "factor", "order", "solver_dtype"]
+__all__ = ["Factor", "factor", "factor_with", "order", "solver_dtype"]
 
 LEAF = 128  # size below which a matrix is factored in one piece
 
@@ -34,14 +48,14 @@ class Factor:
 def factor(
     H: Tensor,  # [in, in] symmetric
     *,
-    damp_percent: float = 0.01,
-    desc_act: bool = False,
-    act_group_aware: bool = False,
-    group_size: int = 128,
+    damp_percent: float = Settings.damp_percent,
+    desc_act: bool = Settings.desc_act,
+    act_group_aware: bool = Settings.act_group_aware,
+    group_size: int = Settings.group_size,
     name: str = "weight",
     n_samples: int | None = None,
 ) -> Factor:
-    """Steps 1 and 2 of `plr.gptq.solver`. `H` is not changed.
+    """Make `H` ready to solve with: steps 1 and 2 of the module's docstring. `H` is not changed.
 
     Args:
         H: the finished Hessian.
@@ -90,11 +104,30 @@ def factor(
     return Factor(H=H, U=inverse.flip(0, 1), perm=perm, grouped=not desc_act, dead=dead, damp=damp)
 
 
-def order(diagonal: Tensor, group_size: int, *, desc_act: bool = False, act_group_aware: bool = False) -> Tensor | None:
-    """The order in which columns are solved, int64 `[in]`, heavy ones first; None: as they stand.
+def factor_with(settings: Settings, H: Tensor, *, name: str, n_samples: int | None = None) -> Factor:
+    """Call `factor` with the numbers of `settings`."""
+    return factor(
+        H,
+        damp_percent=settings.damp_percent,
+        desc_act=settings.desc_act,
+        act_group_aware=settings.act_group_aware,
+        group_size=settings.group_size,
+        name=name,
+        n_samples=n_samples,
+    )
+
+
+def order(
+    diagonal: Tensor,  # [in]
+    group_size: int,
+    *,
+    desc_act: bool = Settings.desc_act,
+    act_group_aware: bool = Settings.act_group_aware,
+) -> Tensor | None:
+    """Order the columns for solving, int64 `[in]`, heavy ones first; None: as they stand.
 
     Args:
-        diagonal: of the Hessian, `[in]`.
+        diagonal: of the Hessian.
         group_size: as in a checkpoint, -1 for whole rows.
         desc_act: by falling diagonal.
         act_group_aware: groups by the falling mean of their diagonal, columns by falling diagonal within their group.
@@ -119,11 +152,12 @@ def order(diagonal: Tensor, group_size: int, *, desc_act: bool = False, act_grou
 
 
 def solver_dtype(tensor: Tensor) -> torch.dtype:
+    """Name the dtype the solver works in on `tensor`: float64 stays, all others become float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _inverse_factor(A: Tensor) -> Tensor | None:
-    """`L^-1 [n, n]` for `A = L L^T`, by halves; None if `A` is not positive definite.
+    """Compute `L^-1 [n, n]` for `A = L L^T`, by halves; None if `A` is not positive definite.
 
     With `A = [[A11, .], [A21, A22]]`: `L21 = A21 L11^-T`, the same for `A22 - L21 L21^T`, and
     `L^-1 = [[L11^-1, 0], [-L22^-1 L21 L11^-1, L22^-1]]`. Nearly all work is in matrix products, several times faster than
@@ -131,11 +165,10 @@ def _inverse_factor(A: Tensor) -> Tensor | None:
     """
     n = A.shape[0]
     if n <= LEAF:
-        L, info = torch.linalg.cholesky_ex(A)  # pyright: ignore
-        if int(info):  # pyright: ignore
+        L, info = linalg.cholesky_ex(A)
+        if int(info):
             return None
-        eye = torch.eye(n, dtype=A.dtype, device=A.device)
-        return torch.linalg.solve_triangular(L, eye, upper=False)  # pyright: ignore
+        return linalg.solve_triangular(L, torch.eye(n, dtype=A.dtype, device=A.device), upper=False)
     half = n // 2
     first = _inverse_factor(A[:half, :half])
     if first is None:

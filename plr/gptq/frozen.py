@@ -1,5 +1,3 @@
-# pyright: basic
-# Basic, not strict: __torch_function__ sees arguments and results of any type.
 """`FrozenWeight`: the dense weight of a packed layer, readable like any tensor, loud when written to.
 
 Why it exists: adapters merge with `layer.weight.data += delta`. On a layer that holds k-bit codes the dense weight is
@@ -17,8 +15,8 @@ What it gives up: writes through `.numpy()` or a raw pointer are not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,11 +42,11 @@ class FrozenWeight(Tensor):
     @classmethod
     def __torch_function__(
         cls,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         target = args[0] if args else next(iter(kwargs.values()), None)  # torch.nn.init passes keywords only
@@ -62,24 +60,32 @@ class FrozenWeight(Tensor):
                 "keep the adapter beside the base, merge it into a 16-bit base, or replace the layer by "
                 "PackedLinear.to_linear() first.",
             )
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
             result = func(*args, **kwargs)
             if isinstance(result, Tensor):
                 return _freeze_alias(result, args)
             if isinstance(result, tuple | list):
-                frozen = [_freeze_alias(item, args) if isinstance(item, Tensor) else item for item in result]
-                make = getattr(type(result), "_make", type(result))  # named tuples and torch.return_types alike
+                items = cast(Sequence[object], result)
+                frozen = [_freeze_alias(item, args) if isinstance(item, Tensor) else item for item in items]
+                kind = cast(Callable[[list[object]], object], type(items))
+                make = getattr(kind, "_make", kind)  # named tuples and torch.return_types alike
                 return make(frozen)
             return result
 
 
-def _attribute(func: Callable[..., Any]) -> str:
+def _attribute(func: Callable[..., object]) -> str:
     """`data` for the setter of `Tensor.data`, and so on."""
     return getattr(getattr(func, "__self__", None), "__name__", "")
 
 
-def _freeze_alias(result: Tensor, args: tuple[Any, ...]) -> Tensor:
+def _freeze_alias(result: Tensor, args: tuple[object, ...]) -> Tensor:
+    """Freeze `result` where it shares the memory of a frozen argument."""
     for arg in args:
-        if isinstance(arg, FrozenWeight) and result.untyped_storage()._cdata == arg.untyped_storage()._cdata:
+        if isinstance(arg, FrozenWeight) and _storage(result) == _storage(arg):
             return result.as_subclass(FrozenWeight)
     return result.as_subclass(Tensor) if type(result) is FrozenWeight else result
+
+
+def _storage(tensor: Tensor) -> int:
+    """The identity of a tensor's memory."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]

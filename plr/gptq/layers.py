@@ -12,40 +12,22 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from plr.gptq import solver
-from plr.gptq.blocks import LinearLike, dense_weight, features, find_blocks, replace_module
+from plr.gptq.blocks import LinearLike, bias_of, dense_weight, features, find_blocks, replace_module
 from plr.gptq.errors import GPTQError, WalkError
+from plr.gptq.execution import Execution
 from plr.gptq.linear import PackedLinear
 from plr.gptq.resume import BlockStore
+from plr.gptq.settings import Settings
+from plr.gptq.solution import Solution
+from plr.gptq.solver import gptq_solve, rtn_solve
 from plr.gptq.stage import Stage
 
-__all__ = ["Layers", "ModuleReport", "Progress", "Settings"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How each layer is solved; fields as in `quantize_model`."""
-
-    bits: int
-    group_size: int
-    sym: bool
-    desc_act: bool
-    static_groups: bool
-    act_group_aware: bool
-    damp_percent: float
-    block_size: int
-    grid: str
-    refine_passes: int
-    input_correction: float
-    method: str
-    kernel: str
-    measure_rtn: bool
+__all__ = ["Layers", "ModuleReport", "Progress"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +45,7 @@ class ModuleReport:
     n_tokens: int  # rows the Hessian has seen
     dead: int  # inputs that were always zero
     shared_input: bool  # whether the Hessian was that of the layer before
-    seconds: (
-        float  # solving and packing this layer, without the forward; its share where several were solved side by side
-    )
+    seconds: float  # of solving and packing, without the forward; its share where several were solved side by side
 
 
 Progress = Callable[[int, int, ModuleReport], None]  # layers done, layers in all, the last one
@@ -79,6 +59,7 @@ class Layers:
         model: nn.Module,
         targets: Mapping[str, LinearLike],
         settings: Settings,
+        execution: Execution,
         *,
         on_progress: Progress | None = None,
         store: BlockStore | None = None,
@@ -86,6 +67,7 @@ class Layers:
         self.model = model
         self.targets = targets
         self.settings = settings
+        self.execution = execution
         self.on_progress = on_progress
         self.store = store
         self.reports: list[ModuleReport] = []
@@ -96,8 +78,7 @@ class Layers:
             self.members.setdefault(self.block_of(name), []).append(name)
         self.first_block = min(self.members)
         self.sharers: dict[str, list[str]] = {}  # inner name of the first layer of an input -> those of all its layers
-        self._ahead: dict[str, tuple[Stage, solver.Solution, float | None, float]] = {}  # solved with an earlier layer
-        self._rtn = settings.method == "rtn"
+        self._ahead: dict[str, tuple[Stage, Solution, float | None, float]] = {}  # solved with an earlier layer
 
     def block_of(self, name: str) -> int:
         """The index of the block that the layer `name` lies in."""
@@ -143,7 +124,9 @@ class Layers:
         in_features, out_features = features(linear)
         self._place(
             name,
-            PackedLinear.from_solution(solution, linear.bias, dtype=linear.weight.dtype, kernel=self.settings.kernel),
+            PackedLinear.from_solution(
+                solution, bias_of(linear), dtype=linear.weight.dtype, kernel=self.execution.kernel
+            ),
         )
         report = ModuleReport(
             name=name,
@@ -166,7 +149,7 @@ class Layers:
         if self.on_progress is not None:
             self.on_progress(len(self.reports), len(self.targets), report)
 
-    def _solve_with_sharers(self, name: str, stage: Stage | None) -> tuple[solver.Solution, float | None]:
+    def _solve_with_sharers(self, name: str, stage: Stage | None) -> tuple[Solution, float | None]:
         """The solution of `name`; those of the layers expected to share its input are kept for their turn."""
         block = self.block_of(name)
         names = [name]
@@ -176,10 +159,9 @@ class Layers:
             columns = features(self.targets[name])[0]
             names = [n for n in names if features(self.targets[n])[0] == columns]
         start = time.perf_counter()
-        W = torch.cat([dense_weight(self.targets[n]).detach() for n in names]) if names[1:] else None
-        W = dense_weight(self.targets[name]) if W is None else W
-        label = " + ".join(names)
-        solution, rtn = self._solve(W, stage, label)
+        weights = [dense_weight(self.targets[n]) for n in names]
+        W = torch.cat([weight.detach() for weight in weights]) if names[1:] else weights[0]
+        solution, rtn = self._solve(W, stage, " + ".join(names))
         rows = [features(self.targets[n])[1] for n in names]
         parts = solution.split(rows) if names[1:] else [solution]
         rtns = rtn.split(rows) if rtn is not None and names[1:] else [rtn] * len(names)
@@ -190,47 +172,24 @@ class Layers:
             self._ahead[n] = (stage, part, None if rounded is None else rounded.error, share)
         return parts[0], None if rtns[0] is None else rtns[0].error
 
-    def _solve(
-        self, W: torch.Tensor, stage: Stage | None, label: str
-    ) -> tuple[solver.Solution, solver.Solution | None]:
-        """The solution and, where asked for, that of rounding to nearest."""
-        s = self.settings
-        common: dict[str, Any] = {
-            "bits": s.bits,
-            "group_size": s.group_size,
-            "sym": s.sym,
-            "grid": s.grid,
-            "name": label,
-        }
-        if self._rtn or stage is None:
-            solution = solver.rtn_solve(W, None if stage is None else stage.H, **common)
+    def _solve(self, W: Tensor, stage: Stage | None, label: str) -> tuple[Solution, Solution | None]:
+        """Solve `W [out, in]`; with it, where asked for, that of rounding to nearest."""
+        settings = self.settings
+        if settings.method == "rtn" or stage is None:
+            solution = rtn_solve(W, None if stage is None else stage.H, settings=settings, name=label)
             return solution, solution
-        factor = stage.factor(
-            damp_percent=s.damp_percent,
-            desc_act=s.desc_act,
-            act_group_aware=s.act_group_aware,
-            group_size=s.group_size,
-        )
-        solution = solver.gptq_solve(
-            W,
-            factor,
-            static_groups=s.static_groups,
-            block_size=s.block_size,
-            refine_passes=s.refine_passes,
-            target=stage.target(W, factor, s.input_correction),
-            **common,
-        )
-        if not s.measure_rtn:
+        solution = gptq_solve(W, stage.factor, settings=settings, target=stage.target(W), name=label)
+        if not self.execution.measure_rtn:
             return solution, None
         power = solution.power if stage.shift is None else None
-        return solution, solver.rtn_solve(W, stage.H, power, **common)
+        return solution, rtn_solve(W, stage.H, power, settings=settings, name=label)
 
     def _place(self, name: str, packed: PackedLinear) -> None:
-        bias = self.targets[name].bias
+        bias = bias_of(self.targets[name])
         if packed.bias is not None and bias is not None:
             packed.bias.data.copy_(bias)
             packed.bias.requires_grad_(bias.requires_grad)
-        packed.kernel = self.settings.kernel
+        packed.kernel = self.execution.kernel
         replace_module(self.model, name, packed)
 
     def _learn(self, name: str, stage: Stage | None) -> None:
@@ -247,5 +206,5 @@ class Layers:
             if not isinstance(layer, PackedLinear):
                 raise GPTQError(f"{name} is {type(layer).__name__}.", "a packed layer.", "do not replace it meanwhile.")
             packed[name] = layer
-        reports = [vars(report) for report in self.reports if report.name in packed]
+        reports = [asdict(report) for report in self.reports if report.name in packed]
         self.store.save(index, packed, {"reports": reports, "sharers": self.sharers})

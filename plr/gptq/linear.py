@@ -31,7 +31,7 @@ from transformers.pytorch_utils import Conv1D
 from plr.gptq import kernels, packing
 from plr.gptq.errors import FrozenWeightError, GPTQError
 from plr.gptq.frozen import FrozenWeight
-from plr.gptq.solver import Solution
+from plr.gptq.solution import Solution
 
 __all__ = ["KERNELS", "Kernel", "PackedLinear"]
 
@@ -209,10 +209,9 @@ class PackedLinear(nn.Linear):
         with torch.device("meta"):
             conv = Conv1D(self.out_features, self.in_features)
         conv.weight = nn.Parameter(linear.weight.detach().t().contiguous())
-        bias = (
-            linear.weight.new_zeros(self.out_features) if linear.bias is None else linear.bias
-        )  # Conv1D has one always
-        conv.bias = nn.Parameter(bias.detach(), linear.bias is not None and linear.bias.requires_grad)
+        # A Conv1D has a bias always.
+        bias = linear.weight.new_zeros(self.out_features) if self.bias is None else linear.bias
+        conv.bias = nn.Parameter(bias.detach(), self.bias is not None and self.bias.requires_grad)
         return conv
 
     def forward(self, input: Tensor) -> Tensor:

@@ -21,60 +21,63 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from plr.gptq.errors import WalkError
 from plr.gptq.layers import Layers
 from plr.gptq.stage import Stage, same_tensor
-from plr.gptq.streams import both_streams, check_all_reached, forward_in, prepare, token_rows
+from plr.gptq.streams import Batch, both_streams, check_all_reached, forward_in, prepare, token_rows
 
 __all__ = ["LowMemoryWalk"]
 
 
 class _Reached(BaseException):
-    """Ends a batch's forward where the walk has what it wants."""
+    """Raised to end a batch's forward where the walk has what it wants."""
+
+
+class _Output(NamedTuple):
+    """How a block returns its hidden state: by itself, or first in a tuple, before `rest`."""
+
+    in_tuple: bool
+    rest: tuple[object, ...]
+
+    def around(self, hidden: Tensor) -> Tensor | tuple[object, ...]:
+        """Return `hidden` as the block would."""
+        return (hidden, *self.rest) if self.in_tuple else hidden
 
 
 class LowMemoryWalk:
     """Quantizes `layers` block by block; see the module's docstring."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        batches: Sequence[Mapping[str, Any]],
-        *,
-        work: Path | None,
-        device: torch.device | str | None,
-        forward_dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, layers: Layers, batches: Sequence[Batch]) -> None:
         self.layers = layers
         self.model = layers.model
         self.correct = layers.settings.input_correction > 0
         self.home = next(self.model.parameters()).device
+        device = layers.execution.device
         self.device = torch.device(device) if device is not None else self.home
-        self.forward_dtype = forward_dtype
         self.rows = [token_rows(batch) for batch in batches]
         self.batches = [prepare(batch, torch.device("cpu"), twice=self.correct) for batch in batches]
-        self.work = work
         self.states: list[Tensor | None] = [None] * len(batches)  # [b, t, hidden], what enters the next block
-        self.shape_of_output: Any = None  # what a block returns beside the hidden state
+        self.output: _Output | None = None  # of the blocks; None until the first has run
 
     def run(self) -> None:
         """Quantize every target, or go on after the blocks an earlier run has left."""
-        layers, blocks = self.layers, self.layers.blocks
+        layers, blocks, work = self.layers, self.layers.blocks, self.layers.execution.work
         finished = layers.resume()
         with ExitStack() as stack:
-            if self.work is not None:
-                self.work.mkdir(parents=True, exist_ok=True)
-                for left in self.work.glob("states-*"):  # by a run that was killed
+            if work is not None:
+                work.mkdir(parents=True, exist_ok=True)
+                for left in work.glob("states-*"):  # by a run that was killed
                     shutil.rmtree(left, ignore_errors=True)
-            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="states-", dir=self.work)))
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="states-", dir=work)))
             stack.enter_context(self._rest_on_device())
             indices = sorted(layers.members)
             last = indices[-1]
@@ -123,7 +126,7 @@ class LowMemoryWalk:
 
     def _solve(self, i: int, names: Sequence[str], serving: ExitStack) -> None:
         """Quantize the layers of one stage."""
-        stage = Stage(names[0], correct=self.correct)
+        stage = Stage(names[0], self.layers.settings)
         for batch, rows in enumerate(self.rows):
             stage.add(self._input_of(i, names[0], batch), rows, keep=False)
         stage.close()
@@ -175,16 +178,14 @@ class LowMemoryWalk:
         """Call the model with block `i` real and all others stubs; the hidden state that block `i` returns."""
         out: list[Tensor] = []
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if self.shape_of_output is None:
-                self.shape_of_output = _rest(output)
+        def after(module: nn.Module, args: object, output: Tensor | tuple[object, ...]) -> None:
+            hidden, self.output = _taken_apart(output)
             out.append(hidden)
             raise _Reached
 
         handle = self.layers.blocks[i].register_forward_hook(after)
         inputs = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.batches[batch].items()}
-        with self._stubs(i, batch), forward_in(self.forward_dtype, self.device):
+        with self._stubs(i, batch), forward_in(self.layers.execution.forward_dtype, self.device):
             try:
                 self.model(**inputs)
             except _Reached:
@@ -199,19 +200,12 @@ class LowMemoryWalk:
         blocks = self.layers.blocks
         state = self.states[batch]
 
-        def stub(index: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                hidden = args[0] if args else kwargs["hidden_states"]
+        def stub(index: int) -> Callable[..., object]:
+            def forward(*args: object, **kwargs: object) -> object:
+                hidden = cast(Tensor, args[0] if args else kwargs["hidden_states"])
                 if index == i - 1 and state is not None:
                     hidden = state.to(self.device)
-                return (
-                    hidden
-                    if self.shape_of_output is None or not self.shape_of_output[0]
-                    else (
-                        hidden,
-                        *self.shape_of_output[1:],
-                    )
-                )
+                return hidden if self.output is None else self.output.around(hidden)
 
             return forward
 
@@ -225,18 +219,19 @@ class LowMemoryWalk:
     def _rest_on_device(self) -> Generator[None]:
         """What lies outside of the blocks (embeddings, norms, the head left out) on the device, in float32."""
         blocks, inside = self.layers.blocks, set(self.layers.blocks.modules())
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        own_head = getattr(self.model, "get_output_embeddings", None)
+        head: nn.Module | None = own_head() if own_head is not None else None
         moved: list[tuple[nn.Module, torch.dtype]] = []
         for module in self.model.modules():
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             if module in inside or module is head or not own or module is blocks:
                 continue
             moved.append((module, next((p.dtype for p in own if p.is_floating_point()), torch.float32)))
-        tables: list[Any] = []
+        tables: list[RemovableHandle] = []
         for module, dtype in moved:
             if type(module) is nn.Embedding:  # large, and as exact when its rows are cast after they were looked up
                 _move_own(module, self.device, dtype)
-                tables.append(module.register_forward_hook(lambda m, args, output: output.float()))
+                tables.append(module.register_forward_hook(_in_float32))
             else:
                 _move_own(module, self.device, torch.float32)
         try:
@@ -265,18 +260,27 @@ class LowMemoryWalk:
             block.to(self.home, dtype)
 
 
-def _rest(output: Any) -> tuple[Any, ...]:
-    """(whether a block returns a tuple, what it holds after the hidden state)."""
-    if not isinstance(output, tuple):
-        return (False,)
-    rest = output[1:]
+def _taken_apart(output: Tensor | tuple[object, ...]) -> tuple[Tensor, _Output]:
+    """Split what a block returned into its hidden state and the form it came in.
+
+    Raises:
+        WalkError: tensors beside the hidden state.
+    """
+    if isinstance(output, Tensor):
+        return output, _Output(in_tuple=False, rest=())
+    hidden, *rest = output
     if any(isinstance(item, Tensor) for item in rest):
         raise WalkError(
             "A block returns tensors beside its hidden state.",
             "blocks that return a hidden state alone.",
             "quantize this model without low_memory.",
         )
-    return (True, *rest)
+    return cast(Tensor, hidden), _Output(in_tuple=True, rest=tuple(rest))
+
+
+def _in_float32(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    """Cast the rows that were looked up in an embedding."""
+    return output.float()
 
 
 def _move_own(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

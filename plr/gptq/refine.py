@@ -22,15 +22,12 @@ columns (whole rows) stay as they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from plr.gptq import affine
-
-if TYPE_CHECKING:
-    from plr.gptq.factorization import Factor
+from plr.gptq.factorization import Factor
+from plr.gptq.typed import numbers
 
 __all__ = ["refine"]
 
@@ -49,19 +46,20 @@ def refine(
     maxq: int,
     scale_dtype: torch.dtype | None = torch.float16,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes, scales and the diagonal of `E H_damped E^T [out]` after `passes` passes. The arguments are not changed."""
-    H = F.H.to(Wt.dtype, copy=True)
-    H.diagonal()[F.dead] = 1
-    H.diagonal().add_(F.damp)
+    """Improve codes and scales by `passes` rounds of coordinate descent; the arguments are not changed.
+
+    Returns codes and scales, shaped as they came, and the diagonal of `E H_damped E^T [out]`.
+    """
     order = torch.argsort(g_idx, stable=True)  # the columns of a group side by side
     in_order = bool((order == torch.arange(len(order), device=order.device)).all())
+    H = _damped(F, Wt.dtype, None if in_order else order)
     if not in_order:
-        H, Wt, Ct = H[order][:, order], Wt[order], Ct[order]
+        Wt, Ct = Wt[order], Ct[order]
     Ct, scales = Ct.clone(), scales.clone()
     group = Wt.shape[0] // scales.shape[0]
     Et = Wt - Ct * scales.repeat_interleave(group, 0)
     step = min(group, RUN)
-    diagonal: list[float] = H.diagonal().tolist()  # pyright: ignore
+    diagonal = numbers(H.diagonal())
     for _ in range(passes):
         for a in range(0, len(Wt), step):
             b = min(a + step, len(Wt), (a // group + 1) * group)
@@ -86,6 +84,14 @@ def refine(
     return Ct, scales, noise
 
 
+def _damped(F: Factor, dtype: torch.dtype, order: Tensor | None) -> Tensor:
+    """Copy the Hessian with its damping, its columns in `order` (None: as they stand)."""
+    H = F.H.to(dtype, copy=True)
+    H.diagonal()[F.dead] = 1
+    H.diagonal().add_(F.damp)
+    return H if order is None else H[order][:, order]
+
+
 def _move_scale(scale: Tensor, C: Tensor, H: Tensor, G: Tensor, E: Tensor, scale_dtype: torch.dtype | None) -> None:
     """Step 2 of the module's docstring; changes `scale [out]`, `G` and `E` `[g, out]` in place."""
     HC = H @ C
@@ -95,5 +101,5 @@ def _move_scale(scale: Tensor, C: Tensor, H: Tensor, G: Tensor, E: Tensor, scale
     d = moved - scale
     d = torch.where(d * (2 * slope - d * curve) > 0, d, 0.0)  # what f falls by
     scale += d
-    G -= HC * d
-    E -= C * d
+    G.sub_(HC * d)
+    E.sub_(C * d)

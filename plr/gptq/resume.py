@@ -16,14 +16,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from plr.gptq.execution import Execution
 from plr.gptq.linear import PackedLinear
+from plr.gptq.settings import Settings
+from plr.gptq.typed import open_tensors
 
 __all__ = ["BlockStore", "key_of"]
 
@@ -31,18 +36,31 @@ BUFFERS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def key_of(
-    settings: Mapping[str, Any], sizes: Mapping[str, Sequence[int]], batches: Sequence[Mapping[str, Any]]
+    settings: Settings,
+    execution: Execution,
+    sizes: Mapping[str, Sequence[int]],  # of each layer
+    batches: Sequence[Mapping[str, object]],
 ) -> str:
-    """sha256 of what decides a block's bytes: settings, layers and their sizes, calibration tokens."""
-    digest = hashlib.sha256(
-        json.dumps([dict(settings), {k: list(v) for k, v in sizes.items()}], sort_keys=True).encode()
-    )
+    """Hash (sha256) what decides a block's bytes and reports: settings, layers and their sizes, calibration tokens."""
+    decides = asdict(settings) | {
+        "kernel": execution.kernel,
+        "measure_rtn": execution.measure_rtn,
+        "forward_dtype": str(execution.forward_dtype),
+    }
+    digest = hashlib.sha256(json.dumps([decides, {k: list(v) for k, v in sizes.items()}], sort_keys=True).encode())
     for batch in batches:
         for name, value in sorted(batch.items()):
             if isinstance(value, Tensor):
                 digest.update(f"{name}{tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+                array = cast(_Bytes, value.detach().cpu().contiguous().numpy())  # pyright: ignore[reportUnknownMemberType]
+                digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+class _Bytes(Protocol):
+    """A numpy array, as far as it is used here."""
+
+    def tobytes(self) -> bytes: ...
 
 
 class BlockStore:
@@ -78,11 +96,9 @@ class BlockStore:
 
     def load(self, index: int, names: Sequence[str]) -> tuple[dict[str, PackedLinear], dict[str, Any]] | None:
         """The layers of block `index` and its record; None where there is no whole file of this key."""
-        import torch
-
         path = self._path(index)
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 header = file.metadata() or {}
                 kinds: dict[str, dict[str, Any]] = json.loads(header.get("layers", "{}"))
                 if header.get("key") != self.key or set(kinds) != set(names):

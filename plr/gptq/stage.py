@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
 
 from torch import Tensor
 
-from plr.gptq import correction, factorization, hessian
+from plr.gptq import correction, hessian
 from plr.gptq.errors import WalkError
+from plr.gptq.factorization import Factor, factor_with
+from plr.gptq.settings import Settings
 
 __all__ = ["Stage", "same_tensor"]
 
@@ -16,28 +18,24 @@ __all__ = ["Stage", "same_tensor"]
 class Stage:
     """The Hessian of one distinct input, shared by all layers that are called with it.
 
-    With `correct`, every input holds two batches, one after the other: that of the quantized model and that of the
-    source model. The Hessian is of the first; how they differ is kept beside it (`plr.gptq.correction`).
+    With `input_correction`, every input holds two batches, one after the other: that of the quantized model and that of
+    the source model. The Hessian is of the first; how they differ is kept beside it (`plr.gptq.correction`).
     """
 
-    def __init__(self, name: str, *, correct: bool = False) -> None:
+    def __init__(self, name: str, settings: Settings) -> None:
         self.name = name  # the first of these layers
-        self.correct = correct
+        self.settings = settings
         self.n_tokens = 0
         self.inputs: list[tuple[Tensor, int]] = []  # of each batch, with its version: kept to recognize it again
         self.shift: Tensor | None = None  # [in, in], 2/n sum (x_source - x) x^T
         self._hessian: Tensor | None = None
-        self._factor: factorization.Factor | None = None
-        self._key: tuple[Any, ...] | None = None
 
     def add(self, X: Tensor, rows: Tensor | None, *, keep: bool = True) -> None:
         """Fold in the input of the next batch; `rows [b*t]` says which rows are tokens (None: all)."""
         if keep:
             self.inputs.append((X, X._version))
-        source: Tensor | None = None
-        if self.correct:
-            X, source = X.chunk(2)
-        flat = self._tokens(X, rows)
+        own, source = X.chunk(2) if self.settings.input_correction else (X, None)
+        flat = self._tokens(own, rows)
         if self._hessian is None:
             self._hessian = hessian.empty(flat.shape[1], flat.device)
         if source is not None:
@@ -74,17 +72,16 @@ class Stage:
         """All batches are in."""
         hessian.finish(self.H)
 
-    def factor(self, **options: Any) -> factorization.Factor:
-        """The Hessian made ready to solve with; see `plr.gptq.factorization.factor`. Computed once."""
-        key = tuple(sorted(options.items()))
-        if self._factor is None or key != self._key:
-            self._factor = factorization.factor(self.H, name=self.name, n_samples=self.n_tokens, **options)
-            self._key = key
-        return self._factor
+    @cached_property
+    def factor(self) -> Factor:
+        """The Hessian made ready to solve with, see `plr.gptq.factorization`."""
+        return factor_with(self.settings, self.H, name=self.name, n_samples=self.n_tokens)
 
-    def target(self, W: Tensor, factor: factorization.Factor, strength: float) -> Tensor | None:
+    def target(self, W: Tensor) -> Tensor | None:
         """What the layers of this stage should approximate in the place of `W [out, in]`; None: `W` itself."""
-        return None if self.shift is None else correction.target(W, self.shift, factor, strength)
+        if self.shift is None:
+            return None
+        return correction.target(W, self.shift, self.factor, self.settings.input_correction)
 
 
 def same_tensor(a: Tensor, b: Tensor) -> bool:

@@ -1,10 +1,9 @@
-"""What both walks need around a batch: which rows are tokens, the batch twice, its forward's dtype, two models in one layer."""
+"""Batch helpers of both walks: token mask, doubling for input correction, autocast, a layer that serves both halves."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from plr.gptq.errors import WalkError
 from plr.gptq.layers import Layers
 
-__all__ = ["both_streams", "check_all_reached", "forward_in", "prepare", "token_rows"]
+__all__ = ["Batch", "both_streams", "check_all_reached", "forward_in", "prepare", "token_rows"]
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, object]
 
 
 def check_all_reached(layers: Layers) -> None:
@@ -44,22 +43,22 @@ def both_streams(packed: nn.Module, linear: nn.Module) -> Generator[None]:
         packed.__dict__.pop("forward", None)
 
 
-def forward_in(dtype: torch.dtype | None, device: torch.device) -> Any:
+def forward_in(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
     """Autocast to `dtype` on `device`; nothing for None and float32."""
     if dtype is None or dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
-def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, Any]:
+def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, object]:
     """The batch on `device` without labels; with `twice`, every tensor of its size twice, one after the other."""
     size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
 
-    def ready(value: Any) -> Any:
+    def ready(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
-        value = value.to(device)
-        return torch.cat([value, value]) if twice and value.dim() and value.shape[0] == size else value
+        here = value.to(device)
+        return torch.cat([here, here]) if twice and here.dim() and here.shape[0] == size else here
 
     return {key: ready(value) for key, value in batch.items() if key != "labels"}
 

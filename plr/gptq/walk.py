@@ -21,53 +21,36 @@ data-dependent order and layers shared between blocks are an error, not a guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from plr.gptq.blocks import check_targets, features, find_targets, named_modules
-from plr.gptq.errors import GPTQError, WalkError
-from plr.gptq.layers import Layers, ModuleReport, Progress, Settings
+from plr.gptq.errors import WalkError
+from plr.gptq.execution import Execution, Options, settings_and_execution
+from plr.gptq.layers import Layers, ModuleReport, Progress
+from plr.gptq.lowmem import LowMemoryWalk
 from plr.gptq.resume import BlockStore, key_of
+from plr.gptq.settings import Settings
 from plr.gptq.stage import Stage
-from plr.gptq.streams import both_streams, check_all_reached, forward_in, prepare, token_rows
+from plr.gptq.streams import Batch, both_streams, check_all_reached, forward_in, prepare, token_rows
 from plr.gptq.suspend import Suspended
 
-__all__ = ["METHODS", "ModuleReport", "quantize_model"]
-
-METHODS = ("gptq", "rtn")
-Batch = Mapping[str, Any]
+__all__ = ["ModuleReport", "quantize_model"]
 
 
 def quantize_model(
     model: nn.Module,
     batches: Sequence[Batch],
     *,
-    bits: int,
-    group_size: int = 128,
-    sym: bool = True,
-    desc_act: bool = False,
-    static_groups: bool = False,
-    act_group_aware: bool = False,
-    damp_percent: float = 0.01,
-    block_size: int = 128,
-    grid: str = "minmax",
-    refine_passes: int = 0,
-    input_correction: float = 0.0,
-    method: str = "gptq",
-    kernel: str = "dequantized",
-    measure_rtn: bool = True,
-    on_progress: Progress | None = None,
+    settings: Settings | None = None,
+    execution: Execution | None = None,
     skip: Sequence[str] = ("lm_head",),
-    forward_dtype: torch.dtype | None = None,
-    work: Path | None = None,
-    low_memory: bool = False,
-    device: torch.device | str | None = None,
+    on_progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> list[ModuleReport]:
     """Replace the linear layers in the transformer blocks of `model`, in place, by `PackedLinear`.
 
@@ -77,20 +60,10 @@ def quantize_model(
         batches: keyword arguments of the model's forward: `input_ids [b, t]`, and `attention_mask [b, t]` where there
             is padding (1: a token; rows of 0 stay out of the Hessian). May be empty for `method="rtn"`: errors are then
             None.
-        bits, group_size, sym, desc_act, static_groups, act_group_aware, damp_percent, block_size, grid, refine_passes:
-            see `plr.gptq.solver.gptq_solve`.
-        input_correction: 0 to 1, see `plr.gptq.correction`; above 0 costs a second forward.
-        method: "gptq", or "rtn" (round to nearest).
-        kernel: of the new layers, see `PackedLinear`.
-        measure_rtn: report the error of rounding to nearest beside GPTQ's (costs a few per cent).
-        on_progress: called after each layer with (layers done, layers in all, report).
+        settings, execution: how layers are quantized, and how that is carried out; or their fields as keywords, those of
+            either: `bits=4, group_size=64, low_memory=True`. See `Settings` and `Execution`.
         skip: layers to leave dense: dotted names, ends of them, or globs.
-        forward_dtype: run the forward under autocast to this dtype; weights, Hessians and the solver stay as they are.
-        work: a folder that survives a kill: finished blocks are kept there, and a later call with the same arguments
-            goes on after them and ends with the same bytes.
-        low_memory: hold one block and one batch instead of the activations of all batches, which go to files in `work`
-            (or in a temporary folder); slower, with the same result. See `plr.gptq.lowmem`.
-        device: for `low_memory`: where blocks are computed; the model stays where it is. None: where the model is.
+        on_progress: called after each layer with (layers done, layers in all, report).
 
     Returns:
         A report for each layer, in the order they were reached.
@@ -101,48 +74,26 @@ def quantize_model(
             be told.
         HessianError: a layer that cannot be solved. The layers before it are quantized by then: discard the model.
     """
-    if method not in METHODS:
-        raise GPTQError(f"method={method!r} was given.", f"one of {', '.join(METHODS)}.", "use 'gptq'.")
-    if method == "gptq" and not batches:
+    settings, execution = settings_and_execution(settings, execution, options)
+    if settings.method == "gptq" and not batches:
         raise WalkError("No calibration batches were given.", "at least one.", "pass samples, or use method='rtn'.")
-    if not 0 <= input_correction <= 1:
-        raise GPTQError(f"input_correction={input_correction} was given.", "0 to 1.", "use 0.5.")
     targets = find_targets(model, skip)
-    check_targets(targets, bits=bits, group_size=group_size)
-    settings = Settings(
-        bits=bits,
-        group_size=group_size,
-        sym=sym,
-        desc_act=desc_act,
-        static_groups=static_groups,
-        act_group_aware=act_group_aware,
-        damp_percent=damp_percent,
-        block_size=block_size,
-        grid=grid,
-        refine_passes=refine_passes,
-        input_correction=input_correction,
-        method=method,
-        kernel=kernel,
-        measure_rtn=measure_rtn,
-    )
+    check_targets(targets, bits=settings.bits, group_size=settings.group_size)
     store = None
-    if work is not None:
+    if execution.work is not None:
         sizes = {name: features(linear) for name, linear in targets.items()}
-        key = key_of(asdict(settings) | {"forward_dtype": str(forward_dtype)}, sizes, batches)
-        store = BlockStore(work / "blocks", key)
-    layers = Layers(model, targets, settings, on_progress=on_progress, store=store)
+        store = BlockStore(execution.work / "blocks", key_of(settings, execution, sizes, batches))
+    layers = Layers(model, targets, settings, execution, on_progress=on_progress, store=store)
     if not batches:
         for name in targets:
             layers.solve(name, None)
         return layers.reports
     with torch.no_grad(), _evaluation(model):
-        if low_memory:
-            from plr.gptq.lowmem import LowMemoryWalk
-
-            LowMemoryWalk(layers, batches, work=work, device=device, forward_dtype=forward_dtype).run()
+        if execution.low_memory:
+            LowMemoryWalk(layers, batches).run()
         else:
             layers.resume()
-            _Walk(layers, batches, forward_dtype).run()
+            _Walk(layers, batches).run()
     return layers.reports
 
 
@@ -154,17 +105,16 @@ class _Arrival(NamedTuple):
 
 
 class _Finished(BaseException):
-    """Ends a batch's forward after the last block: the head has nothing to say to calibration."""
+    """Raised after the last block to end a batch's forward early: the head is not calibrated."""
 
 
 class _Walk:
     """Runs all batches from gate to gate; see the module's docstring."""
 
-    def __init__(self, layers: Layers, batches: Sequence[Batch], forward_dtype: torch.dtype | None) -> None:
+    def __init__(self, layers: Layers, batches: Sequence[Batch]) -> None:
         self.layers = layers
         self.model = layers.model
         self.correct = layers.settings.input_correction > 0
-        self.forward_dtype = forward_dtype
         self.device = next(self.model.parameters()).device
         self.rows = [token_rows(batch) for batch in batches]
         self.batches = [prepare(batch, self.device, twice=self.correct) for batch in batches]
@@ -195,7 +145,7 @@ class _Walk:
             while (arrivals := self._advance()) is not None:
                 name = arrivals[0].name
                 if stage is None or not stage.sees([a.X for a in arrivals]):
-                    stage = Stage(name, correct=self.correct)
+                    stage = Stage(name, layers.settings)
                     for arrival, rows in zip(arrivals, self.rows, strict=True):
                         stage.add(arrival.X, rows)
                     stage.close()
@@ -228,7 +178,7 @@ class _Walk:
     def _forward(self, i: int) -> Callable[[Callable[[_Arrival], None]], None]:
         def run(pause: Callable[[_Arrival], None]) -> None:
             self.pauses[i] = pause
-            with suppress(_Finished), forward_in(self.forward_dtype, self.device):
+            with suppress(_Finished), forward_in(self.layers.execution.forward_dtype, self.device):
                 self.model(**self.batches[i])
 
         return run
@@ -251,7 +201,7 @@ class _Walk:
         return forward
 
     def _count(self, name: str) -> Callable[..., None]:
-        def before(*_: Any) -> None:
+        def before(*_: object) -> None:
             calls = self.calls[self.running]
             if name in calls:
                 raise _called_twice(name)
@@ -259,7 +209,7 @@ class _Walk:
 
         return before
 
-    def _after_last_block(self, *_: Any) -> None:
+    def _after_last_block(self, *_: object) -> None:
         if len(self.calls[self.running]) == len(self.gates):
             raise _Finished
 
@@ -272,19 +222,25 @@ def _called_twice(name: str) -> WalkError:
     )
 
 
+class _Cached(Protocol):
+    """A configuration of transformers, as far as it is used here."""
+
+    use_cache: bool | None
+
+
 @contextmanager
 def _evaluation(model: nn.Module) -> Generator[None]:
-    """Eval mode without a KV cache; both as before afterwards."""
+    """Put `model` into eval mode without a KV cache; both as before afterwards."""
     training = {name for name, module in named_modules(model) if module.training}
-    config = getattr(model, "config", None)
-    use_cache = getattr(config, "use_cache", None)
+    config = cast(_Cached | None, getattr(model, "config", None))
+    use_cache: bool | None = getattr(config, "use_cache", None)
     model.eval()
-    if use_cache is not None:
-        config.use_cache = False  # pyright: ignore[reportOptionalMemberAccess]
+    if config is not None and use_cache is not None:
+        config.use_cache = False
     try:
         yield
     finally:
         for name, module in named_modules(model):  # by name: layers have been replaced
             module.training = name in training
-        if use_cache is not None:
-            config.use_cache = use_cache  # pyright: ignore[reportOptionalMemberAccess]
+        if config is not None and use_cache is not None:
+            config.use_cache = use_cache

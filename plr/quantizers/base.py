@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["Execution", "Quantizer", "check_settings", "quantizers"]
+__all__ = ["Execution", "Quantizer", "at_default", "check_settings", "quantizers"]
+
+PASSED_OVER = ("method", "bits", "damp_percent", "block_size", "calibration", "gate_task", "gate_text")
+"""Settings that ask for nothing a method could lack (``Quantizer.check``), or that it is chosen by."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,15 @@ class Quantizer(ABC):
         ``batches`` are dicts of input_ids and attention_mask, int64 [b, t]. ``execution`` may be passed over by a
         method that has no use for it. Returns what is to be recorded per module.
         """
+
+
+def at_default(*takes: str) -> dict[str, tuple[Any, ...]]:
+    """Limit every setting to its default, but those that a method ``takes`` and those it may pass over (``PASSED_OVER``).
+
+    For ``check_settings``: so a setting that is new to ``Quantization`` is refused by each method that does not name it.
+    """
+    named = {*takes, *PASSED_OVER}
+    return {name: (field.default,) for name, field in Quantization.model_fields.items() if name not in named}
 
 
 def check_settings(method: str, spec: Quantization, takes: Mapping[str, Sequence[Any]]) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError
-from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, at_default, check_settings, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -45,18 +45,13 @@ __all__ = ["BitsAndBytesQuantizer", "dense_layer", "is_bitsandbytes", "load_bits
 
 THRESHOLD = 6.0
 """LLM.int8()'s: inputs as large as this stay in 16 bits."""
-_NOT_OURS: dict[str, tuple[Any, ...]] = {
-    "sym": (True,),
-    "desc_act": (False,),
-    "static_groups": (False,),
-    "act_group_aware": (False,),
-    "grid": ("minmax",),
-    "refine_passes": (0,),
-    "input_correction": (0.0,),
-}
 _TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "nf4": {"bits": (4,), "group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096), **_NOT_OURS},
-    "int8": {"bits": (8,), "group_size": (-1,), **_NOT_OURS, "double_quant": (False,)},
+    "nf4": {
+        "bits": (4,),
+        "group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096),
+        **at_default("group_size", "double_quant"),
+    },
+    "int8": {"bits": (8,), "group_size": (-1,), **at_default("group_size")},
 }
 _SHARD = "5GB"
 

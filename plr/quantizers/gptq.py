@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plr.core.specs import Quantization
 from plr.errors import ModelError, UsageError
-from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, at_default, check_settings, quantizers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from plr.gptq import ModuleReport
+    from plr.gptq import ModuleReport, Settings
 
 __all__ = ["GPTQQuantizer"]
 
 _TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
     "gptq": {"double_quant": (False,)},
-    "rtn": {
-        "desc_act": (False,),
-        "static_groups": (False,),
-        "act_group_aware": (False,),
-        "grid": ("minmax", "mse"),
-        "refine_passes": (0,),
-        "input_correction": (0.0,),
-        "double_quant": (False,),
-    },
+    "rtn": {**at_default("group_size", "sym"), "grid": ("minmax", "mse")},
 }
 
 
@@ -62,7 +54,9 @@ class GPTQQuantizer(Quantizer):
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
+        from plr.gptq import Execution as Walk
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
+        from plr.gptq.checkpoint import beyond_format
 
         how = execution or Execution()
         told: list[int] = []  # layers done at each report: the first is more than one where an earlier run left blocks
@@ -72,42 +66,27 @@ class GPTQQuantizer(Quantizer):
             if on_progress is not None:
                 on_progress(done, total)
 
-        knobs = {
-            "bits": spec.bits,
-            "group_size": spec.group_size,
-            "sym": spec.sym,
-            "desc_act": spec.desc_act,
-            "static_groups": spec.static_groups,
-            "damp_percent": spec.damp_percent,
-        }
-        search = {
-            "act_group_aware": spec.act_group_aware,
-            "grid": spec.grid,
-            "refine_passes": spec.refine_passes,
-            "input_correction": spec.input_correction,
-        }
+        settings = settings_of(spec, self.method)
+        kernel = "packed" if how.low_memory else "dequantized"
         try:
             reports = quantize_model(
-                model,
-                list(batches),
-                **knobs,
-                **search,
-                block_size=spec.block_size,
-                method=self.method,
-                kernel="packed" if how.low_memory else "dequantized",
-                on_progress=progress,
-                forward_dtype=how.forward_dtype,
-                work=how.work,
-                low_memory=how.low_memory,
-                device=how.device,
+                model, batches, settings=settings, execution=Walk(**vars(how), kernel=kernel), on_progress=progress
             )
-            save_checkpoint(model, folder, **knobs, meta={"quantizer": "plr", "method": self.method, **search})
+            save_checkpoint(model, folder, settings=settings, meta=beyond_format(settings))
         except GPTQError as error:
             raise ModelError(str(error)) from error
         return {
             "modules": [asdict(report) for report in reports],
             "resumed_from_layer": told[0] if told and told[0] > 1 else 0,
         }
+
+
+def settings_of(spec: Quantization, method: Literal["gptq", "rtn"]) -> Settings:
+    """Read the knobs of plr's own GPTQ off ``spec``, by the names of their fields."""
+    from plr.gptq import Settings
+
+    knobs = {field.name: getattr(spec, field.name) for field in fields(Settings)}
+    return Settings(**{**knobs, "method": method})
 
 
 quantizers.register("gptq")(GPTQQuantizer("gptq"))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from plr.gptq import affine, factorization, hessian
+from plr.gptq import affine, hessian
 from plr.gptq.errors import GPTQError, GroupSizeError, HessianError
+from plr.gptq.factorization import factor
 from plr.gptq.solver import gptq_solve, rtn_solve
 
 from .conftest import make_hessian
@@ -177,7 +178,7 @@ def test_dead_inputs_get_the_code_of_zero_and_do_not_disturb_the_rest() -> None:
 
 def test_a_factor_serves_every_layer_with_the_same_input() -> None:
     H = make_hessian(32)
-    shared = factorization.factor(H, damp_percent=0.05, desc_act=True)
+    shared = factor(H, damp_percent=0.05, desc_act=True)
     for rows in (4, 9):
         W = torch.randn(rows, 32, dtype=torch.float64)
         alone = gptq_solve(W, H, bits=4, group_size=8, damp_percent=0.05, desc_act=True)
@@ -190,7 +191,7 @@ def test_factor_holds_the_upper_cholesky_factor_of_the_inverse(n: int) -> None:
     H = make_hessian(n)
     damped = H + 0.01 * H.diagonal().mean() * torch.eye(n, dtype=H.dtype)
     expected = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
-    torch.testing.assert_close(factorization.factor(H).U, expected)
+    torch.testing.assert_close(factor(H).U, expected)
 
 
 def test_inputs_are_not_changed() -> None:
@@ -235,7 +236,7 @@ def test_a_rank_deficient_hessian_without_damping_does_not_fall_back() -> None:
 @pytest.mark.parametrize(("value", "message"), [(float("nan"), "holds inf or NaN"), (0.0, "is all zeros")])
 def test_a_hessian_without_data_is_an_error(value: float, message: str) -> None:
     with pytest.raises(HessianError, match=rf"Hessian of q {message} over 5 rows"):
-        factorization.factor(torch.full((4, 4), value), name="q", n_samples=5)
+        factor(torch.full((4, 4), value), name="q", n_samples=5)
 
 
 def test_weights_that_are_not_finite_are_an_error() -> None:

@@ -155,16 +155,16 @@ def test_each_layer_is_applied_exactly_once_to_each_batch_and_the_head_never() -
 def test_layers_with_the_same_input_share_one_hessian(
     name: str, shared: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plr.gptq import factorization, stage
+    from plr.gptq import stage
 
     factored: list[str] = []
-    original = factorization.factor
+    original = stage.factor_with
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         factored.append(kwargs["name"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(stage.factorization, "factor", counted)
+    monkeypatch.setattr(stage, "factor_with", counted)
     # OPT asks for q, k, v in an order of its own: the first one asked owns the Hessian.
     reports = quantize_model(make_model(name), make_batches(), bits=4, group_size=32)
     last = [r.name.rpartition(".")[2] for r in reports if r.shared_input]

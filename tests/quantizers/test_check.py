@@ -157,3 +157,43 @@ def test_a_folder_that_is_no_k_bit_checkpoint_of_ours(config: str | None, messag
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelError, match=message):
         load_quantized(tmp_path, dtype=torch.float32, device="cpu")
+
+
+# A value other than the default of every setting that asks for something, and the methods that can do it.
+ASKS: dict[str, tuple[Any, set[str]]] = {
+    "group_size": (64, {"gptq", "rtn", "gptqmodel", "nf4"}),
+    "sym": (False, {"gptq", "rtn", "gptqmodel"}),
+    "desc_act": (True, {"gptq", "gptqmodel"}),
+    "static_groups": (True, {"gptq", "gptqmodel"}),
+    "act_group_aware": (True, {"gptq", "gptqmodel"}),
+    "grid": ("mse", {"gptq", "rtn"}),
+    "refine_passes": (1, {"gptq"}),
+    "input_correction": (0.5, {"gptq"}),
+    "double_quant": (True, {"nf4"}),
+}
+
+
+@pytest.mark.parametrize("method", SPECS)
+def test_what_a_method_does_not_do_it_refuses(method: str) -> None:
+    from plr.quantizers.base import PASSED_OVER
+
+    assert ASKS.keys() == Quantization.model_fields.keys() - {*PASSED_OVER}, "a new setting belongs in one of them"
+    for name, (value, able) in ASKS.items():
+        spec = Quantization(method=method, **{**SPECS[method], name: value})
+        if method in able:
+            quantizers.get(method).check(spec)
+        else:
+            with pytest.raises(UsageError, match=f"{method} cannot carry out {name}"):
+                quantizers.get(method).check(spec)
+
+
+def test_every_knob_of_the_solver_is_read_off_the_field_of_its_name() -> None:
+    from plr.quantizers.gptq import settings_of
+
+    over = {"bits": 3, "group_size": 32, "sym": False, "act_group_aware": True, "static_groups": True, "grid": "mse"}
+    over |= {"damp_percent": 0.2, "block_size": 64, "refine_passes": 3, "input_correction": 0.25}
+    spec = Quantization(**over)  # type: ignore[arg-type]
+    settings = settings_of(spec, "rtn")
+    assert {name: getattr(settings, name) for name in over} == over
+    assert (settings.method, settings.desc_act) == ("rtn", False)
+    assert {*vars(settings)} <= Quantization.model_fields.keys()
