@@ -199,6 +199,12 @@ def test_gptq_knows_nothing_of_plr() -> None:
             )
 
 
+def test_core_knows_nothing_of_gptq() -> None:
+    for path in (ROOT / "core").glob("*.py"):
+        for line, target in imports(ast.parse(path.read_text()), top_level_only=False):
+            assert not target.startswith("plr.gptq"), f"{path.name}:{line} imports {target}"
+
+
 def test_planning_a_study_loads_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from plr.study import Study, load_study; from plr.core.store import Store;"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plr.bases.heads import graft, is_encoder, load_classifier
 from plr.bases.resolve import model_path
 from plr.core.quiet import silenced
-from plr.core.runtime import Runtime
+from plr.core.runtime import Runtime, available_memory
 from plr.core.specs import ModelRef, Quantize, Source
 from plr.core.store import Store
 from plr.errors import ModelError
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Loaded", "load_base", "load_quantized", "load_source", "load_tokenizer", "runtime_dtype"]
+__all__ = ["Loaded", "kernel_for", "load_base", "load_quantized", "load_source", "load_tokenizer", "runtime_dtype"]
+
+DENSE_SHARE = 0.5  # of the free memory, for dense weights; the rest is for activations, the optimizer and the codes
 
 
 @dataclass
@@ -121,7 +123,7 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
         loaded = load_source(base.model, dtype=dtype, device=device, offline=runtime.offline, head=head)
     else:
         folder = store.require(base).path
-        kernel = runtime.kernel_name(folder, itemsize=dtype.itemsize)
+        kernel = kernel_for(runtime, folder, dtype.itemsize)
         model = load_quantized(folder, dtype=dtype, device=device, kernel=kernel)
         if head is None:
             loaded = Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
@@ -174,6 +176,26 @@ def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str
         return load_checkpoint(folder, dtype=dtype, device=device, kernel=kernel).eval()
     except (ValueError, OSError) as error:  # a GPTQError is a ValueError; transformers raises both
         raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+
+
+def kernel_for(runtime: Runtime, folder: Path, itemsize: int) -> Literal["packed", "dequantized"]:
+    """Choose the kernel of the k-bit layers of ``folder``: as asked, or for ``auto`` by the device and its memory.
+
+    On a GPU ``packed``: the codes are read in the kernel, memory is that of k bits. On a CPU ``dequantized``: the weight is
+    unpacked once and kept, which is faster; but ``packed`` where the dense weights, at ``itemsize`` bytes a weight and once for
+    each worker, take more than half of the memory that is free.
+    """
+    if runtime.kernel != "auto":
+        return runtime.kernel
+    if runtime.torch_device() != "cpu":
+        return "packed"
+    free = available_memory()
+    if free is None:
+        return "dequantized"
+    from plr.gptq.checkpoint import dense_bytes
+
+    fits = runtime.workers * dense_bytes(folder, itemsize) <= free * DENSE_SHARE
+    return "dequantized" if fits else "packed"
 
 
 def runtime_dtype(runtime: Runtime) -> torch.dtype:

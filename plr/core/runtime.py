@@ -20,9 +20,6 @@ __all__ = ["Runtime", "available_memory", "default_home", "device_refusal"]
 
 log = logging.getLogger(__name__)
 
-DENSE_SHARE = (
-    0.5  # of the free memory, for dense weights; the other half is for activations, the optimizer and the codes
-)
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -90,25 +87,6 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
             import torch
 
             torch.set_num_threads(self.threads)
-
-    def kernel_name(self, checkpoint: Path | None = None, *, itemsize: int = 4) -> Literal["packed", "dequantized"]:
-        """The kernel of k-bit layers: as asked, or for ``auto`` by the device and its memory.
-
-        On a GPU ``packed``: the codes are read in the kernel, memory is that of k bits. On a CPU ``dequantized``: the weight is
-        unpacked once and kept, which is faster; but ``packed`` where the dense weights of ``checkpoint`` (a folder), at
-        ``itemsize`` bytes a weight and once for each worker, take more than half of the memory that is free.
-        """
-        if self.kernel != "auto":
-            return self.kernel
-        if self.torch_device() != "cpu":
-            return "packed"
-        free = available_memory()
-        if checkpoint is None or free is None:
-            return "dequantized"
-        from plr.gptq.checkpoint import dense_bytes
-
-        fits = self.workers * dense_bytes(checkpoint, itemsize) <= free * DENSE_SHARE
-        return "dequantized" if fits else "packed"
 
 
 @cache

@@ -247,13 +247,13 @@ def _scored_here(
 def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec | None) -> Loaded:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from plr.bases.load import load_quantized, load_tokenizer, runtime_dtype
+    from plr.bases.load import kernel_for, load_quantized, load_tokenizer, runtime_dtype
 
     path, dtype, device = served(step, store), runtime_dtype(runtime), runtime.torch_device()
     assert isinstance(step.target, Restore)
     model: Any
     if step.target.mode == "requantize":
-        kernel = runtime.kernel_name(path, itemsize=dtype.itemsize)
+        kernel = kernel_for(runtime, path, dtype.itemsize)
         model = load_quantized(path, dtype=dtype, device=device, kernel=kernel)
     else:
         auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification

@@ -1,4 +1,4 @@
-"""Which kernel k-bit layers get, and how much memory there is for it."""
+"""How much memory there is, and which devices compute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from plr.cli import doctor
 from plr.core import runtime
 from plr.core.runtime import Runtime, available_memory, device_refusal
 from plr.errors import UsageError
-
-CPU = Runtime(device="cpu")
 
 
 def a_machine(folder: Path, monkeypatch: pytest.MonkeyPatch, *, free: int, **container: str) -> None:
@@ -44,33 +42,6 @@ def test_where_the_system_does_not_say_nothing_is_guessed(tmp_path: Path, monkey
     monkeypatch.setattr(runtime, "MEMINFO", tmp_path / "none")
     monkeypatch.setattr(runtime, "CGROUP", tmp_path / "none")
     assert available_memory() is None
-    assert CPU.kernel_name(tmp_path) == "dequantized"
-
-
-@pytest.mark.parametrize(
-    ("workers", "itemsize", "kernel"),
-    [(1, 4, "dequantized"), (2, 4, "packed"), (2, 2, "dequantized"), (3, 2, "packed"), (1, 8, "packed")],
-)
-def test_dense_weights_are_kept_on_a_cpu_if_they_take_half_of_its_free_memory(
-    workers: int, itemsize: int, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from plr.gptq import checkpoint
-
-    a_machine(tmp_path, monkeypatch, free=1000)
-    monkeypatch.setattr(checkpoint, "dense_bytes", lambda folder, itemsize: 100 * 1024 * itemsize)
-    machine = Runtime(device="cpu", workers=workers)
-    assert machine.kernel_name(tmp_path, itemsize=itemsize) == kernel
-    assert machine.kernel_name() == "dequantized"
-
-
-@pytest.mark.parametrize("kernel", ["packed", "dequantized"])
-def test_a_kernel_that_was_asked_for_is_taken(kernel: str, tmp_path: Path) -> None:
-    assert Runtime(device="cpu", kernel=kernel).kernel_name(tmp_path) == kernel  # pyright: ignore[reportArgumentType]
-
-
-def test_on_a_gpu_the_codes_are_read_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runtime, "torch_device", lambda self: "cuda")
-    assert Runtime().kernel_name() == "packed"
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""One value for the knobs: the same through every door, hashed as it always was, and no circle between files."""
+"""One value for the knobs: the same through every door, and hashed as it always was."""
 
 from __future__ import annotations
 
-import ast
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -10,7 +9,6 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
-import plr.gptq
 from plr.gptq import Execution, GPTQError, Settings, gptq_solve, quantize_model, rtn_solve, save_checkpoint
 from plr.gptq.checkpoint import FORMAT, SPEED, beyond_format
 from plr.gptq.execution import Options, settings_and_execution
@@ -119,19 +117,3 @@ def test_the_key_of_a_killed_run_is_what_it_was() -> None:
     batch = {"input_ids": torch.arange(6).view(2, 3), "use": 1}
     key = key_of(settings, execution, {"model.layers.0.q": (8, 4)}, [batch])
     assert key == "5b92a3956acc5a5cf0bdacc219c263d01b1253735c9183baba5761ef9e6e0d72"
-
-
-def test_no_circle_between_files_not_even_for_types() -> None:
-    folder = Path(plr.gptq.__file__).parent
-    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    needs: dict[str, set[str]] = {}
-    for name in names:
-        needs[name] = set()
-        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "plr.gptq":
-                needs[name] |= {alias.name for alias in node.names} & names
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plr.gptq."):
-                needs[name].add((node.module or "").split(".")[2])
-    while ready := {name for name, below in needs.items() if not below & needs.keys()}:
-        needs = {name: below for name, below in needs.items() if name not in ready}
-    assert not needs, f"a circle among {sorted(needs)}"
