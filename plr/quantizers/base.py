@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["Execution", "Quantizer", "at_default", "check_settings", "quantizers"]
+__all__ = ["Execution", "Quantizer", "check_settings", "quantizers"]
 
 PASSED_OVER = ("method", "bits", "damp_percent", "block_size", "calibration", "gate_task", "gate_text")
 """Settings that ask for nothing a method could lack (``Quantizer.check``), or that it is chosen by."""
@@ -71,17 +71,18 @@ class Quantizer(ABC):
         """
 
 
-def at_default(*takes: str) -> dict[str, tuple[Any, ...]]:
-    """Limit every setting to its default, but those that a method ``takes`` and those it may pass over (``PASSED_OVER``).
+def check_settings(
+    method: str, spec: Quantization, takes: Mapping[str, Sequence[Any]], *, free: Sequence[str] | None = None
+) -> None:
+    """Raise ``UsageError`` that names every field of ``spec`` whose value is not among those ``method`` takes.
 
-    For ``check_settings``: so a setting that is new to ``Quantization`` is refused by each method that does not name it.
+    With ``free``, the fields that may have any value, all others but ``PASSED_OVER`` have to be left at their default unless
+    ``takes`` says otherwise: so a field that is new to ``Quantization`` is refused by each method that does not name it.
     """
-    named = {*takes, *PASSED_OVER}
-    return {name: (field.default,) for name, field in Quantization.model_fields.items() if name not in named}
-
-
-def check_settings(method: str, spec: Quantization, takes: Mapping[str, Sequence[Any]]) -> None:
-    """Raise ``UsageError`` that names every field of ``spec`` whose value is not among those ``method`` takes."""
+    if free is not None:
+        named = {*takes, *free, *PASSED_OVER}
+        defaults = {name: (field.default,) for name, field in type(spec).model_fields.items() if name not in named}
+        takes = {**takes, **defaults}
     wrong = [name for name, values in takes.items() if getattr(spec, name) not in values]
     if wrong:
         first = wrong[0]

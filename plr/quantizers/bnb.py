@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError
-from plr.quantizers.base import Execution, Quantizer, at_default, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -46,13 +46,10 @@ __all__ = ["BitsAndBytesQuantizer", "dense_layer", "is_bitsandbytes", "load_bits
 THRESHOLD = 6.0
 """LLM.int8()'s: inputs as large as this stay in 16 bits."""
 _TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "nf4": {
-        "bits": (4,),
-        "group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096),
-        **at_default("group_size", "double_quant"),
-    },
-    "int8": {"bits": (8,), "group_size": (-1,), **at_default("group_size")},
+    "nf4": {"bits": (4,), "group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096)},
+    "int8": {"bits": (8,), "group_size": (-1,)},
 }
+_FREE = {"nf4": ("double_quant",), "int8": ()}
 _SHARD = "5GB"
 
 
@@ -69,7 +66,7 @@ class BitsAndBytesQuantizer(Quantizer):
         self.method: Literal["nf4", "int8"] = method
 
     def check(self, spec: Quantization) -> None:
-        check_settings(self.method, spec, _TAKES[self.method])
+        check_settings(self.method, spec, _TAKES[self.method], free=_FREE[self.method])
 
     def quantize(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plr.core.specs import Quantization
 from plr.errors import ModelError, UsageError
-from plr.quantizers.base import Execution, Quantizer, at_default, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from plr.gptq import ModuleReport, Settings
 
 __all__ = ["GPTQQuantizer"]
-
-_TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gptq": {"double_quant": (False,)},
-    "rtn": {**at_default("group_size", "sym"), "grid": ("minmax", "mse")},
-}
 
 
 class GPTQQuantizer(Quantizer):
@@ -36,7 +31,10 @@ class GPTQQuantizer(Quantizer):
         self.needs_calibration = method == "gptq"
 
     def check(self, spec: Quantization) -> None:
-        check_settings(self.method, spec, _TAKES[self.method])
+        if self.method == "rtn":
+            check_settings("rtn", spec, {"grid": ("minmax", "mse")}, free=("group_size", "sym"))
+        else:
+            check_settings("gptq", spec, {"double_quant": (False,)})
         if spec.desc_act and spec.act_group_aware:
             raise UsageError(
                 "desc_act and act_group_aware are two orders of the same columns",

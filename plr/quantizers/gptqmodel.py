@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from plr.core.quiet import import_gptqmodel, silenced
 from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError, UsageError
-from plr.quantizers.base import Execution, Quantizer, at_default, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,8 @@ UNSOLVED = 999999999
 _TAKES: dict[str, tuple[Any, ...]] = {
     "group_size": (-1, 16, 32, 64, 128, 256, 512, 1024),
     "block_size": (128,),
-    **at_default("group_size", "sym", "desc_act", "static_groups", "act_group_aware"),
 }
+_FREE = ("sym", "desc_act", "static_groups", "act_group_aware")
 _KEPT = ("config.json", "quantize_config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -53,7 +53,7 @@ class GPTQModelQuantizer(Quantizer):
     needs_calibration = True
 
     def check(self, spec: Quantization) -> None:
-        check_settings("gptqmodel", spec, _TAKES)
+        check_settings("gptqmodel", spec, _TAKES, free=_FREE)
         if spec.act_group_aware and (spec.desc_act or spec.group_size == -1):
             other = "desc_act" if spec.desc_act else "group_size -1"
             raise UsageError(
