@@ -29,7 +29,9 @@ def blocks(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Draw the block scores to this .svg file; of several, one each."),
+        typer.Option(
+            "--output", "-o", help="Draw the block scores to this .svg file, and PNG beside it; of several, one each."
+        ),
     ] = None,
     compose_to: Annotated[
         Path | None,
@@ -103,14 +105,13 @@ def _numbers(weights: str | None) -> list[float] | None:
 
 
 def _draw(found: list[SparseAdapter], output: Path) -> list[Path]:
-    from plr.core.store import write_atomic
     from plr.report.figures.blocks import blocks_figure
+    from plr.report.figures.write import write_figure
 
     numbered = [output.with_name(f"{output.stem}-{index}.svg") for index in range(1, len(found) + 1)]
     files = [output] if len(found) == 1 else numbered
-    for adapter, file in zip(found, files, strict=True):
-        write_atomic(file, blocks_figure(adapter))
-    return files
+    drawn = zip(found, files, strict=True)
+    return [path for adapter, file in drawn for path in write_figure(blocks_figure(adapter), file)]
 
 
 def _print_adapter(adapter: SparseAdapter, rows: list[dict[str, Any]], depths: list[dict[str, Any]]) -> None:
@@ -145,7 +146,7 @@ def _print_adapter(adapter: SparseAdapter, rows: list[dict[str, Any]], depths: l
 
 
 def _print_rest(pairs: list[dict[str, Any]], files: list[Path], made: dict[str, Any] | None) -> None:
-    from plr.cli.show import console
+    from plr.cli.show import console, print_files
 
     out = console()
     for pair in pairs:
@@ -163,8 +164,7 @@ def _print_rest(pairs: list[dict[str, Any]], files: list[Path], made: dict[str, 
                 "  both began from the same draw of scores: what they share is mostly that draw. Train with other seeds to"
             )
             out.print("  see what the tasks choose.")
-    for file in files:
-        out.print(str(file), highlight=False)
+    print_files(files)
     if made is not None:
         text = f"the sum of {made['adapters']} adapters: {made['blocks']} blocks in {made['modules']} modules"
         out.print(f"[bold]composed[/bold] {made['folder']}  {text}", highlight=False)

@@ -22,7 +22,8 @@ def compare(
     study: Annotated[Path, typer.Argument(help="A study file, e.g. configs/studies/quickstart.yaml.")],
     set_: Set = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for compare.md and compare.svg (default: runs/STUDY).")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for compare.md, compare.svg and .png (default: runs/STUDY)."),
     ] = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -31,7 +32,7 @@ def compare(
 
     Example: [bold]plr compare configs/studies/quickstart.yaml[/bold]
     """
-    from plr.cli.show import console, emit
+    from plr.cli.show import emit, print_files
     from plr.core.runtime import default_home
     from plr.core.store import Store
     from plr.report.cells import ResultSet
@@ -69,10 +70,8 @@ def compare(
         found = [{key: getattr(row, key) for key in keys} for row in rows]
         emit({"study": work.name, "rows": found, "files": {name: str(path) for name, path in files.items()}})
         return
-    out = console()
     _print(rows)
-    for path in files.values():
-        out.print(str(path), highlight=False)
+    print_files(files.values())
 
 
 def _print(rows: list[CostRow]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plr.core.specs import Step
@@ -15,7 +16,7 @@ from plr.engines.plan import Event
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Watcher", "artifact_json", "console", "emit", "size", "span", "watch"]
+__all__ = ["Watcher", "artifact_json", "console", "emit", "print_files", "size", "span", "watch"]
 
 # How much longer one kind of step takes than another, until the run itself has told.
 _WEIGHTS = {"base": 4.0, "adapter": 10.0, "restored": 1.0, "result": 2.0}
@@ -30,6 +31,18 @@ def console(*, stderr: bool = False) -> Console:
 def emit(value: Any) -> None:
     """Print JSON to standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_files(files: Iterable[Path], lead: str = "") -> None:
+    """Print the paths of written files, and how to get PNG where a figure is there as SVG alone."""
+    from plr.report.figures.write import PNG_HINT
+
+    paths = list(files)
+    for path in paths:
+        console().print(f"{lead}{path}", highlight=False)
+    kinds = {path.suffix for path in paths}
+    if ".svg" in kinds and ".png" not in kinds:
+        console().print(PNG_HINT, highlight=False, markup=False)
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:

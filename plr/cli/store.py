@@ -69,7 +69,8 @@ def list_(
 def show(
     ref: Ref = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw a base's output error over depth to this .svg file.")
+        Path | None,
+        typer.Option("--plot", help="Draw a base's output error over depth to this .svg file, and PNG beside it."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -78,15 +79,14 @@ def show(
     Example: [bold]plr show 3fa9c1 --plot error.svg[/bold]
     """
     from plr.cli.base import HANDLED, print_base
-    from plr.cli.show import console, emit, size, span
+    from plr.cli.show import console, emit, print_files, size, span
     from plr.core.store import MANIFEST
 
     artifact = lab().store.find(ref)
-    if plot is not None:
-        _draw(artifact, plot)
+    drawn = [] if plot is None else _draw(artifact, plot)
     if as_json:
-        drawn = {} if plot is None else {"plot": str(plot)}
-        emit({"path": str(artifact.path), **drawn, **artifact.manifest})
+        files = {} if plot is None else {"plot": str(plot), "plots": [str(file) for file in drawn]}
+        emit({"path": str(artifact.path), **files, **artifact.manifest})
         return
     manifest, out = artifact.manifest, console()
     out.print(f"[bold]{manifest['kind']}[/bold] {artifact.path}", highlight=False)
@@ -103,12 +103,11 @@ def show(
     for name, file in manifest["files"].items():
         out.print(f"  file         {name}  {size(file['size'])}", highlight=False)
     out.print(f"  everything   {artifact.path / MANIFEST}", highlight=False)
-    if plot is not None:
-        out.print(f"  plot         {plot}", highlight=False)
+    print_files(drawn, "  plot         ")
 
 
-def _draw(artifact: Artifact, file: Path) -> None:
-    """Write the figure of a base's output errors.
+def _draw(artifact: Artifact, file: Path) -> list[Path]:
+    """Write the figure of a base's output errors; return its files.
 
     Raises:
         UsageError: no base, a base without measured errors, or no .svg file in a folder that is there.
@@ -116,6 +115,7 @@ def _draw(artifact: Artifact, file: Path) -> None:
     from plr.bases.modules import modules_of
     from plr.errors import UsageError
     from plr.report.figures.bases import error_figure
+    from plr.report.figures.write import write_figure
 
     if artifact.kind != "base":
         raise UsageError(f"{artifact.path.name} is no base: there is no output error to draw", hint="plr ls base")
@@ -127,7 +127,7 @@ def _draw(artifact: Artifact, file: Path) -> None:
             f"{artifact.path.name} has no measured output error to draw",
             hint="errors are measured on calibration data: quantize with a method that takes some",
         )
-    file.write_text(figure, encoding="utf-8")
+    return write_figure(figure, file)
 
 
 def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ def grid(
 
     Example: [bold]plr grid configs/studies/quickstart.yaml --set seeds='[0, 1]'[/bold]
     """
-    from plr.cli.show import console, emit, watch
+    from plr.cli.show import console, emit, print_files, watch
     from plr.core.store import Store
     from plr.report import console_table, write_study
     from plr.study import Study, failed_cells, load_study, raise_if_all_failed
@@ -68,8 +68,7 @@ def grid(
         out = console()
         out.print(console_table(work.results(store, outcome.failed)))
         out.print(f"{made} steps made, {len(plan.cached)} found in {store.home}", highlight=False)
-        for path in files.values():
-            out.print(str(path), highlight=False)
+        print_files(files.values())
     if failed:
         raise CellsFailedError(
             f"{len(failed)} of {len(work.cells)} cells failed; the first: {failed[0][0].label}: {failed[0][1]}",
@@ -83,7 +82,7 @@ def report(study: File, set_: Set = None, output: Out = None, offline: Offline =
 
     Example: [bold]plr report configs/studies/quickstart.yaml[/bold]
     """
-    from plr.cli.show import console, emit
+    from plr.cli.show import console, emit, print_files
     from plr.core.runtime import default_home
     from plr.core.store import Store
     from plr.report import console_table, write_study
@@ -100,8 +99,7 @@ def report(study: File, set_: Set = None, output: Out = None, offline: Offline =
         emit({"study": work.name, "files": {name: str(path) for name, path in files.items()}})
         return
     console().print(console_table(results))
-    for path in files.values():
-        console().print(str(path), highlight=False)
+    print_files(files.values())
 
 
 def _show_plan(work: Any, plan: Any, store: Any, as_json: bool) -> None:

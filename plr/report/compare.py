@@ -67,9 +67,10 @@ def compare_md(rows: Sequence[CostRow], title: str) -> str:
 def write_compare(
     cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, Any]], folder: Path, title: str
 ) -> dict[str, Path]:
-    """Write `compare.md` and, where a cell has both a value and a recorded peak memory, `compare.svg`; where they lie."""
+    """Write `compare.md` and, where a cell has a value and its training was recorded, `compare.svg` and `.png`; where they lie."""
     from plr.core.store import write_atomic
     from plr.report.figures.compare import compare_figure
+    from plr.report.figures.write import write_figure
 
     rows = compare_rows(ResultSet(cells), costs)
     paths = {"costs": folder / "compare.md"}
@@ -77,8 +78,7 @@ def write_compare(
     write_atomic(paths["costs"], compare_md(rows, title))
     figure = compare_figure(rows, title)
     if figure is not None:
-        paths["costs_figure"] = folder / "compare.svg"
-        write_atomic(paths["costs_figure"], figure)
+        paths |= dict(zip(("costs_figure", "costs_image"), write_figure(figure, folder / "compare.svg"), strict=False))
     return paths
 
 

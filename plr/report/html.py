@@ -19,7 +19,9 @@ from plr.adapters.sparse.reading import SparseAdapter
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
-from plr.report.figures.gain import STYLES, Series, gain_chart, marker
+from plr.report.figures.gain import Series, gain_figure
+from plr.report.figures.plot import key_mark
+from plr.report.figures.svg import shape_svg, svg_inside, svg_style
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
 from plr.report.results import Contrast, contrasts, csv_text, gains, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
@@ -90,6 +92,7 @@ def report_html(
         facts=_facts(results, done),
         heats=[(_full_name(line), _heats(results, line)) for line in results.lines() if line.adapter != NO_ADAPTER],
         charts=_charts(results),
+        chart_style=svg_style("svg.chart"),
         stop=stop_words(results),
         contrast_legend=CONTRAST_LEGEND,
         contrast_head=[CONTRAST_HEAD[i] for i in keep],
@@ -232,10 +235,9 @@ def _charts(results: ResultSet) -> list[dict[str, Any]]:
                 kind = "change of" if is_loss(metric) else "gain in"
                 unit_text = "nats per token, lower is better" if is_loss(metric) else "points"
                 label = f"{task}: {kind} {metric} from restoring to 16 bits ({unit_text})"
-                keys = [(index % STYLES, marker(index, 14, 7), one.name) for index, one in enumerate(series)]
-                charts.append(
-                    {"svg": gain_chart(series, metric, label, f"chart{len(charts)}"), "label": label, "keys": keys}
-                )
+                figure = svg_inside(gain_figure(series, metric, label), f"chart{len(charts)}")
+                keys = [(shape_svg(key_mark(index, 0, 7, 28)), one.name) for index, one in enumerate(series)]
+                charts.append({"svg": figure, "label": label, "keys": keys})
     return charts
 
 

@@ -16,6 +16,7 @@ from plr.core.specs import Step
 from plr.core.store import Store
 from plr.engines.plan import Event
 from plr.lab import Lab
+from plr.report.figures.png import can_draw
 
 SMALL = (
     "train.train_limit=64",
@@ -136,6 +137,7 @@ def test_killed_study_goes_on_without_redoing_finished_steps(tmp_path: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted(path.name for path in runs.iterdir()) == [
         "compare.md",
+        *(["compare.png"] if can_draw() else []),
         "compare.svg",
         "report.html",
         "results.csv",

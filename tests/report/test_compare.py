@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,17 @@ from plr.core.store import Store
 from plr.report.cells import ResultSet
 from plr.report.compare import COMPARE_HEAD, compare_md, compare_texts, write_compare
 from plr.report.costs import compare_rows
-from plr.report.figures.compare import compare_figure
+from plr.report.figures import plot
+from plr.report.figures.compare import LEFT, compare_figure
+from plr.report.figures.png import can_draw
+from plr.report.figures.shapes import Dot, Figure, Group, Line, Text
+from plr.report.figures.svg import svg_whole
+from plr.report.figures.write import write_figure
 from plr.study import Cell
 from plr.study.cells import CellResult, Metric
 from plr.study.costs import costs_of
 
+IMAGE = ["compare.png"] if can_draw() else []
 COST = {
     "trainable_parameters": 16_384,
     "updated_parameters": 12_288,
@@ -115,43 +120,93 @@ def test_markdown_says_once_what_all_rows_share(cell: Any) -> None:
     assert "a\\|b" in two
 
 
-def test_picture_places_points_by_memory_and_value(cell: Any) -> None:
-    cells = [cell(16, 16, "1111"), cell(4, 4, "1100"), cell(4, 16, "1110"), cell(2, 2, "0000", adapter="sparse")]
-    costs = {
-        f"{k}{ell}00": COST | {"peak_memory_bytes": memory * 10**6}
-        for k, ell, memory in (("16", "16", 900), ("04", "04", 500), ("04", "16", 500))
-    }
-    rows = compare_rows(ResultSet(cells), costs)
-    svg = compare_figure(rows, "t")
-    assert svg is not None
-    root = ET.fromstring(svg)
-    points = [
-        g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.find("{http://www.w3.org/2000/svg}title") is not None
+def _points(figure: Figure) -> dict[str, tuple[float, float]]:
+    """Tooltip -> place of the mark."""
+    groups = [shape for shape in figure.shapes if isinstance(shape, Group) and shape.tip]
+    return {group.tip: next((dot.x, dot.y) for dot in group.shapes if isinstance(dot, Dot)) for group in groups}
+
+
+def test_picture_places_points_by_trained_parameters_and_value(cell: Any) -> None:
+    cells = [cell(4, 4, "1110", adapter=name) for name in ("vera", "lora", "dora", "lost")]
+    cells += [cell(4, 16, "1100", adapter="lora")]
+    costs = {"040400": COST}
+    sizes = {"vera": 10**3, "lora": 10**4, "dora": 10**5}
+    rows = [
+        replace(row, costs=row.costs | {"trainable_parameters": sizes.get(row.adapter)})
+        for row in compare_rows(ResultSet(cells), costs)
     ]
-    assert len(points) == 3  # the sparse one has no recorded memory
-    at = {g[0].text: (float(g.find("{*}circle").attrib["cx"]), float(g.find("{*}circle").attrib["cy"])) for g in points}  # type: ignore[union-attr]
-    best, low, high = at["LoRA 16 -> 16: 100.00"], at["LoRA 4 -> 4: 50.00"], at["LoRA 4 -> 16: 75.00"]
-    assert low[0] == high[0] < best[0]
-    assert best[1] < high[1] < low[1]
-    assert low[1] - high[1] == pytest.approx(high[1] - best[1], abs=0.11)
+    figure = compare_figure(rows, "t")
+    assert figure is not None
+    at = _points(figure)
+    assert set(at) == {"VeRA 4 -> 4: 75.00", "LoRA 4 -> 4: 75.00", "DoRA 4 -> 4: 75.00", "LoRA 4 -> 16: 50.00"}
+    vera, lora, dora = (at[f"{name} 4 -> 4: 75.00"] for name in ("VeRA", "LoRA", "DoRA"))
+    assert lora[0] - vera[0] == pytest.approx(dora[0] - lora[0])
+    assert lora[0] > vera[0]
+    assert vera[1] == lora[1] < at["LoRA 4 -> 16: 50.00"][1]
+    assert at["LoRA 4 -> 16: 50.00"][0] == lora[0]
+    assert "LoRA 4 -> 16: 50.00, 10,000 trained parameters" in figure.description
+    ET.fromstring(svg_whole(figure))
 
 
-def test_labels_of_equal_points_do_not_overlap(cell: Any) -> None:
-    cells = [cell(k, ell, "10") for k, ell in ((4, 4), (4, 8), (4, 16))]
-    rows = compare_rows(ResultSet(cells), {f"04{ell}00": COST for ell in ("04", "08", "16")})
-    labels = re.findall(r'x="([\d.]+)" y="([\d.]+)"( text-anchor="end")?>4\u2192', compare_figure(rows, "t") or "")
-    places = {(bool(end), float(y)) for _, y, end in labels}
-    assert len(labels) == len(places) == 3
-    for side in (True, False):
-        heights = sorted(y for end, y in places if end is side)
-        assert all(b - a >= 12 for a, b in pairwise(heights))
+def test_adapters_of_one_size_stand_at_the_bits_they_are_served_on(cell: Any) -> None:
+    cells = [cell(4, 4, "1100"), cell(4, 16, "1110"), cell(16, 16, "1111")]
+    rows = compare_rows(ResultSet(cells), {one.fingerprint: COST for one in cells})
+    at = _points(compare_figure(rows, "t") or pytest.fail("no figure"))
+    assert at["LoRA 4 -> 16: 75.00"][0] == at["LoRA 16 -> 16: 100.00"][0] > at["LoRA 4 -> 4: 50.00"][0]
+
+
+def test_front_joins_what_nothing_smaller_reaches(cell: Any) -> None:
+    right = {"a": "1100", "b": "1000", "c": "1110", "d": "1110"}
+    cells = [cell(4, 4, bits, adapter=name) for name, bits in right.items()]
+    rows = [
+        replace(row, costs=row.costs | {"trainable_parameters": 10.0 ** (2 + index)})
+        for index, row in enumerate(compare_rows(ResultSet(cells), {}))
+    ]
+    figure = compare_figure(rows, "t")
+    assert figure is not None
+    at = _points(figure)
+    (front,) = [shape for shape in figure.shapes if isinstance(shape, Line) and shape.style == "front"]
+    assert at["a 4 -> 4: 50.00"] in front.points
+    assert at["c 4 -> 4: 75.00"] in front.points
+    assert at["b 4 -> 4: 25.00"] not in front.points
+    assert front.points[-1] == at["d 4 -> 4: 75.00"]
+
+
+@pytest.mark.parametrize("sizes", [(2e3, 1e6), (1e5, 1.01e5), (1e5, 1e5)])
+def test_names_lie_inside_the_frame_and_do_not_meet(cell: Any, sizes: tuple[float, float]) -> None:
+    cells = [cell(4, 4, "1" * (i % 5) + "0" * (5 - i % 5), adapter=f"method_{i}") for i in range(29)]
+    low, high = sizes
+    rows = [
+        replace(row, costs=row.costs | {"trainable_parameters": low * (high / low) ** (index / 28)})
+        for index, row in enumerate(compare_rows(ResultSet(cells), {}))
+    ]
+    figure = compare_figure(rows, "t")
+    assert figure is not None
+    boxes = []
+    for shape in figure.shapes:
+        if isinstance(shape, Text) and shape.style == "name":
+            boxes.append(plot.Box(shape.x, shape.y - 9, shape.x + 6.2 * len(shape.text), shape.y + 2))
+    assert len(boxes) >= (29 if high > 2 * low else 12)
+    frame = plot.Box(LEFT, 0, figure.width, figure.height)
+    for index, box in enumerate(boxes):
+        assert frame.holds(box)
+        assert not any(box.meets(other) for other in boxes[:index])
+
+
+def test_files_of_a_figure(cell: Any, tmp_path: Path) -> None:
+    rows = compare_rows(ResultSet([cell(4, 4, "1")]), {"040400": COST})
+    figure = compare_figure(rows, "t")
+    assert figure is not None
+    files = write_figure(figure, tmp_path / "x.svg")
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert [file.suffix for file in files] == ([".svg", ".png"] if can_draw() else [".svg"])
 
 
 def test_files(cell: Any, tmp_path: Path) -> None:
     without = write_compare([cell(4, 4, "1")], {}, tmp_path, "study")
     assert set(without) == {"costs"}
     paths = write_compare([cell(4, 4, "1")], {"040400": COST}, tmp_path, "study")
-    assert {path.name for path in paths.values()} == {"compare.md", "compare.svg"}
+    assert {path.name for path in paths.values()} == {"compare.md", "compare.svg", *IMAGE}
     assert all(path.is_file() for path in paths.values())
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from plr.report import write_report
-from plr.report.figures.gain import ticks
+from plr.report.figures.plot import ticks
 from plr.report.html import flatten, report_html
 from plr.report.metrics import show
 from plr.report.results import contrasts, csv_text
@@ -195,7 +195,7 @@ def test_page_curve_points_sit_where_the_numbers_say(cell):
 def test_page_several_models_are_told_apart_by_shape_and_name(cell):
     cells = [c for m in ("1B", "3B") for c in (cell(4, 4, "1100", model=m), cell(4, 16, "1110", model=m))]
     source = made(cells)
-    assert source.count('class="series s0"') == source.count('class="series s1"') == 2
+    assert source.count('<g class="s0">') == source.count('<g class="s1">') == 2, "the series and its place in the key"
     assert 'rect class="dot"' in source
     assert "1B, LoRA" in source
 

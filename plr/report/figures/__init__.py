@@ -1,3 +1,7 @@
-"""Figures of a report."""
+"""Figures of a report: one drawing for each, written as SVG (by hand, light and dark) and as PNG (by matplotlib).
+
+A figure is a function that returns a `plr.report.figures.shapes.Figure`, drawn with `plr.report.figures.plot`: scales, axes,
+series, error bars, a key, labels that do not meet.
+"""
 
 from __future__ import annotations

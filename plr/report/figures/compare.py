@@ -1,136 +1,121 @@
-"""Metric against peak training memory, an SVG of its own: one panel for each task and model, a point for each k -> l.
+"""What adapters give for what they train, a picture of its own: one panel for each task and model, a point for each k -> l.
 
-Adapters differ by colour and marker; a point carries k -> l and its 95 % interval. Labels that would overlap move apart.
+Across stands the number of trained parameters, where the adapters of a panel differ in it; where they do not (a study of one
+adapter), the bits that are served. Neither depends on the machine or on the order of the runs, as memory and seconds do. A colour
+and a mark stand for one k -> l, a name for one adapter; the dashed line joins the points that nothing with fewer parameters (or
+bits) reaches.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 from plr.report.costs import CostRow
-from plr.report.figures.gain import marker, ticks
-from plr.report.figures.svg import SERIES, svg_style
+from plr.report.figures import plot
+from plr.report.figures.shapes import Figure, Group, Line, Shape, Text
 from plr.report.metrics import is_loss, show
 from plr.report.sheets import adapter_label
 from plr.study.cells import NO_ADAPTER
 
 __all__ = ["compare_figure"]
 
-WIDTH, PANEL = 760, 330
-LEFT, RIGHT, TOP, BOTTOM = 66, 24, 48, 44
-HEAD, ENTRY, LINE = 56, 22, 13
-
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+WIDTH, PANEL = 760, 460
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 52, 58
+HEAD, ENTRY, COLUMNS = 62, 22, 6
 
 
-def compare_figure(rows: Sequence[CostRow], title: str) -> str | None:
-    """A whole SVG document, or None where no row has both a value and a peak memory."""
-    shown = [
-        row for row in rows if row.value is not None and row.costs["peak_memory_bytes"] and row.adapter != NO_ADAPTER
-    ]
+def compare_figure(rows: Sequence[CostRow], title: str) -> Figure | None:
+    """Draw the rows that have a value and a number of trained parameters; None where there are none."""
+    shown = [r for r in rows if r.value is not None and r.costs["trainable_parameters"] and r.adapter != NO_ADAPTER]
     if not shown:
         return None
     panels: dict[tuple[str, str], list[CostRow]] = {}
     for row in shown:
         panels.setdefault((row.task, row.model), []).append(row)
-    adapters = list(dict.fromkeys(row.adapter for row in shown))
-    key = HEAD + ENTRY * math.ceil(len(adapters) / 4)
-    height = key + PANEL * len(panels)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img" aria-labelledby="t d">',
-        f'<title id="t">{escape(title)}: metric against peak training memory</title>',
-        f'<desc id="d">{escape(_described(shown))}</desc>',
-        svg_style(),
-        f'<rect class="page" width="{WIDTH}" height="{height}"/>',
-        f'<text class="head" x="{LEFT}" y="26">{escape(title)}</text>',
-        f'<text class="soft" x="{LEFT}" y="44">primary metric with 95 % interval against the peak memory of the training</text>',
+    places = list(dict.fromkeys(row.bits for row in sorted(shown, key=lambda r: (-r.train_bits, -r.restore_bits))))
+    top = HEAD + ENTRY * math.ceil(len(places) / COLUMNS)
+    shapes: list[Shape] = [
+        Text(LEFT, 26, title, "head"),
+        Text(LEFT, 44, "primary metric with 95 % interval; dashed: the best of those that are no larger"),
+        *plot.key([_arrow(bits) for bits in places], LEFT, HEAD + 6, columns=COLUMNS, wide=110, lines=False),
     ]
-    for index, adapter in enumerate(adapters):
-        x, y = LEFT + 170 * (index % 4), HEAD + 10 + ENTRY * (index // 4)
-        parts.append(
-            f'<g class="s{index % SERIES}">{marker(index, x + 5, y)}<text class="ink" x="{x + 16}" y="{y + 4}">'
-            f"{escape(adapter_label(adapter))}</text></g>"
-        )
     for index, ((task, model), of) in enumerate(panels.items()):
-        parts += _panel(of, f"{task}, {model}", adapters, key + PANEL * index)
-    return "\n".join([*parts, "</svg>", ""])
+        shapes += _panel(of, f"{task}, {model}", places, top + PANEL * index)
+    height = top + PANEL * len(panels)
+    return Figure(WIDTH, height, f"{title}: metric against trained parameters", _described(shown), shapes)
 
 
-def _panel(rows: Sequence[CostRow], name: str, adapters: Sequence[str], top: int) -> list[str]:
-    metric = rows[0].metric
-    scale = 1.0 if is_loss(metric) else 100.0
-    memory, unit = _unit(rows)
-    ends = [scale * v for row in rows for v in (row.value, row.low, row.high) if v is not None]
-    across, up = ticks(min(memory), max(memory)), ticks(min(ends), max(ends))
-
-    def x(value: float) -> float:
-        return LEFT + (value - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return top + TOP + (up[-1] - value) / (up[-1] - up[0]) * (PANEL - TOP - BOTTOM)
-
-    foot = top + PANEL - BOTTOM
-    what = f"{metric}{', nats per token (lower is better)' if is_loss(metric) else ', %'}"
-    parts = [
-        f'<text class="ink" x="{LEFT}" y="{top + 20}">{escape(name)}</text>',
-        f'<text class="soft" x="{LEFT}" y="{top + 37}">{escape(what)}</text>',
-        f'<text class="soft" x="{WIDTH - RIGHT}" y="{foot + 34}" text-anchor="end">peak memory of the training, {unit}</text>',
+def _panel(rows: Sequence[CostRow], name: str, places: Sequence[str], top: int) -> list[Shape]:
+    metric, lower = rows[0].metric, is_loss(rows[0].metric)
+    scale = 1.0 if lower else 100.0
+    foot, right = top + PANEL - BOTTOM, WIDTH - RIGHT
+    y = plot.linear([scale * v for r in rows for v in (r.value, r.low, r.high) if v is not None], foot, top + TOP)
+    sizes = [row.costs["trainable_parameters"] or 1.0 for row in rows]
+    shapes: list[Shape] = [
+        Text(LEFT, top + 20, name, "ink"),
+        Text(LEFT, top + 37, f"{metric}{', nats per token (lower is better)' if lower else ', %'}"),
+        *plot.up(y, LEFT, right),
     ]
-    for tick in up:
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="soft" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in across:
-        parts.append(f'<line class="rule" y1="{foot}" y2="{foot + 4}" x1="{x(tick):.1f}" x2="{x(tick):.1f}"/>')
-        parts.append(f'<text class="soft" x="{x(tick):.1f}" y="{foot + 18}" text-anchor="middle">{tick:g}</text>')
-    placed = [(row, x(at), y(scale * (row.value or 0.0))) for row, at in zip(rows, memory, strict=True)]
-    taken = [(px - 6, py - 6, px + 6, py + 6) for _, px, py in placed]
-    for row, px, py in placed:
-        said = f"{adapter_label(row.adapter)} {row.bits}: {show(row.metric, row.value)}"
-        parts.append(f'<g class="s{adapters.index(row.adapter) % SERIES}"><title>{escape(said)}</title>')
-        if row.low is not None and row.high is not None:
-            parts.append(f'<path class="thin" d="M{px:.1f} {y(scale * row.low):.1f}V{y(scale * row.high):.1f}"/>')
-        parts.append(marker(adapters.index(row.adapter), px, py))
-        parts.append(_label(row.bits.replace(" -> ", "\u2192"), px, py, taken) + "</g>")
-    return parts
+    one_size = len(set(sizes)) == 1
+    if one_size:
+        widths = sorted({row.restore_bits for row in rows})
+        sizes = [float(widths.index(row.restore_bits)) for row in rows]
+        x = plot.bands(len(widths), LEFT, right)
+        shapes += plot.across(x, foot, [(i, str(bits)) for i, bits in enumerate(widths)], "bits served")
+    else:
+        x = plot.log(sizes, LEFT, right)
+        marks = [(mark, _short(mark)) for mark in x.marks]
+        shapes += plot.across(x, foot, marks[:: math.ceil(len(marks) / 8)], "trained parameters, log scale")
+    points = [(x(size), y(scale * (row.value or 0.0))) for row, size in zip(rows, sizes, strict=True)]
+    shapes.append(Line(_front(points, lower), "front"))
+    for row, (px, py) in zip(rows, points, strict=True):
+        ends = [] if row.low is None or row.high is None else [y(scale * row.low), y(scale * row.high)]
+        bar = plot.error_bar(px, *ends, style="thin", wide=0) if ends else []
+        index = places.index(row.bits)
+        tip = f"{adapter_label(row.adapter)} {row.bits}: {show(metric, row.value)}"
+        shapes.append(Group([*bar, plot.mark(index, px, py)], series=index, tip=tip))
+    named = _named_places(rows, points) if one_size else _named_adapters(rows, points)
+    return shapes + plot.labels(named, points, plot.Box(LEFT, top + TOP, right, foot))
 
 
-def _label(text: str, px: float, py: float, taken: list[Box]) -> str:
-    """The text beside its point, where it covers no point and no other label; ``taken`` learns of it."""
-    wide = 7.0 * len(text)
-    for step in range(40):
-        away = LINE * ((step + 1) // 2) * (1 if step % 2 else -1)
-        for left in (px + 9, px - 9 - wide):
-            box = (left, py + away - 6, left + wide, py + away + 6)
-            inside = box[0] >= 0 and box[2] <= WIDTH
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                before = left < px
-                anchor = ' text-anchor="end"' if before else ""
-                at = px - 9 if before else px + 9
-                return f'<text class="soft" x="{at:.1f}" y="{py + away + 4:.1f}"{anchor}>{escape(text)}</text>'
-    return f'<text class="soft" x="{px + 9:.1f}" y="{py + 4:.1f}">{escape(text)}</text>'  # no free place near the point
+def _named_places(rows: Sequence[CostRow], points: Sequence[tuple[float, float]]) -> list[tuple[str, float, float]]:
+    """A name for each point: its k -> l, behind the adapter's name where there are several."""
+    several = len({row.adapter for row in rows}) > 1
+    front = [f"{adapter_label(row.adapter)} " if several else "" for row in rows]
+    return [(name + _arrow(row.bits), x, y) for name, row, (x, y) in zip(front, rows, points, strict=True)]
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _named_adapters(rows: Sequence[CostRow], points: Sequence[tuple[float, float]]) -> list[tuple[str, float, float]]:
+    """A name for each adapter, at the highest of its points."""
+    highest: dict[str, tuple[float, float]] = {}
+    for row, point in zip(rows, points, strict=True):
+        highest[row.adapter] = min(highest.get(row.adapter, point), point, key=lambda one: one[1])
+    return [(adapter_label(adapter), x, y) for adapter, (x, y) in highest.items()]
 
 
-def _unit(rows: Sequence[CostRow]) -> tuple[list[float], str]:
-    """Peak memory of the rows in MB or GB."""
-    values = [row.costs["peak_memory_bytes"] or 0.0 for row in rows]
-    size, unit = (1e9, "GB") if max(values) >= 2e9 else (1e6, "MB")
-    return [value / size for value in values], unit
+def _front(points: Sequence[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
+    """The points that none further left reaches, as steps: the Pareto front."""
+    steps: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1] if lower else point[1])):
+        if not steps or (y > steps[-1][1] if lower else y < steps[-1][1]):
+            steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
+    return [*steps, (max(x for x, _ in points), steps[-1][1])]
+
+
+def _short(number: float) -> str:
+    size, unit = next((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if number >= size)
+    return f"{number / size:g}{unit}"
+
+
+def _arrow(bits: str) -> str:
+    return bits.replace(" -> ", "\u2192")
 
 
 def _described(rows: Sequence[CostRow]) -> str:
-    said = []
+    lines = []
     for row in rows:
-        memory = (row.costs["peak_memory_bytes"] or 0.0) / 1e6
-        said.append(
-            f"{row.task}, {row.model}, {adapter_label(row.adapter)} {row.bits}: {show(row.metric, row.value)} at {memory:.0f} MB"
-        )
-    return "Primary metric against peak memory. " + "; ".join(said) + "."
+        size = f"{row.costs['trainable_parameters']:,.0f} trained parameters"
+        name = f"{row.task}, {row.model}, {adapter_label(row.adapter)} {row.bits}"
+        lines.append(f"{name}: {show(row.metric, row.value)}, {size}")
+    return "Primary metric against trained parameters. " + "; ".join(lines) + "."

@@ -21,6 +21,7 @@ from plr.core.specs import AdapterSpec, ModelRef, Source, TaskSpec, Train, Train
 from plr.core.store import Store
 from plr.errors import IntegrityError, UsageError
 from plr.report.figures.blocks import blocks_figure
+from plr.report.figures.svg import svg_whole
 
 
 def _module(scores: Any, positions: list[int], *, std: float | None = 1.0) -> BlockModule:
@@ -193,7 +194,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, part: str, value: Any, message:
 
 def test_the_picture_shows_every_score(tmp_path: Path) -> None:
     adapter = read_sparse(write_sparse(tmp_path, layers=3))
-    svg = blocks_figure(adapter, "a < b")
+    svg = svg_whole(blocks_figure(adapter, "a < b"))
     images = _picture(svg)
     assert len(images) == len(adapter.modules)
     low, high = min(m.scores.min() for m in adapter.modules), max(m.scores.max() for m in adapter.modules)
@@ -209,7 +210,7 @@ def test_the_picture_shows_every_score(tmp_path: Path) -> None:
 
 def test_the_chosen_blocks_are_outlined_where_they_lie(tmp_path: Path) -> None:
     adapter = read_sparse(write_sparse(tmp_path, layers=1, kinds=("q_proj",)))
-    svg = blocks_figure(adapter)
+    svg = svg_whole(blocks_figure(adapter))
     image = _picture(svg)[0]
     x0, y0, cell = float(image.attrib["x"]), float(image.attrib["y"]), float(image.attrib["width"]) / 6
     path = re.search(r'<path class="chosen" d="([^"]+)"', svg)
@@ -232,7 +233,7 @@ def test_modules_of_different_shapes_and_several_of_a_kind_do_not_overlap(tmp_pa
     adapter = read_sparse(write_adapter(tmp_path, tensors, {"peft_type": "SPARSE"}))
     assert adapter.modules[0].wanted is None
     assert adapter.energy == 0
-    corners = {(image.attrib["x"], image.attrib["y"]) for image in _picture(blocks_figure(adapter))}
+    corners = {(image.attrib["x"], image.attrib["y"]) for image in _picture(svg_whole(blocks_figure(adapter)))}
     assert len(corners) == 3
 
 
@@ -240,11 +241,11 @@ def test_equal_scores_have_a_picture() -> None:
     from plr.adapters.sparse.reading import SparseAdapter
 
     module = _module(np.ones((2, 2)), [0])
-    assert len(_picture(blocks_figure(SparseAdapter("a", Path(), {}, (module,), ())))) == 1
+    assert len(_picture(svg_whole(blocks_figure(SparseAdapter("a", Path(), {}, (module,), ()))))) == 1
 
 
 def test_styles_of_a_picture_hold_in_it_alone(tmp_path: Path) -> None:
-    svg = blocks_figure(read_sparse(write_sparse(tmp_path)), ident="here")
+    svg = svg_whole(blocks_figure(read_sparse(write_sparse(tmp_path))), "here")
     style = svg[svg.index("<style>") + 7 : svg.index("</style>")]
     for line in style.strip().splitlines():
         assert line.startswith(("svg.here", "@media", "}"))

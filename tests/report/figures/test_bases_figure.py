@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from plr.bases.modules import modules_of
-from plr.report.figures.bases import HEIGHT, LEFT, RIGHT, TOP, WIDTH, _log_ticks, error_figure
+from plr.report.figures.bases import HEIGHT, LEFT, RIGHT, TOP, WIDTH, error_figure
+from plr.report.figures.plot import log_ticks
+from plr.report.figures.svg import svg_whole
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -34,7 +36,7 @@ def records(blocks: int = 6, kinds: tuple[str, ...] = KINDS, **over: Any) -> dic
 def drawn(metrics: dict[str, Any]) -> ET.Element:
     figure = error_figure(modules_of(metrics), "a base & more")
     assert figure is not None
-    return ET.fromstring(figure)
+    return ET.fromstring(svg_whole(figure))
 
 
 def points(line: ET.Element) -> list[tuple[float, float]]:
@@ -113,7 +115,7 @@ def test_one_module_is_enough() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.01, 0.01), (0.02, 0.05), (1e-9, 1.0), (0.0999, 0.1001), (3.0, 40.0)])
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    marks = _log_ticks(low, high)
+    marks = log_ticks(low, high)
     assert marks == sorted(set(marks))
     assert marks[0] <= low <= high <= marks[-1]
     assert 2 <= len(marks) <= 11
