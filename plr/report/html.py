@@ -19,11 +19,10 @@ from plr.adapters.sparse.reading import SparseAdapter
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
-from plr.report.figures.gain import Series, gain_figure
-from plr.report.figures.plot import key_mark
-from plr.report.figures.svg import shape_svg, svg_inside, svg_style
+from plr.report.figures.page import sections
+from plr.report.figures.svg import svg_style
 from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
-from plr.report.results import Contrast, contrasts, csv_text, gains, value_difference
+from plr.report.results import Contrast, contrasts, csv_text, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.table import CONTRAST_HEAD, CONTRAST_LEGEND, contrast_rows, metric_title, other_metrics
 from plr.report.words import deploy, detectable_words, headline, line_words, sample_words, stop_words
@@ -91,7 +90,7 @@ def report_html(
         lines=line_words(results, found),
         facts=_facts(results, done),
         heats=[(_full_name(line), _heats(results, line)) for line in results.lines() if line.adapter != NO_ADAPTER],
-        charts=_charts(results),
+        figures=sections(results),
         chart_style=svg_style("svg.chart"),
         stop=stop_words(results),
         contrast_legend=CONTRAST_LEGEND,
@@ -218,27 +217,6 @@ def _heat(results: ResultSet, line: Line, metric: str, chosen: tuple[int, int] |
 
     rows = [(k, [cell(k, ell) for ell in columns]) for k in dict.fromkeys(k for k, _ in places)]
     return Heat(metric_title(metric), columns, rows, lower)
-
-
-def _charts(results: ResultSet) -> list[dict[str, Any]]:
-    """One gain curve for each task and metric: every model and adapter of the task a series."""
-    charts = []
-    for task in results.tasks:
-        lines = [line for line in results.lines() if line.task == task and line.adapter != NO_ADAPTER]
-        for metric in dict.fromkeys([*(results.primary(line) for line in lines), LOSS]):
-            series = [
-                Series(", ".join(dict.fromkeys([line.model, adapter_label(line.adapter)])), points)
-                for line in lines
-                if metric in (results.primary(line), LOSS) and (points := gains(results, line, metric))
-            ]
-            if series:
-                kind = "change of" if is_loss(metric) else "gain in"
-                unit_text = "nats per token, lower is better" if is_loss(metric) else "points"
-                label = f"{task}: {kind} {metric} from restoring to 16 bits ({unit_text})"
-                figure = svg_inside(gain_figure(series, metric, label), f"chart{len(charts)}")
-                keys = [(shape_svg(key_mark(index, 0, 7, 28)), one.name) for index, one in enumerate(series)]
-                charts.append({"svg": figure, "label": label, "keys": keys})
-    return charts
 
 
 def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:

@@ -5,3 +5,7 @@ series, error bars, a key, labels that do not meet.
 """
 
 from __future__ import annotations
+
+from plr.report.figures import plot
+
+__all__ = ["plot"]

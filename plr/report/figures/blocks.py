@@ -22,6 +22,8 @@ __all__ = ["blocks_figure", "blocks_section", "described"]
 
 PANEL = 192
 """The longer side of a panel is about this many pixels."""
+LINE = 120
+"""Width of the line below a panel."""
 LEFT, TOP, GAP, BAR, FOOT = 70, 100, 36, 7, 22
 SHOWN = 12
 """A page holds no more figures than this."""
@@ -33,7 +35,7 @@ def blocks_figure(adapter: SparseAdapter, title: str = "") -> Figure:
     layers = sorted({module.layer for module in adapter.modules})
     rows, columns = (max(module.scores.shape[axis] for module in adapter.modules) for axis in (0, 1))
     cell = max(2, min(12, PANEL // max(rows, columns)))
-    wide, high = columns * cell + GAP, rows * cell + FOOT + 14
+    wide, high = max(columns * cell, LINE) + GAP, rows * cell + FOOT + 14
     scale = min(float(m.scores.min()) for m in adapter.modules), max(float(m.scores.max()) for m in adapter.modules)
     places = _places(adapter.modules, kinds, layers)
     title = title or adapter.name

@@ -9,12 +9,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plr.report.cells import ResultSet
 from plr.report.figures import plot
+from plr.report.figures.page import PageFigure
 from plr.report.figures.shapes import Figure, Shape, Text
-from plr.report.metrics import show_signed, unit
-from plr.report.results import Contrast
+from plr.report.metrics import LOSS, is_loss, show_signed, unit
+from plr.report.results import Contrast, gains
+from plr.report.sheets import adapter_label
+from plr.study.cells import NO_ADAPTER
 
-__all__ = ["Series", "gain_figure"]
+__all__ = ["ABOUT", "TITLE", "Series", "figures", "gain_figure"]
+
+TITLE = "What restoring to 16 bits changes"
+ABOUT = (
+    "The same adapter, the same documents: served on 16 bits (PLR16) minus served on its own k bits (QLoRA), with paired bootstrap "
+    "95 % intervals over the documents."
+)
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 34
@@ -24,6 +34,25 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 34
 class Series:
     name: str
     points: Sequence[Contrast]
+
+
+def figures(results: ResultSet) -> list[PageFigure]:
+    """Draw one curve for each task and metric: every model and adapter of the task a series."""
+    drawn: list[PageFigure] = []
+    for task in results.tasks:
+        lines = [line for line in results.lines() if line.task == task and line.adapter != NO_ADAPTER]
+        for metric in dict.fromkeys([*(results.primary(line) for line in lines), LOSS]):
+            series = [
+                Series(", ".join(dict.fromkeys([line.model, adapter_label(line.adapter)])), points)
+                for line in lines
+                if metric in (results.primary(line), LOSS) and (points := gains(results, line, metric))
+            ]
+            if series:
+                kind = "change of" if is_loss(metric) else "gain in"
+                unit_text = "nats per token, lower is better" if is_loss(metric) else "points"
+                label = f"{task}: {kind} {metric} from restoring to 16 bits ({unit_text})"
+                drawn.append(PageFigure(gain_figure(series, metric, label), [one.name for one in series]))
+    return drawn
 
 
 def gain_figure(series: Sequence[Series], metric: str, label: str) -> Figure:
