@@ -29,8 +29,8 @@ def can_draw() -> bool:
 
 def png_bytes(figure: Figure) -> bytes:
     """Draw a figure as PNG; `can_draw` must hold."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
+    from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
 
     canvas = Canvas(figsize=(figure.width / DPI, figure.height / DPI), dpi=SCALE * DPI, facecolor=COLOURS["page"][0])
     FigureCanvasAgg(canvas)
@@ -85,7 +85,7 @@ def _colour(series: int | None) -> str:
 
 
 def _text(axes: Any, x: float, y: float, text: str, style: str, anchor: str) -> None:
-    from matplotlib.patheffects import withStroke
+    from matplotlib.patheffects import withStroke  # pyright: ignore[reportMissingImports]
 
     font = FONTS[style]
     side = {"start": "left", "middle": "center", "end": "right"}[anchor]
@@ -97,7 +97,7 @@ def _text(axes: Any, x: float, y: float, text: str, style: str, anchor: str) -> 
 
 
 def _image(axes: Any, numbers: Any, extent: tuple[float, float, float, float]) -> None:
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import ListedColormap  # pyright: ignore[reportMissingImports]
 
     colours = ListedColormap([tuple(part / 255 for part in colour) for colour in ramp(RAMP)])
     limits = axes.get_xlim(), axes.get_ylim()
