@@ -8,7 +8,7 @@ Knobs are keywords, or one value: `settings = Settings(bits=4, group_size=64)`, 
 Knows torch and transformers' checkpoints, and nothing else of plr.
 """
 
-from plr.gptq.checkpoint import load_checkpoint, save_checkpoint
+from plr.gptq.checkpoint import load_checkpoint
 from plr.gptq.errors import (
     CheckpointError,
     FrozenWeightError,
@@ -23,6 +23,7 @@ from plr.gptq.factorization import Factor, factor
 from plr.gptq.kernels import KernelInUse, kernel_in_use
 from plr.gptq.layers import ModuleReport
 from plr.gptq.linear import PackedLinear
+from plr.gptq.saving import save_checkpoint
 from plr.gptq.settings import Settings
 from plr.gptq.solution import Solution
 from plr.gptq.solver import gptq_solve, rtn_solve

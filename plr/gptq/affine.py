@@ -52,12 +52,12 @@ def check_bits(bits: int) -> None:
 
 
 def quantize(W: Tensor, scale: Tensor, zero: Tensor, maxq: int) -> Tensor:
-    """Codes (as floats) of `W` on the grid; all arguments broadcast. A new tensor, `0 <= code <= maxq`."""
+    """Round `W` to codes (as floats) on the grid; all arguments broadcast. A new tensor, `0 <= code <= maxq`."""
     return torch.div(W, scale).round_().add_(zero).clamp_(0, maxq)
 
 
 def dequantize(Q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """`scale * (Q - zero)`; all arguments broadcast. The codes may be integers."""
+    """Compute `scale * (Q - zero)`; all arguments broadcast. The codes may be integers."""
     return (Q - zero) * scale
 
 
@@ -71,7 +71,7 @@ def find_params(
     scale_dtype: torch.dtype | None = None,
     weight: Tensor | None = None,  # broadcasts with W
 ) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of each row of `W`: two tensors of `W`'s shape and dtype with size 1 along `dim`.
+    """Find scale and zero point of each row of `W`: two tensors of `W`'s shape and dtype with size 1 along `dim`.
 
     Args:
         W: floating-point weights; statistics are taken along `dim`.
@@ -164,7 +164,7 @@ def _affine(low: Tensor, high: Tensor, maxq: int, sym: bool, scale_dtype: torch.
 
 
 def round_scale(scale: Tensor, scale_dtype: torch.dtype | None) -> Tensor:
-    """`scale`, as a checkpoint that stores `scale_dtype` will serve it; never 0.
+    """Round `scale` as a checkpoint that stores `scale_dtype` will serve it; never to 0.
 
     Raises:
         GPTQError: a scale that `scale_dtype` cannot hold.

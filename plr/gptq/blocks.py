@@ -42,19 +42,19 @@ LinearLike = nn.Linear | Conv1D
 
 
 def is_linear(module: nn.Module | None) -> TypeGuard[LinearLike]:
-    """Whether `module` is a dense layer that can be quantized: `nn.Linear` or `Conv1D` itself."""
+    """Tell whether `module` is a dense layer that can be quantized: `nn.Linear` or `Conv1D` itself."""
     # Exactly these: subclasses (PackedLinear, routers, quantized layers of other libraries) have a forward of their own.
     return type(module) is nn.Linear or type(module) is Conv1D
 
 
 def features(module: LinearLike) -> tuple[int, int]:
-    """`(in_features, out_features)`."""
+    """Read `(in_features, out_features)`."""
     out_features, in_features = dense_weight(module).shape
     return in_features, out_features
 
 
 def dense_weight(module: LinearLike) -> Tensor:
-    """The weight `[out, in]`: a view, no copy; of a `Conv1D` the transposed one."""
+    """Read the weight `[out, in]`: a view, no copy; of a `Conv1D` the transposed one."""
     return module.weight.t() if isinstance(module, Conv1D) else module.weight
 
 
@@ -64,7 +64,7 @@ def bias_of(module: LinearLike) -> nn.Parameter | None:
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The dotted name and the list of the transformer blocks of `model`.
+    """Find the dotted name and the list of the transformer blocks of `model`.
 
     Raises:
         WalkError: no list of blocks with linear layers, or they are quantized already.
@@ -95,7 +95,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def find_prefix(names: Iterable[str]) -> str:
-    """The dotted name of the block list that layers of these names lie in: what precedes the index of the block."""
+    """Find the dotted name of the block list that layers of these names lie in: what precedes the index of the block."""
     prefixes = {name[: match.start()] for name in names if (match := re.search(r"\.\d+\.", name))}
     if len(prefixes) != 1:
         raise WalkError(
@@ -107,7 +107,7 @@ def find_prefix(names: Iterable[str]) -> str:
 
 
 def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, LinearLike]:
-    """The linear layers to quantize, by dotted name, in the order of the blocks."""
+    """Find the linear layers to quantize, by dotted name, in the order of the blocks."""
     skip = tuple(skip)
     prefix, blocks = find_blocks(model)
     targets: dict[str, LinearLike] = {}
@@ -122,7 +122,7 @@ def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, Linear
 
 
 def is_skipped(name: str, skip: Iterable[str]) -> bool:
-    """Whether a pattern of `skip` is the dotted name, its end (`mlp.down_proj`), or matches it as a glob (`*.0.*`)."""
+    """Tell whether a pattern of `skip` is the dotted name, its end (`mlp.down_proj`), or matches it as a glob (`*.0.*`)."""
     return any(name == s or name.endswith("." + s) or fnmatchcase(name, s) for s in skip)
 
 
@@ -150,5 +150,5 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def named_modules(root: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """`root.named_modules(prefix=prefix)`, typed."""
+    """Walk `root.named_modules(prefix=prefix)`, typed."""
     yield from root.named_modules(prefix=prefix)

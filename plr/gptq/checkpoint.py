@@ -1,25 +1,21 @@
-"""GPTQ checkpoints: folders that open in plr, and in transformers with GPTQModel installed.
+"""Read GPTQ checkpoints: folders that open in plr, and in transformers with GPTQModel installed.
 
     config.json            the model's, with `quantization_config`
     quantize_config.json   the same quantization settings, where GPTQModel looks for them
     generation_config.json
     model.safetensors      qweight, qzeros, scales, g_idx (and bias) of each quantized layer; all other weights dense
 
-Writing: the `state_dict` of a model with `PackedLinear` layers is such a checkpoint. Zero points are stored as
-`checkpoint_format: gptq` (v1) if they all can be, as gptq_v2 otherwise (see `plr.gptq.packing`).
-
-Reading: the folder may be another tool's (GPTQModel, AutoGPTQ, optimum). Which layers are quantized is read from the
-tensors, not from a list; every tensor must find its place and every place its tensor. Scales keep the dtype they were
-stored in.
+The folder may be ours (`plr.gptq.saving`) or another tool's (GPTQModel, AutoGPTQ, optimum). Which layers are quantized is
+read from the tensors, not from a list; every tensor must find its place and every place its tensor. Scales keep the dtype
+they were stored in.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Unpack, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import transformers
@@ -32,19 +28,13 @@ from transformers.core_model_loading import (
 )
 from transformers.initialization import no_init_weights
 
-from plr.gptq.blocks import bias_of, features, find_prefix, is_linear, named_modules, replace_module
+from plr.gptq.blocks import bias_of, features, is_linear, replace_module
 from plr.gptq.errors import CheckpointError
-from plr.gptq.linear import PackedLinear
-from plr.gptq.packing import V1, V2, zero_format
-from plr.gptq.settings import Knobs, Settings, settings_of
+from plr.gptq.linear import BUFFERS, PackedLinear
+from plr.gptq.packing import V1, V2
 from plr.gptq.typed import open_tensors
 
-__all__ = ["beyond_format", "dense_bytes", "load_checkpoint", "quantization_config", "save_checkpoint"]
-
-SHARD = "5GB"
-PACKED = ("qweight", "qzeros", "scales", "g_idx")
-FORMAT = ("bits", "group_size", "sym", "desc_act", "static_groups", "damp_percent")  # knobs the format has keys for
-SPEED = ("block_size",)  # knobs that leave the result as it is
+__all__ = ["dense_bytes", "load_checkpoint"]
 
 
 class _Format(NamedTuple):
@@ -67,94 +57,6 @@ class _Reader(Protocol):
     def __call__(self, folder: Path, *, local_files_only: bool) -> PretrainedConfig: ...
 
 
-def beyond_format(settings: Settings) -> dict[str, object]:
-    """Name the knobs that decide the codes and for which the format has no key: worth keeping as `meta`."""
-    return {name: value for name, value in asdict(settings).items() if name not in (*FORMAT, *SPEED)}
-
-
-def quantization_config(
-    model: nn.Module, settings: Settings, meta: Mapping[str, object] | None = None
-) -> dict[str, object]:
-    """Describe `model`, which holds `PackedLinear` layers of these settings, as a checkpoint's `quantization_config`.
-
-    Raises:
-        CheckpointError: no packed layers, layers of another width, or a selection of layers that transformers cannot
-            name.
-    """
-    packed = _packed_layers(model)
-    if not packed:
-        raise CheckpointError(
-            f"{type(model).__name__} has no PackedLinear layer.", "a quantized model.", "run quantize_model first."
-        )
-    for name, layer in packed.items():
-        group = layer.in_features if settings.group_size == -1 else settings.group_size
-        if layer.bits != settings.bits or layer.group_size != group:
-            raise CheckpointError(
-                f"{name} has {layer.bits} bits in groups of {layer.group_size}.",
-                f"bits={settings.bits}, group_size={settings.group_size} as passed.",
-                "pass the settings the model was quantized with.",
-            )
-    prefix = find_prefix(packed)
-    config: dict[str, object] = {
-        "quant_method": "gptq",
-        **{name: getattr(settings, name) for name in FORMAT},
-        "true_sequential": True,
-        "act_group_aware": False,
-        "lm_head": False,
-        "pack_dtype": "int32",
-        "checkpoint_format": V1 if all(zero_format(layer.zeros()) == V1 for layer in packed.values()) else V2,
-        "block_name_to_quantize": prefix,
-        "meta": {**(meta or {}), "quantizer": ["plr"]},
-    }
-    modules = _modules_in_block(model, prefix, packed)
-    if modules is not None:
-        config["modules_in_block_to_quantize"] = [modules]
-    return config
-
-
-def save_checkpoint(
-    model: PreTrainedModel,
-    folder: str | Path,
-    *,
-    settings: Settings | None = None,
-    meta: Mapping[str, object] | None = None,
-    max_shard_size: str = SHARD,
-    **knobs: Unpack[Knobs],
-) -> None:
-    """Write `model`, whose layers `quantize_model` packed, to `folder` in the standard GPTQ format.
-
-    Args:
-        model: a transformers model with `PackedLinear` layers.
-        folder: made if missing.
-        settings, or its fields as keywords: what the model was quantized with; checked against the layers where they
-            show.
-        meta: anything worth keeping (calibration, versions); stored as `quantization_config["meta"]`.
-        max_shard_size: larger models are split into several safetensors files.
-
-    Dense tensors (embeddings, norms, biases) are stored in 16 bits where that loses nothing, see `compact`.
-
-    Raises:
-        CheckpointError: see `quantization_config`.
-    """
-    folder = Path(folder)
-    config = quantization_config(model, settings_of(settings, knobs), meta)
-    checkpoint_format = cast(str, config["checkpoint_format"])
-    for layer in _packed_layers(model).values():
-        layer.set_checkpoint_format(checkpoint_format)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.quantization_config = config
-    before = model.config.dtype
-    state, model.config.dtype = compact(model)
-    try:
-        model.save_pretrained(  # pyright: ignore[reportUnknownMemberType]
-            folder, state_dict=state, max_shard_size=max_shard_size
-        )
-    finally:
-        model.config.dtype = before
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "quantize_config.json").write_text(text, encoding="utf-8")
-
-
 def load_checkpoint(
     folder: str | Path,
     *,
@@ -162,7 +64,7 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     kernel: str = "dequantized",
 ) -> PreTrainedModel:
-    """The model in `folder`, its quantized layers as `PackedLinear`, in eval mode.
+    """Load the model in `folder`, its quantized layers as `PackedLinear`, in eval mode.
 
     Args:
         folder: a GPTQ checkpoint, ours or another tool's.
@@ -221,7 +123,7 @@ def load_checkpoint(
 
 
 def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
-    """Bytes that the quantized layers of `folder` take when dequantized, at `itemsize` bytes a weight.
+    """Count the bytes that the quantized layers of `folder` take when dequantized, at `itemsize` bytes a weight.
 
     Reads the headers of the files, no tensor.
 
@@ -236,48 +138,6 @@ def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
                     out_features = file.get_slice(f"{key.removesuffix('.g_idx')}.qweight").get_shape()[1]
                     total += file.get_slice(key).get_shape()[0] * out_features * itemsize
     return total
-
-
-def compact(model: nn.Module) -> tuple[dict[str, Tensor], torch.dtype]:
-    """The state of `model` with its dense tensors in the 16 bits that hold all of them exactly, and that dtype.
-
-    A bfloat16 source that was loaded in float32 goes back to bfloat16, bit for bit; where neither bfloat16 nor float16 holds
-    every number, all stay as they are.
-    """
-    state = dict(model.state_dict())
-    packed = {f"{name}.{buffer}" for name in _packed_layers(model) for buffer in PACKED}
-    dense = {key: value for key, value in state.items() if key not in packed and value.is_floating_point()}
-    own = next((value.dtype for value in dense.values()), torch.float32)
-    for dtype in (torch.bfloat16, torch.float16):
-        if all(bool((value.to(dtype).to(value.dtype) == value).all()) for value in dense.values()):
-            casts = {value.data_ptr(): value.to(dtype) for value in dense.values()}  # tied tensors stay one tensor
-            return state | {key: casts[value.data_ptr()] for key, value in dense.items()}, dtype
-    return state, own
-
-
-def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
-    return {name: module for name, module in named_modules(model) if isinstance(module, PackedLinear)}
-
-
-def _modules_in_block(model: nn.Module, prefix: str, packed: Mapping[str, PackedLinear]) -> list[str] | None:
-    """Names within a block of the quantized layers; None if those are all, as transformers assumes by default."""
-    depth = prefix.count(".") + 2  # prefix.<index>. precedes the name within the block
-
-    def inner(name: str) -> str:
-        return ".".join(name.split(".")[depth:])
-
-    dense = {name for name, m in named_modules(model) if is_linear(m) and name.startswith(prefix + ".")}
-    if not dense:
-        return None
-    wanted = sorted({inner(name) for name in packed})
-    both = sorted(name for name in dense if any(name.endswith(w) for w in wanted))
-    if both:
-        raise CheckpointError(
-            f"{both[0]} is dense while its counterpart in another block is quantized.",
-            "the same layers quantized in every block: the format cannot name others.",
-            "skip the same layers in every block.",
-        )
-    return wanted
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
@@ -340,7 +200,7 @@ def _model_class(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights, all of them there."""
+    """List the safetensors files that hold the weights; `CheckpointError` unless all are there."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -384,10 +244,10 @@ def _replace_layer(
             "an nn.Linear or Conv1D layer.",
             "check `architectures` in config.json.",
         )
-    lacking = [key for key in PACKED if f"{name}.{key}" not in state]
+    lacking = [key for key in BUFFERS if f"{name}.{key}" not in state]
     if lacking:
         raise CheckpointError(
-            f"{name} lacks {_some(lacking)}.", f"all of {_some(PACKED)}.", "fetch the checkpoint again."
+            f"{name} lacks {_some(lacking)}.", f"all of {_some(BUFFERS)}.", "fetch the checkpoint again."
         )
     in_features, out_features = features(linear)
     with torch.device("meta"):

@@ -30,7 +30,7 @@ def accumulate(S: Tensor, X: Tensor, source: Tensor, n: int) -> None:
 
 
 def target(W: Tensor, S: Tensor, factor: Factor, strength: float) -> Tensor:
-    """`W + strength * W S H^-1`, `[out, in]`, in the dtype of `S`. Inputs that were always zero are left as they are."""
+    """Compute `W + strength * W S H^-1`, `[out, in]`, in the dtype of `S`. Inputs that were always zero are left as they are."""
     weight = W.to(S.dtype)
     moved = weight @ S  # [out, in]
     if factor.perm is not None:

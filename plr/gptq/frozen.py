@@ -36,7 +36,7 @@ class FrozenWeight(Tensor):
 
     @staticmethod
     def of(tensor: Tensor) -> FrozenWeight:
-        """`tensor` itself, same memory, as a FrozenWeight."""
+        """View `tensor`, same memory, as a FrozenWeight."""
         return tensor.as_subclass(FrozenWeight)
 
     @classmethod
@@ -74,7 +74,7 @@ class FrozenWeight(Tensor):
 
 
 def _attribute(func: Callable[..., object]) -> str:
-    """`data` for the setter of `Tensor.data`, and so on."""
+    """Name the attribute that a setter or getter of Tensor is of: `data`, `requires_grad`."""
     return getattr(getattr(func, "__self__", None), "__name__", "")
 
 
@@ -87,5 +87,5 @@ def _freeze_alias(result: Tensor, args: tuple[object, ...]) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int:
-    """The identity of a tensor's memory."""
+    """Identify a tensor's memory."""
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]

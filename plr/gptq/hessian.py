@@ -21,7 +21,7 @@ __all__ = ["accumulate", "empty", "finish", "panel", "quadratic_form"]
 
 
 def empty(in_features: int, device: torch.device | str | None = None) -> Tensor:
-    """A Hessian that has seen nothing: zeros `[in, in]` in float32."""
+    """Make a Hessian that has seen nothing: zeros `[in, in]` in float32."""
     return torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
 
 
@@ -60,7 +60,7 @@ def finish(H: Tensor) -> Tensor:
 
 
 def quadratic_form(E: Tensor, H: Tensor) -> Tensor:
-    """The diagonal of `E H E^T` for `E [out, in]` and a symmetric `H [in, in]`: `[out]`, float64.
+    """Compute the diagonal of `E H E^T` for `E [out, in]` and a symmetric `H [in, in]`: `[out]`, float64.
 
     Twice the mean squared output that each row of `E` makes. Off-diagonal panels count twice and are computed once.
     """
@@ -76,5 +76,5 @@ def quadratic_form(E: Tensor, H: Tensor) -> Tensor:
 
 
 def panel(columns: int) -> int:
-    """Columns a panel: small enough to skip half the work, large enough for a fast GEMM."""
+    """Choose the columns of a panel: small enough to skip half the work, large enough for a fast GEMM."""
     return 128 if columns <= 1024 else 256

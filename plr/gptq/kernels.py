@@ -47,7 +47,7 @@ class KernelInUse(NamedTuple):
 
 
 def kernel_in_use(device: torch.device | str, dtype: torch.dtype = torch.float16) -> KernelInUse:
-    """The kernel that multiplies k-bit codes on `device` with activations of `dtype`, and why that one."""
+    """Name the kernel that multiplies k-bit codes on `device` with activations of `dtype`, and why that one."""
     return _kernel_in_use(str(device), dtype, os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -92,7 +92,7 @@ def _refusal(device: str, dtype: torch.dtype) -> str:
 
 
 def dequantize(codes: Codes, dtype: torch.dtype) -> Tensor:
-    """A fresh dense weight `[out, in]`, contiguous: `scale * (code - zero)`, rounded once to `dtype`."""
+    """Make a fresh dense weight `[out, in]`, contiguous: `scale * (code - zero)`, rounded once to `dtype`."""
     if kernel_in_use(codes.qweight.device, dtype).name == "triton" and codes.scales.dtype in DTYPES:
         from plr.gptq import triton_kernels
 
@@ -108,7 +108,7 @@ def dequantize(codes: Codes, dtype: torch.dtype) -> Tensor:
 
 
 def linear(x: Tensor, codes: Codes, bias: Tensor | None, dtype: torch.dtype, rounded: torch.dtype) -> Tensor:
-    """`x [.., in] -> x W^T + bias [.., out]`, the weight rounded to `rounded` and then taken in `dtype`."""
+    """Multiply `x [.., in] -> x W^T + bias [.., out]`, the weight rounded to `rounded` and then taken in `dtype`."""
     if _fused(x, codes, dtype) and (bias is None or bias.dtype == dtype):
         from plr.gptq import triton_kernels
 
@@ -117,7 +117,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None, dtype: torch.dtype, rou
 
 
 def input_grad(dy: Tensor, codes: Codes, dtype: torch.dtype, rounded: torch.dtype) -> Tensor:
-    """`dy [.., out] -> dy W [.., in]`, the gradient of `linear` with respect to `x`."""
+    """Multiply `dy [.., out] -> dy W [.., in]`, the gradient of `linear` with respect to `x`."""
     if _fused(dy, codes, dtype):
         from plr.gptq import triton_kernels
 
@@ -126,7 +126,7 @@ def input_grad(dy: Tensor, codes: Codes, dtype: torch.dtype, rounded: torch.dtyp
 
 
 def _fused(x: Tensor, codes: Codes, dtype: torch.dtype) -> bool:
-    """Whether the product reads the codes themselves."""
+    """Tell whether the product reads the codes themselves."""
     rows = x.numel() // x.shape[-1]
     return (
         0 < rows <= FUSED_ROWS

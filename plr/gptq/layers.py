@@ -81,18 +81,18 @@ class Layers:
         self._ahead: dict[str, tuple[Stage, Solution, float | None, float]] = {}  # solved with an earlier layer
 
     def block_of(self, name: str) -> int:
-        """The index of the block that the layer `name` lies in."""
+        """Read the index of the block that the layer `name` lies in."""
         match = re.match(r"\.(\d+)\.", name.removeprefix(self.prefix))
         if match is None:
             raise WalkError(f"{name} lies in no numbered block of {self.prefix}.", "block.<index>.<layer>.", "skip it.")
         return int(match[1])
 
     def inner(self, name: str) -> str:
-        """The name of a layer within its block: `self_attn.q_proj`."""
+        """Take the name of a layer within its block: `self_attn.q_proj`."""
         return name.removeprefix(f"{self.prefix}.{self.block_of(name)}.")
 
     def resume(self) -> int:
-        """Put the blocks in place that an earlier run has left; how many there are."""
+        """Put the blocks in place that an earlier run has left; returns how many."""
         if self.store is None:
             return 0
         count = 0
@@ -150,7 +150,7 @@ class Layers:
             self.on_progress(len(self.reports), len(self.targets), report)
 
     def _solve_with_sharers(self, name: str, stage: Stage | None) -> tuple[Solution, float | None]:
-        """The solution of `name`; those of the layers expected to share its input are kept for their turn."""
+        """Solve `name` and the layers expected to share its input; their solutions are kept for their turn."""
         block = self.block_of(name)
         names = [name]
         if stage is not None and block != self.first_block:
@@ -173,7 +173,7 @@ class Layers:
         return parts[0], None if rtns[0] is None else rtns[0].error
 
     def _solve(self, W: Tensor, stage: Stage | None, label: str) -> tuple[Solution, Solution | None]:
-        """Solve `W [out, in]`; with it, where asked for, that of rounding to nearest."""
+        """Solve `W [out, in]` and, where asked for, round it to nearest."""
         settings = self.settings
         if settings.method == "rtn" or stage is None:
             solution = rtn_solve(W, None if stage is None else stage.H, settings=settings, name=label)

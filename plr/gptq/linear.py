@@ -33,10 +33,11 @@ from plr.gptq.errors import FrozenWeightError, GPTQError
 from plr.gptq.frozen import FrozenWeight
 from plr.gptq.solution import Solution
 
-__all__ = ["KERNELS", "Kernel", "PackedLinear"]
+__all__ = ["BUFFERS", "KERNELS", "Kernel", "PackedLinear"]
 
 Kernel = Literal["packed", "dequantized"]
 KERNELS: tuple[Kernel, ...] = ("packed", "dequantized")
+BUFFERS = ("qweight", "qzeros", "scales", "g_idx")  # of a PackedLinear, as a checkpoint names them
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -104,7 +105,7 @@ class PackedLinear(nn.Linear):
         dtype: torch.dtype | None = None,
         kernel: str = "dequantized",
     ) -> PackedLinear:
-        """The layer that serves `solution`, with `bias [out]`, on the solution's device.
+        """Make the layer that serves `solution`, with `bias [out]`, on the solution's device.
 
         Zero points of 0 make its qzeros "gptq_v2", all others "gptq" (v1): see `plr.gptq.packing`.
         """
@@ -163,18 +164,18 @@ class PackedLinear(nn.Linear):
         return FrozenWeight.of(self.dense())
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """A fresh dense weight `[out, in]`, contiguous: `scale * (code - zero)`, rounded once to `dtype`.
+        """Make a fresh dense weight `[out, in]`, contiguous: `scale * (code - zero)`, rounded once to `dtype`.
 
         `dtype=None` is the compute dtype.
         """
         return self._dequantize(dtype or self.compute_dtype)
 
     def zeros(self) -> Tensor:
-        """Zero points int32 `[groups, out]`."""
+        """Unpack the zero points, int32 `[groups, out]`."""
         return packing.unpack_zeros(self.qzeros, self.bits, self.out_features, self.checkpoint_format)
 
     def codes(self) -> packing.Codes:
-        """The stored tensors with what is needed to read them."""
+        """Collect the stored tensors with what is needed to read them."""
         if self._in_order is None:
             order = torch.arange(self.in_features, dtype=self.g_idx.dtype, device=self.g_idx.device) // self.group_size
             self._in_order = bool(torch.equal(self.g_idx, order))
@@ -194,7 +195,7 @@ class PackedLinear(nn.Linear):
             self.checkpoint_format = checkpoint_format
 
     def to_linear(self) -> nn.Linear:
-        """An ordinary dense `nn.Linear` with this weight and bias, in the compute dtype."""
+        """Make an ordinary dense `nn.Linear` with this weight and bias, in the compute dtype."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta", self.compute_dtype)
         linear.weight = nn.Parameter(self.dequantize())
         if self.bias is not None:
@@ -202,7 +203,7 @@ class PackedLinear(nn.Linear):
         return linear
 
     def to_dense(self) -> nn.Linear | Conv1D:
-        """A dense layer of the kind that this one replaced, so that the model saves in its own layout."""
+        """Make a dense layer of the kind that this one replaced, so that the model saves in its own layout."""
         linear = self.to_linear()
         if not self.conv1d:
             return linear
@@ -238,13 +239,13 @@ class PackedLinear(nn.Linear):
             return kernels.linear(x, self.codes(), bias, dtype, self.compute_dtype)
 
     def _dequantize(self, dtype: torch.dtype) -> Tensor:
-        """A fresh dense weight `[out, in]`, contiguous."""
+        """Make a fresh dense weight `[out, in]`, contiguous."""
         # Out of inference mode: a weight kept from an evaluation must serve the next training step.
         with torch.inference_mode(False), torch.no_grad():
             return kernels.dequantize(self.codes(), dtype)
 
     def dense(self) -> Tensor:
-        """The dense weight `[out, in]` in the compute dtype as a plain tensor; from the cache under "dequantized"."""
+        """Get the dense weight `[out, in]` in the compute dtype as a plain tensor; from the cache under "dequantized"."""
         if self._kernel == "packed":
             return self._dequantize(self.compute_dtype)
         if self._dense is None:

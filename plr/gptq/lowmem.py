@@ -94,7 +94,7 @@ class LowMemoryWalk:
         check_all_reached(layers)
 
     def _stages(self, i: int, names: Sequence[str]) -> list[list[str]]:
-        """The layers of block `i` in the order the first batch reaches them, those of one input together."""
+        """List the layers of block `i` in the order the first batch reaches them, those of one input together."""
         seen: list[tuple[str, Tensor, int]] = []
 
         def note(name: str) -> Callable[..., None]:
@@ -175,7 +175,7 @@ class LowMemoryWalk:
         return mapped.view(like.shape)
 
     def _run(self, i: int, batch: int) -> Tensor | None:
-        """Call the model with block `i` real and all others stubs; the hidden state that block `i` returns."""
+        """Call the model with block `i` real and all others stubs; returns the hidden state that block `i` does."""
         out: list[Tensor] = []
 
         def after(module: nn.Module, args: object, output: Tensor | tuple[object, ...]) -> None:
@@ -196,7 +196,7 @@ class LowMemoryWalk:
 
     @contextmanager
     def _stubs(self, i: int, batch: int) -> Generator[None]:
-        """All blocks before `i` replaced; that of `i - 1` hands out the stored state."""
+        """Replace all blocks before `i`; that of `i - 1` hands out the stored state."""
         blocks = self.layers.blocks
         state = self.states[batch]
 
@@ -217,7 +217,7 @@ class LowMemoryWalk:
 
     @contextmanager
     def _rest_on_device(self) -> Generator[None]:
-        """What lies outside of the blocks (embeddings, norms, the head left out) on the device, in float32."""
+        """Hold what lies outside of the blocks (embeddings, norms, not the head) on the device, in float32."""
         blocks, inside = self.layers.blocks, set(self.layers.blocks.modules())
         own_head = getattr(self.model, "get_output_embeddings", None)
         head: nn.Module | None = own_head() if own_head is not None else None
@@ -244,7 +244,7 @@ class LowMemoryWalk:
 
     @contextmanager
     def _block_on_device(self, block: nn.Module, names: Sequence[str], *, done: bool) -> Generator[ExitStack]:
-        """`block` in float32 on the device; afterwards back, in its own dtype. Yields what ends before it goes back."""
+        """Hold `block` in float32 on the device; afterwards back, in its own dtype. Yields what ends before it goes back."""
         dtype = next((p.dtype for p in block.parameters() if p.is_floating_point()), torch.float32)
         block.to(self.device, torch.float32)
         try:

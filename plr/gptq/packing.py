@@ -55,12 +55,12 @@ class Codes(NamedTuple):
         return _offset(self.checkpoint_format)
 
     def zeros(self) -> Tensor:
-        """Zero points int32 `[groups, out]`."""
+        """Unpack the zero points, int32 `[groups, out]`."""
         return unpack_zeros(self.qzeros, self.bits, self.out_features, self.checkpoint_format)
 
 
 def packed_size(n: int, bits: int, what: str = "codes") -> int:
-    """How many 32-bit words `n` codes take. `PackingError` for 3 bits unless 32 divides `n`."""
+    """Count the 32-bit words that `n` codes take. `PackingError` for 3 bits unless 32 divides `n`."""
     check_bits(bits)
     if WORD % bits and n % WORD:
         raise PackingError(
@@ -100,12 +100,12 @@ def pack(codes: Tensor, bits: int, what: str = "codes") -> Tensor:
 
 
 def unpack(words: Tensor, bits: int, n: int) -> Tensor:
-    """The inverse of `pack`: the first `n` codes, int32 `[n, m]`, of `words [ceil(n*bits/32), m]`."""
+    """Undo `pack`: the first `n` codes, int32 `[n, m]`, of `words [ceil(n*bits/32), m]`."""
     return unpack_rows(words, bits, n).t().to(torch.int32)
 
 
 def unpack_rows(words: Tensor, bits: int, n: int) -> Tensor:
-    """The first `n` codes of each column, uint8 `[m, n]`, of `words` int32 `[ceil(n*bits/32), m]`: as a weight lies.
+    """Unpack the first `n` codes of each column, uint8 `[m, n]`, of `words` int32 `[ceil(n*bits/32), m]`: as a weight lies.
 
     Fast, because nothing is done code by code. The words of a column are laid side by side; on a little-endian machine
     their bytes are then the stream of codes. A chunk of codes is widened to an integer with one byte for each, in
@@ -141,18 +141,18 @@ def unpack_rows(words: Tensor, bits: int, n: int) -> Tensor:
 
 
 def pack_zeros(zero: Tensor, bits: int, checkpoint_format: str) -> Tensor:
-    """qzeros `[groups, ceil(out*bits/32)]` of zero points `zero [groups, out]` in format "gptq" (v1) or "gptq_v2"."""
+    """Pack qzeros `[groups, ceil(out*bits/32)]` of zero points `zero [groups, out]` in format "gptq" (v1) or "gptq_v2"."""
     return pack(zero.t() - _offset(checkpoint_format), bits, "out_features").t().contiguous()
 
 
 def unpack_zeros(qzeros: Tensor, bits: int, out_features: int, checkpoint_format: str) -> Tensor:
-    """Zero points int32 `[groups, out]` of qzeros; in v1 a stored `maxq` is read as 0, the wrapped-around 0 - 1."""
+    """Unpack zero points int32 `[groups, out]` of qzeros; in v1 a stored `maxq` is read as 0, the wrapped-around 0 - 1."""
     zero = unpack_rows(qzeros.t(), bits, out_features).to(torch.int32)
     return (zero + _offset(checkpoint_format)) & (2**bits - 1)
 
 
 def zero_format(zero: Tensor) -> str:
-    """The checkpoint format that holds these zero points: "gptq" (v1) unless one of them is 0."""
+    """Choose the checkpoint format that holds these zero points: "gptq" (v1) unless one of them is 0."""
     return V1 if zero.numel() == 0 or int(zero.min()) >= 1 else V2
 
 

@@ -93,7 +93,7 @@ def _damped(F: Factor, dtype: torch.dtype, order: Tensor | None) -> Tensor:
 
 
 def _move_scale(scale: Tensor, C: Tensor, H: Tensor, G: Tensor, E: Tensor, scale_dtype: torch.dtype | None) -> None:
-    """Step 2 of the module's docstring; changes `scale [out]`, `G` and `E` `[g, out]` in place."""
+    """Move a scale (step 2 of the module's docstring); changes `scale [out]`, `G` and `E` `[g, out]` in place."""
     HC = H @ C
     slope, curve = (C * G).sum(0), (C * HC).sum(0)
     moved = torch.where(curve > 0, scale + slope / curve, scale)

@@ -26,13 +26,11 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from plr.gptq.execution import Execution
-from plr.gptq.linear import PackedLinear
+from plr.gptq.linear import BUFFERS, PackedLinear
 from plr.gptq.settings import Settings
 from plr.gptq.typed import open_tensors
 
 __all__ = ["BlockStore", "key_of"]
-
-BUFFERS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def key_of(
@@ -95,7 +93,7 @@ class BlockStore:
         _flush(self.folder)
 
     def load(self, index: int, names: Sequence[str]) -> tuple[dict[str, PackedLinear], dict[str, Any]] | None:
-        """The layers of block `index` and its record; None where there is no whole file of this key."""
+        """Read the layers of block `index` and its record; None where there is no whole file of this key."""
         path = self._path(index)
         try:
             with open_tensors(path) as file:

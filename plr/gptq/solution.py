@@ -39,7 +39,7 @@ class Solution:
         return max(noise, 0.0) / power if power > 0 else 0.0  # rounding may leave a vanishing noise below zero
 
     def dequantize(self) -> Tensor:
-        """The weight these codes stand for, `[out, in]`."""
+        """Compute the weight these codes stand for, `[out, in]`."""
         columns, groups = self.Q.shape[1], self.scale.shape[1]
         size = columns // groups
         if bool((self.g_idx == torch.arange(columns, device=self.g_idx.device) // size).all()):
@@ -49,7 +49,7 @@ class Solution:
         return affine.dequantize(self.Q, self.scale[:, g_idx], self.zero[:, g_idx])
 
     def split(self, rows: Sequence[int]) -> list[Solution]:
-        """One solution for each run of `rows` rows: of layers that were solved side by side."""
+        """Cut it into one solution for each run of `rows` rows: of layers that were solved side by side."""
         parts = zip(
             *(
                 [None] * len(rows) if tensor is None else torch.split(tensor, list(rows))

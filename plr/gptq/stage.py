@@ -57,7 +57,7 @@ class Stage:
         return flat[rows]
 
     def sees(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether every batch brings the very input that this stage has seen, unchanged."""
+        """Tell whether every batch brings the very input that this stage has seen, unchanged."""
         return len(inputs) == len(self.inputs) and all(
             same_tensor(X, other) and X._version == version
             for (X, version), other in zip(self.inputs, inputs, strict=True)
@@ -69,7 +69,7 @@ class Stage:
         return self._hessian
 
     def close(self) -> None:
-        """All batches are in."""
+        """Complete the Hessian: all batches are in."""
         hessian.finish(self.H)
 
     @cached_property
@@ -78,14 +78,14 @@ class Stage:
         return factor_with(self.settings, self.H, name=self.name, n_samples=self.n_tokens)
 
     def target(self, W: Tensor) -> Tensor | None:
-        """What the layers of this stage should approximate in the place of `W [out, in]`; None: `W` itself."""
+        """Compute what the layers of this stage approximate in the place of `W [out, in]`; None: `W` itself."""
         if self.shift is None:
             return None
         return correction.target(W, self.shift, self.factor, self.settings.input_correction)
 
 
 def same_tensor(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same memory seen the same way."""
+    """Tell whether two tensors are the same memory seen the same way."""
     return a is b or (
         a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
     )

@@ -51,7 +51,7 @@ def forward_in(dtype: torch.dtype | None, device: torch.device) -> AbstractConte
 
 
 def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, object]:
-    """The batch on `device` without labels; with `twice`, every tensor of its size twice, one after the other."""
+    """Move the batch to `device` without labels; with `twice`, every tensor of its size twice, one after the other."""
     size = next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
 
     def ready(value: object) -> object:
@@ -64,7 +64,7 @@ def prepare(batch: Batch, device: torch.device, *, twice: bool) -> dict[str, obj
 
 
 def token_rows(batch: Batch) -> Tensor | None:
-    """Which of the `b*t` positions are tokens, or None where all are."""
+    """Tell which of the `b*t` positions are tokens, or None where all are."""
     mask = batch.get("attention_mask")
     if not isinstance(mask, Tensor) or bool((mask != 0).all()):
         return None

@@ -54,7 +54,7 @@ class GPTQQuantizer(Quantizer):
     ) -> dict[str, Any]:
         from plr.gptq import Execution as Walk
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
-        from plr.gptq.checkpoint import beyond_format
+        from plr.gptq.saving import beyond_format
 
         how = execution or Execution()
         told: list[int] = []  # layers done at each report: the first is more than one where an earlier run left blocks

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from plr.gptq import Execution, GPTQError, Settings, gptq_solve, quantize_model, rtn_solve, save_checkpoint
-from plr.gptq.checkpoint import FORMAT, SPEED, beyond_format
 from plr.gptq.execution import Options, settings_and_execution
 from plr.gptq.resume import key_of
+from plr.gptq.saving import FORMAT, SPEED, beyond_format
 from plr.gptq.settings import Knobs, settings_of
 
 from .conftest import make_batches, make_model
