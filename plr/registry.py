@@ -8,8 +8,8 @@ A name that is not there is answered with the nearest ones.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from plr.errors import PlrError, UnknownNameError
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         """Asked for a name that is not registered; what it gives is kept under that name and not listed."""
         self._items: dict[str, T] = {}
         self._others: dict[str, T] = {}
-        self._discovered = False
+        self._declared: dict[str, EntryPoint] | None = None
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that puts a plug-in under ``name``; a name taken by something else is an error."""
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             UnknownNameError: no such name; the message lists the nearest and all known ones.
         """
         if name not in self._items:
-            self._discover()
+            self._load_all()
         if name in self._items:
             return self._items[name]
         if name not in self._others and self.fallback is not None and (found := self.fallback(name)) is not None:
@@ -81,13 +81,24 @@ class Registry(Generic[T]):
         )
 
     def names(self) -> list[str]:
-        self._discover()
-        return sorted(self._items)
+        """List all names, those of other packages too; imports nothing."""
+        return sorted({*self._items, *self._points()})
 
-    def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
-        for point in entry_points(group=self.group):
-            if point.name not in self._items:
-                self._items[point.name] = point.load()
+    def loaded(self) -> Mapping[str, T]:
+        """Return the plug-ins in memory, by name, as they were registered: plr's own, and others once one has been asked for."""
+        return self._items
+
+    def values(self) -> list[T]:
+        """Return every plug-in; those of other packages are imported."""
+        self._load_all()
+        return list(self._items.values())
+
+    def _points(self) -> Mapping[str, EntryPoint]:
+        if self._declared is None:
+            self._declared = {point.name: point for point in entry_points(group=self.group)}
+        return self._declared
+
+    def _load_all(self) -> None:
+        for name, point in self._points().items():
+            if name not in self._items:
+                self._items[name] = point.load()

@@ -21,6 +21,7 @@ from plr.adapters.targets import named_in
 from plr.core.quiet import import_gptqmodel
 from plr.core.store import write_atomic
 from plr.errors import ConfigError, ModelError, PlrError
+from plr.quantizers import is_quantized_layer
 from plr.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -234,11 +235,8 @@ def calm() -> Iterator[None]:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether any layer of ``model`` holds fewer than 16 bits."""
-    from plr.gptq import PackedLinear
-    from plr.quantizers.bnb import is_bitsandbytes
-
-    return any(isinstance(module, PackedLinear) or is_bitsandbytes(module) for module in model.modules())
+    """Tell whether any layer of `model` holds fewer than 16 bits."""
+    return any(is_quantized_layer(module) for module in model.modules())
 
 
 def name_base(folder: Path, base: str, revision: str | None) -> None:

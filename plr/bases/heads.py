@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plr.errors import ModelError
+from plr.quantizers import is_quantized_layer
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
@@ -82,17 +83,15 @@ def load_classifier(
 
 
 def graft(model: Any, quantized: Any) -> None:
-    """Replace the linear layers of ``model``'s body, in place, by the k-bit layers of ``quantized``, which is used up.
+    """Replace the linear layers of `model`'s body, in place, by the k-bit layers of `quantized`, which is used up.
 
     Raises:
         ModelError: the bodies differ.
     """
-    from plr.gptq import PackedLinear
     from plr.gptq.blocks import is_linear, replace_module
-    from plr.quantizers.bnb import is_bitsandbytes
 
     body, theirs = model.base_model, quantized.base_model
-    layers = {n: m for n, m in theirs.named_modules() if isinstance(m, PackedLinear) or is_bitsandbytes(m)}
+    layers = {n: m for n, m in theirs.named_modules() if is_quantized_layer(m)}
     known = dict(body.named_modules())
     for name, layer in layers.items():
         if not is_linear(known.get(name)):

@@ -16,13 +16,23 @@ from plr.core.runtime import Runtime, available_memory
 from plr.core.specs import ModelRef, Quantize, Source
 from plr.core.store import Store
 from plr.errors import ModelError
+from plr.quantizers import Quantizer, formats, reader_of
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Loaded", "kernel_for", "load_base", "load_quantized", "load_source", "load_tokenizer", "runtime_dtype"]
+__all__ = [
+    "Loaded",
+    "kernel_for",
+    "load_base",
+    "load_quantized",
+    "load_source",
+    "load_tokenizer",
+    "open_quantized",
+    "runtime_dtype",
+]
 
 DENSE_SHARE = 0.5  # of the free memory, for dense weights; the rest is for activations, the optimizer and the codes
 
@@ -122,9 +132,7 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
     if isinstance(base, Source):
         loaded = load_source(base.model, dtype=dtype, device=device, offline=runtime.offline, head=head)
     else:
-        folder = store.require(base).path
-        kernel = kernel_for(runtime, folder, dtype.itemsize)
-        model = load_quantized(folder, dtype=dtype, device=device, kernel=kernel)
+        model = open_quantized(store.require(base).path, runtime)
         if head is None:
             loaded = Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
         else:
@@ -147,35 +155,44 @@ def _auto_class(folder: Path, **more: Any) -> Any:
     return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **more)) else AutoModelForCausalLM
 
 
-def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str = "dequantized") -> PreTrainedModel:
-    """The k-bit model in ``folder``, whatever its method: ``quant_method`` in its config.json says who reads it. In eval mode.
-
-    ``kernel`` is that of GPTQ layers; those of bitsandbytes have their own.
+def open_quantized(folder: Path, runtime: Runtime) -> PreTrainedModel:
+    """Load the k-bit model in `folder` in the dtype, on the device and with the kernel of `runtime`.
 
     Raises:
-        ModelError: no k-bit checkpoint, a method that plr does not read, or tensors that do not fit.
-        MissingDependencyError: bitsandbytes is needed and not installed.
+        ModelError, MissingDependencyError: see `load_quantized`.
     """
+    dtype = runtime_dtype(runtime)
+    kernel = kernel_for(runtime, folder, dtype.itemsize)
+    return load_quantized(folder, dtype=dtype, device=runtime.torch_device(), kernel=kernel)
+
+
+def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str = "dequantized") -> PreTrainedModel:
+    """Load the k-bit model in `folder`, in eval mode, by the quantizer that reads its `quantization_config`.
+
+    `kernel` is for layers that have a choice, as those of GPTQ.
+
+    Raises:
+        ModelError: no k-bit checkpoint, a method that no quantizer reads, or tensors that do not fit.
+        MissingDependencyError: a package that is needed for it is not installed.
+    """
+    return _reader_of(folder).load(folder, dtype=dtype, device=device, kernel=kernel)
+
+
+def _reader_of(folder: Path) -> Quantizer:
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} has no config.json that can be read: {error}") from error
-    method = settings.get("quant_method", "gptq" if (folder / "quantize_config.json").is_file() else None)
-    if method == "bitsandbytes":
-        from plr.quantizers import load_bitsandbytes
-
-        return load_bitsandbytes(folder, dtype=dtype, device=device)
-    if method != "gptq":
+    if "quant_method" not in settings and (folder / "quantize_config.json").is_file():
+        settings = {**settings, "quant_method": "gptq"}  # the file of AutoGPTQ, which has no such key
+    reader = reader_of(settings)
+    if reader is None:
+        method = settings.get("quant_method")
         raise ModelError(
             f"{folder} is quantized by {method}" if method else f"{folder} is not quantized",
-            expected="quant_method gptq or bitsandbytes in config.json",
+            expected=f"quant_method {' or '.join(formats())} in config.json",
         )
-    from plr.gptq import load_checkpoint
-
-    try:
-        return load_checkpoint(folder, dtype=dtype, device=device, kernel=kernel).eval()
-    except (ValueError, OSError) as error:  # a GPTQError is a ValueError; transformers raises both
-        raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+    return reader
 
 
 def kernel_for(runtime: Runtime, folder: Path, itemsize: int) -> Literal["packed", "dequantized"]:
@@ -192,9 +209,7 @@ def kernel_for(runtime: Runtime, folder: Path, itemsize: int) -> Literal["packed
     free = available_memory()
     if free is None:
         return "dequantized"
-    from plr.gptq.checkpoint import dense_bytes
-
-    fits = runtime.workers * dense_bytes(folder, itemsize) <= free * DENSE_SHARE
+    fits = runtime.workers * _reader_of(folder).dense_bytes(folder, itemsize) <= free * DENSE_SHARE
     return "dequantized" if fits else "packed"
 
 

@@ -31,8 +31,6 @@ Progress = Callable[[int, int], None]
 BATCH_TOKENS = 4096
 AUTOCAST_FROM = 512
 """Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
-_DECODERS_ALONE = ("nf4", "int8")
-"""Methods whose checkpoints are read back as causal language models."""
 
 
 class SourceHolder:
@@ -65,10 +63,10 @@ class SourceHolder:
                 f"method {spec.method} needs calibration data", hint="give --calibration task:NAME or a file"
             )
         loaded, batches, record, gate = self._load(step)
-        if is_encoder(loaded.model.config) and spec.method in _DECODERS_ALONE:
+        if is_encoder(loaded.model.config) and not method.encoders:
             raise ModelError(
                 f"method {spec.method} is for language models, and {step.model.name} is an encoder",
-                expected="gptq or rtn",
+                expected="one of " + ", ".join(n for n, known in quantizers.loaded().items() if known.encoders),
                 hint="--method gptq",
             )
         runtime = self.runtime

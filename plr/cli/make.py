@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, finish_all, lab
 from plr.cli.root import app
@@ -15,11 +16,23 @@ from plr.errors import UsageError
 __all__: list[str] = []
 
 
-@app.command()
+class ListsMethods(TyperCommand):
+    """A command whose `--method` names the registered quantizers; they are imported with its options, not for `plr --help`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        from plr.quantizers import methods_help
+
+        for param in self.params:
+            if isinstance(param, TyperOption) and param.name == "method":
+                param.help = f"One of {methods_help()}."
+        return super().get_params(ctx)
+
+
+@app.command(cls=ListsMethods)
 def quantize(
     model: Model = "embedded:tiny",
     bits: Annotated[str, typer.Option("--bits", "-b", help="8, 4, 3 or 2; several in one go: 8,4,3,2.")] = "4",
-    method: Annotated[str | None, typer.Option(help="gptq, rtn, gptqmodel, nf4 (4 bits) or int8 (8 bits).")] = None,
+    method: Annotated[str | None, typer.Option(help="How it is quantized.")] = None,
     calibration: Annotated[str | None, typer.Option(help="task:NAME, or a JSONL or text file.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many calibration samples are drawn.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw.")] = None,

@@ -247,14 +247,13 @@ def _scored_here(
 def _load_served(step: Evaluate, store: Store, runtime: Runtime, head: HeadSpec | None) -> Loaded:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from plr.bases.load import kernel_for, load_quantized, load_tokenizer, runtime_dtype
+    from plr.bases.load import load_tokenizer, open_quantized, runtime_dtype
 
     path, dtype, device = served(step, store), runtime_dtype(runtime), runtime.torch_device()
     assert isinstance(step.target, Restore)
     model: Any
     if step.target.mode == "requantize":
-        kernel = kernel_for(runtime, path, dtype.itemsize)
-        model = load_quantized(path, dtype=dtype, device=device, kernel=kernel)
+        model = open_quantized(path, runtime)
     else:
         auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
         model = auto.from_pretrained(path, dtype=dtype)

@@ -14,6 +14,7 @@ from plr.core.fingerprint import text_sha256
 from plr.core.provenance import provenance
 from plr.core.specs import Evaluate
 from plr.evaluation.fewshot import DELIMITER
+from plr.quantizers import is_quantized_layer
 from plr.tasks import Example, Task
 
 __all__ = ["ANSWER_LOSS", "record", "summary", "write"]
@@ -169,10 +170,7 @@ def _model_info(step: Evaluate, model: Any, protocol: Mapping[str, Any]) -> dict
 
 def _num_parameters(model: Any) -> int:
     """Of the network and the adapter on it; weights that are held as k-bit codes count one by one."""
-    from plr.gptq import PackedLinear
-    from plr.quantizers.bnb import is_bitsandbytes
-
-    coded = [module for module in model.modules() if isinstance(module, PackedLinear) or is_bitsandbytes(module)]
+    coded = [module for module in model.modules() if is_quantized_layer(module)]
     codes = {id(p) for module in coded for name, p in module.named_parameters(recurse=False) if name == "weight"}
     return sum(p.numel() for p in model.parameters() if id(p) not in codes) + sum(
         module.in_features * module.out_features for module in coded

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, methods_help, quantizers
 from plr.quantizers.bnb import BitsAndBytesQuantizer, load_bitsandbytes
-from plr.quantizers.dense import densify
 from plr.quantizers.gptq import GPTQQuantizer
 from plr.quantizers.gptqmodel import GPTQModelQuantizer
+from plr.quantizers.layers import densify, formats, is_quantized_layer, reader_of
 
 __all__ = [
     "BitsAndBytesQuantizer",
@@ -16,6 +16,10 @@ __all__ = [
     "Quantizer",
     "check_settings",
     "densify",
+    "formats",
+    "is_quantized_layer",
     "load_bitsandbytes",
+    "methods_help",
     "quantizers",
+    "reader_of",
 ]

@@ -1,4 +1,4 @@
-"""The plug-in point for quantizers."""
+"""The plug-in point for quantizers: a method knows what it takes, the checkpoints it reads and the layers it makes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plr.core.specs import Quantization
 from plr.errors import UsageError
 from plr.registry import Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-__all__ = ["Execution", "Quantizer", "check_settings", "quantizers"]
+    from plr.core.specs import Quantization
 
+__all__ = ["WIDTHS", "Execution", "Quantizer", "check_settings", "methods_help", "quantizers"]
+
+WIDTHS = (8, 4, 3, 2)
 PASSED_OVER = ("method", "bits", "damp_percent", "block_size", "calibration", "gate_task", "gate_text")
 """Settings that ask for nothing a method could lack (``Quantizer.check``), or that it is chosen by."""
 
@@ -38,19 +40,33 @@ class Execution:
 
 
 class Quantizer(ABC):
-    """One way to quantize. ``needs_calibration`` says whether ``batches`` may be empty."""
+    """One way to quantize, and what is known of its layers and checkpoints.
+
+    A method that writes GPTQ or bitsandbytes checkpoints needs `needs_calibration` and `quantize` alone: those formats are read,
+    and their layers known, already. One with layers of its own says which checkpoints it reads (`formats`), loads them (`load`),
+    recognises its layers (`is_layer`) and makes them dense (`dense`). Such a layer is an `nn.Linear` (so that PEFT takes it) with
+    `in_features` and `out_features`; its codes lie in buffers, or in a parameter called `weight`.
+    """
 
     needs_calibration: bool
+    """Whether `quantize` wants batches to calibrate on."""
+    widths: tuple[int, ...] = WIDTHS
+    """The bits that it makes."""
+    encoders: bool = True
+    """Whether an encoder's checkpoint is read back: one has no language model head."""
+    formats: tuple[str, ...] = ()
+    """The `quant_method` of the checkpoints that it reads."""
 
-    def check(self, spec: Quantization) -> None:  # noqa: B027  (a method that takes everything need not say so)
-        """Raise ``UsageError`` for settings this method cannot carry out.
+    def check(self, spec: Quantization) -> None:
+        """Raise `UsageError` for settings this method cannot carry out.
 
         Called when a study is planned and before any work; imports nothing heavy.
 
         A setting that asks for something the method does not do is an error, whatever its default: a width, a group size, an
-        order of columns, a search. One that only says how a solver works inside (``damp_percent``, ``block_size``,
-        ``calibration``) is passed over by a method that has no such solver, so that one study file can set it for all widths.
+        order of columns, a search. One that only says how a solver works inside (`damp_percent`, `block_size`,
+        `calibration`) is passed over by a method that has no such solver, so that one study file can set it for all widths.
         """
+        check_settings(spec.method, spec, {"bits": self.widths})
 
     @abstractmethod
     def quantize(
@@ -63,12 +79,47 @@ class Quantizer(ABC):
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
-        """Quantize ``model`` in place and write a checkpoint that opens without plr to ``folder``.
+        """Quantize `model` in place and write a checkpoint that opens without plr to `folder`.
 
         In place means: layers are replaced, their tensors are not written to, so that the caller can put them back.
-        ``batches`` are dicts of input_ids and attention_mask, int64 [b, t]. ``execution`` may be passed over by a
+        `batches` are dicts of input_ids and attention_mask, int64 [b, t]. `execution` may be passed over by a
         method that has no use for it. Returns what is to be recorded per module.
         """
+
+    def reads(self, config: Mapping[str, Any]) -> bool:
+        """Tell whether `load` reads checkpoints with this `quantization_config`; imports nothing heavy."""
+        return config.get("quant_method") in self.formats
+
+    def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
+        """Load the k-bit model in `folder`, computing in `dtype`, in eval mode.
+
+        `kernel` is `packed` (memory of k bits) or `dequantized`; a method whose layers have no choice passes over it.
+
+        Raises:
+            ModelError: tensors that do not fit.
+            MissingDependencyError: a package that is needed for it is not installed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names the formats {self.formats} and has no load")
+
+    def dense_bytes(self, folder: Path, itemsize: int) -> int:
+        """Count the bytes of the dense weights that kernel `dequantized` keeps, at `itemsize` a weight; 0 without that kernel."""
+        return 0
+
+    def is_layer(self, module: nn.Module) -> bool:
+        """Tell whether `module` is a k-bit layer of this method's own."""
+        return False
+
+    def dense(self, module: nn.Module) -> nn.Module:
+        """Return an ordinary layer with the dequantized weight of `module`, one of this method's, and of the kind it stands for."""
+        raise NotImplementedError(f"{type(self).__name__} has layers of its own and no dense")
+
+    def densify(self, model: PreTrainedModel) -> None:
+        """Replace this method's layers of `model`, in place, by dense ones."""
+        from plr.gptq.blocks import replace_module
+
+        for name, module in list(model.named_modules()):
+            if self.is_layer(module):
+                replace_module(model, name, self.dense(module))
 
 
 def check_settings(
@@ -101,3 +152,14 @@ def _word(value: Any) -> str:
 
 
 quantizers: Registry[Quantizer] = Registry("quantization method", "plr.quantizers")
+
+
+def methods_help() -> str:
+    """List every method for a help text, with the bits of those that do not make all; imports no other package.
+
+    >>> methods_help()
+    'gptq, gptqmodel, int8 (8 bits), nf4 (4 bits), rtn'
+    """
+    limits = {name: method.widths for name, method in quantizers.loaded().items() if method.widths != WIDTHS}
+    bits = {name: f" ({' or '.join(map(str, widths))} bits)" for name, widths in limits.items()}
+    return ", ".join(name + bits.get(name, "") for name in quantizers.names())

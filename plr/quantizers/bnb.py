@@ -32,7 +32,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
@@ -41,13 +40,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-__all__ = ["BitsAndBytesQuantizer", "dense_layer", "is_bitsandbytes", "load_bitsandbytes"]
+    from plr.core.specs import Quantization
+
+__all__ = ["BitsAndBytesQuantizer", "load_bitsandbytes"]
 
 THRESHOLD = 6.0
 """LLM.int8()'s: inputs as large as this stay in 16 bits."""
+_WIDTH = {"nf4": 4, "int8": 8}
 _TAKES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "nf4": {"bits": (4,), "group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096)},
-    "int8": {"bits": (8,), "group_size": (-1,)},
+    "nf4": {"group_size": (64, 32, 128, 256, 512, 1024, 2048, 4096)},
+    "int8": {"group_size": (-1,)},
 }
 _FREE = {"nf4": ("double_quant",), "int8": ()}
 _SHARD = "5GB"
@@ -61,12 +63,32 @@ class BitsAndBytesQuantizer(Quantizer):
     """
 
     needs_calibration = False
+    encoders = False  # transformers reads them back as causal language models
+    formats = ("bitsandbytes",)
 
     def __init__(self, method: Literal["nf4", "int8"]) -> None:
         self.method: Literal["nf4", "int8"] = method
+        self.widths = (_WIDTH[method],)
 
     def check(self, spec: Quantization) -> None:
-        check_settings(self.method, spec, _TAKES[self.method], free=_FREE[self.method])
+        check_settings(
+            self.method, spec, {"bits": self.widths, **_TAKES[self.method]}, free=_FREE[self.method]
+        )
+
+    def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
+        return load_bitsandbytes(folder, dtype=dtype, device=device)
+
+    def is_layer(self, module: nn.Module) -> bool:
+        return _is_bitsandbytes(module)
+
+    def dense(self, module: nn.Module) -> nn.Module:
+        return _dense_layer(module)
+
+    def densify(self, model: PreTrainedModel) -> None:
+        super().densify(model)
+        # How the checkpoint was read is how it would be written: without the steps that unpacked k-bit weights.
+        conversions = [step for step in getattr(model, "_weight_conversions", None) or () if not _unpacks(step)]
+        model._weight_conversions = conversions or None
 
     def quantize(
         self,
@@ -190,21 +212,20 @@ def load_bitsandbytes(folder: Path, *, dtype: torch.dtype, device: str) -> PreTr
     for module in model.modules():
         _settle(module, dtype)
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_floating_point() and not (is_bitsandbytes(module) and name == "weight"):
+            if parameter.is_floating_point() and not (_is_bitsandbytes(module) and name == "weight"):
                 parameter.data = parameter.data.to(dtype)  # transformers leaves dense weights as they were stored
     model.config.dtype = dtype
     return model.eval()
 
 
-def is_bitsandbytes(module: nn.Module) -> bool:
-    """Whether ``module`` is a k-bit linear layer of bitsandbytes."""
+def _is_bitsandbytes(module: nn.Module) -> bool:
     return type(module).__name__ in ("Linear4bit", "Linear8bitLt") and type(module).__module__.startswith(
         "bitsandbytes"
     )
 
 
-def dense_layer(module: Any) -> nn.Module:
-    """An ordinary float32 layer with the dequantized weight of a layer of bitsandbytes: of the kind that this one replaced."""
+def _dense_layer(module: Any) -> nn.Module:
+    """Return an ordinary float32 layer with the dequantized weight of a layer of bitsandbytes, of the kind it replaced."""
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -230,9 +251,13 @@ def _dequantized(module: Any) -> Tensor:
     return bnb.functional.int8_vectorwise_dequant(weight.data, state.SCB if state.SCB is not None else weight.SCB)
 
 
+def _unpacks(step: Any) -> bool:
+    return any("bitsandbytes" in type(operation).__module__ for operation in getattr(step, "operations", ()))
+
+
 def _settle(module: Any, dtype: torch.dtype) -> None:
     """Have a 4-bit layer compute in ``dtype``, without the packing that has no gradient (see the module's docstring)."""
-    if type(module).__name__ == "Linear4bit" and is_bitsandbytes(module):
+    if type(module).__name__ == "Linear4bit" and _is_bitsandbytes(module):
         module.compute_dtype, module.compute_type_is_set = dtype, True
         module.weight.quant_state.dtype = dtype
         module.support_avx512bf16_for_cpu = False

@@ -7,14 +7,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plr.core.specs import Quantization
 from plr.errors import ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from plr.core.specs import Quantization
     from plr.gptq import ModuleReport, Settings
 
 __all__ = ["GPTQQuantizer"]
@@ -25,6 +26,8 @@ class GPTQQuantizer(Quantizer):
 
     Rounding has no Hessian: it takes none of what orders columns or weighs errors, and passes over ``damp_percent``.
     """
+
+    formats = ("gptq",)
 
     def __init__(self, method: Literal["gptq", "rtn"]) -> None:
         self.method: Literal["gptq", "rtn"] = method
@@ -77,6 +80,34 @@ class GPTQQuantizer(Quantizer):
             "modules": [asdict(report) for report in reports],
             "resumed_from_layer": told[0] if told and told[0] > 1 else 0,
         }
+
+    def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
+        from plr.gptq import load_checkpoint
+
+        try:
+            return load_checkpoint(folder, dtype=dtype, device=device, kernel=kernel).eval()
+        except (ValueError, OSError) as error:  # a GPTQError is a ValueError; transformers raises both
+            raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+
+    def dense_bytes(self, folder: Path, itemsize: int) -> int:
+        from plr.gptq import GPTQError
+        from plr.gptq.checkpoint import dense_bytes
+
+        try:
+            return dense_bytes(folder, itemsize)
+        except GPTQError as error:
+            raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+
+    def is_layer(self, module: nn.Module) -> bool:
+        from plr.gptq import PackedLinear
+
+        return isinstance(module, PackedLinear)
+
+    def dense(self, module: nn.Module) -> nn.Module:
+        from plr.gptq import PackedLinear
+
+        assert isinstance(module, PackedLinear)
+        return module.to_dense()
 
 
 def settings_of(spec: Quantization, method: Literal["gptq", "rtn"]) -> Settings:

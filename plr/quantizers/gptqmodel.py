@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plr.core.quiet import import_gptqmodel, silenced
-from plr.core.specs import Quantization
 from plr.errors import MissingDependencyError, ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from plr.core.specs import Quantization
 
 __all__ = ["GPTQModelQuantizer"]
 

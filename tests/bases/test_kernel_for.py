@@ -20,6 +20,7 @@ def test_dense_weights_are_kept_on_a_cpu_if_they_take_half_of_its_free_memory(
 ) -> None:
     from plr.gptq import checkpoint
 
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     monkeypatch.setattr(load, "available_memory", lambda: 1000 * 1024)
     monkeypatch.setattr(checkpoint, "dense_bytes", lambda folder, itemsize: 100 * 1024 * itemsize)
     assert kernel_for(Runtime(device="cpu", workers=workers), tmp_path, itemsize) == kernel
