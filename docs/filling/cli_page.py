@@ -54,10 +54,11 @@ def _command(name: str, command: Any, level: str) -> Iterator[str]:
     prose, _, example = text.partition("Example:")
     yield f"{level} {name}"
     yield prose.strip()
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    params = command.get_params(typer.Context(command))
+    arguments = [param for param in params if param.param_type_name == "argument"]
     options = [
         param
-        for param in command.params
+        for param in params
         if param.param_type_name == "option" and not param.hidden and param.name != "help"
     ]
     if arguments:
