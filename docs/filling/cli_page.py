@@ -57,9 +57,7 @@ def _command(name: str, command: Any, level: str) -> Iterator[str]:
     params = command.get_params(typer.Context(command))
     arguments = [param for param in params if param.param_type_name == "argument"]
     options = [
-        param
-        for param in params
-        if param.param_type_name == "option" and not param.hidden and param.name != "help"
+        param for param in params if param.param_type_name == "option" and not param.hidden and param.name != "help"
     ]
     if arguments:
         rows = [f"| `{_metavar(param)}` | {_cell(_meaning(param))} |" for param in arguments]

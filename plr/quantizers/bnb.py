@@ -88,7 +88,7 @@ class BitsAndBytesQuantizer(Quantizer):
         super().densify(model)
         # How the checkpoint was read is how it would be written: without the steps that unpacked k-bit weights.
         conversions = [step for step in getattr(model, "_weight_conversions", None) or () if not _unpacks(step)]
-        model._weight_conversions = conversions or None
+        vars(model)["_weight_conversions"] = conversions or None
 
     def quantize(
         self,
