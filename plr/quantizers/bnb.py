@@ -71,9 +71,7 @@ class BitsAndBytesQuantizer(Quantizer):
         self.widths = (_WIDTH[method],)
 
     def check(self, spec: Quantization) -> None:
-        check_settings(
-            self.method, spec, {"bits": self.widths, **_TAKES[self.method]}, free=_FREE[self.method]
-        )
+        check_settings(self.method, spec, {"bits": self.widths, **_TAKES[self.method]}, free=_FREE[self.method])
 
     def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
         return load_bitsandbytes(folder, dtype=dtype, device=device)
