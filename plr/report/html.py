@@ -25,7 +25,8 @@ from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
 from plr.report.results import Contrast, contrasts, csv_text, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.table import CONTRAST_HEAD, CONTRAST_LEGEND, contrast_rows, metric_title, other_metrics
-from plr.report.words import deploy, detectable_words, headline, line_words, sample_words, stop_words
+from plr.report.verdicts import deployment
+from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
 from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = ["flatten", "report_html"]
@@ -188,7 +189,8 @@ def _heats(results: ResultSet, line: Line) -> list[Heat]:
     primary = results.primary(line)
     shown = [primary, *([LOSS] if LOSS in results.metrics(line) and primary != LOSS else [])]
     return [
-        _heat(results, line, metric, chosen=deploy(results, line)[0] if metric == primary else None) for metric in shown
+        _heat(results, line, metric, chosen=deployment(results, line).place if metric == primary else None)
+        for metric in shown
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from plr.report.cells import ResultSet
-from plr.report.words import deploy, deploy_words, gain_words, headline, line_words, sample_words, stop_words
+from plr.report.cells import Line, ResultSet
+from plr.report.verdicts import deployment, gain_verdicts
+from plr.report.words import deploy_words, headline, line_words, sample_words, stop_words
+from plr.report.words import gain_words as words_of_gains
 from plr.study.cells import Metric
 
 
@@ -14,6 +16,15 @@ def bits(right: int, n: int = 400) -> str:
 def only(cells):
     results = ResultSet(cells)
     return results, results.lines()[0]
+
+
+def deploy(results: ResultSet, line: Line) -> tuple[tuple[int, int] | None, str]:
+    verdict = deployment(results, line)
+    return verdict.place, deploy_words(verdict)
+
+
+def gain_words(results: ResultSet, line: Line) -> str:
+    return words_of_gains(gain_verdicts(results, line))
 
 
 def test_deploy_prefers_fewer_bits_when_the_loss_is_not_detected(cell):
@@ -75,7 +86,16 @@ def test_gain_words_when_nothing_is_significant(cell):
 def test_gain_that_only_an_uncorrected_test_finds_is_not_claimed(cell):
     # 7 of 7 discordant: p = 0.0156 alone, 0.0625 among four
     cells = [cell(k, ell, bits(100 if k == ell or k != 4 else 107)) for k in (8, 4, 3, 2) for ell in (k, 16)]
-    assert gain_words(*only(cells)) == "No difference is detectable at k = 8, 4, 3, 2."
+    assert gain_words(*only(cells)) == (
+        "At k = 4 the difference is +1.75 points (+0.50 to +3.25), not significant after correction for 4 tests (p 0.062); "
+        "no difference is detectable at k = 8, 3, 2."
+    )
+    assert [(v.outcome, v.suggestive) for v in gain_verdicts(*only(cells))] == [
+        (0, False),
+        (0, True),
+        (0, False),
+        (0, False),
+    ]
     assert gain_words(*only(cells[2:4])).startswith("Restoring to 16 bits gains at k = 4 (+1.75 points)")
 
 
@@ -108,9 +128,36 @@ def test_headline_when_nothing_is_significant(cell):
     assert headline(ResultSet(cells)) == "Restoring to 16 bits makes no detectable difference in any of 2 comparisons."
 
 
+def test_headline_counts_intervals_that_correction_takes_back(cell):
+    # 7 of 7 discordant in one task of four: p = 0.0156 alone, 0.0625 among four
+    cells = [
+        c for task, after in (("a", 107), ("b", 100), ("c", 100), ("d", 100))
+        for c in (cell(4, 4, bits(100), task=task), cell(4, 16, bits(after), task=task))
+    ]  # fmt: skip
+    assert headline(ResultSet(cells)) == (
+        "Restoring to 16 bits makes no detectable difference in any of 4 comparisons after correction, though the "
+        "interval of 1 leaves out 0."
+    )
+
+
+def test_gains_and_what_correction_takes_back_are_one_sentence(cell):
+    cells = [
+        c
+        for k, after in ((8, 160), (4, 107), (3, 100), (2, 100))
+        for c in (cell(k, k, bits(100)), cell(k, 16, bits(after)))
+    ]
+    cells.append(cell(16, 16, bits(100)))  # its four contrasts are in the family too
+    first, second, third = gain_words(*only(cells)).split("; ")
+    assert first == "Restoring to 16 bits gains at k = 8 (+15.00 points)"
+    assert second == (
+        "at k = 4 the difference is +1.75 points (+0.50 to +3.25), not significant after correction for 8 tests (p 0.094)"
+    )
+    assert third == "no difference is detectable at k = 3, 2."
+
+
 def test_headline_of_one_line_is_what_to_deploy(cell):
     results = ResultSet([cell(16, 16, bits(300)), cell(4, 4, bits(100))])
-    assert headline(results) == deploy_words(results, results.lines()[0])
+    assert headline(results) == deploy_words(deployment(results, results.lines()[0]))
 
 
 def test_headline_when_all_failed(cell):
@@ -163,5 +210,8 @@ def test_gain_of_several_seeds_is_corrected_for_the_number_of_gains(cell):
     # 4 of 400 gained: a bootstrap draw holds none of them with probability e^-4 = 0.018: out at 2.5 %, in at 0.6 %
     pairs = [(k, ell) for k in (8, 4, 3, 2) for ell in (k, 16)]
     cells = [cell(*place, bits(104 if place == (4, 16) else 100), seed=seed) for place in pairs for seed in (0, 1)]
-    assert gain_words(*only(cells)) == "No difference is detectable at k = 8, 4, 3, 2."
+    assert gain_words(*only(cells)) == (
+        "At k = 4 the difference is +1.00 points (+0.25 to +2.00), not significant after correction for 4 tests; "
+        "no difference is detectable at k = 8, 3, 2."
+    )
     assert gain_words(*only([c for c in cells if c.train_bits == 4])).startswith("Restoring to 16 bits gains at k = 4")
