@@ -11,11 +11,24 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from cpu_durations import CpuDurations
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cpu-durations", type=int, default=0, metavar="N", help="list the N tests that take most processor time"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if rows := config.getoption("--cpu-durations"):
+        config.pluginmanager.register(CpuDurations(rows), "cpu-durations")
 
 
 @pytest.fixture
