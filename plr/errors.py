@@ -17,6 +17,7 @@ PlrError (exit 1)              something failed; the message says what
 ├── MissingDependencyError (1) an extra is not installed
 ├── CellsFailedError (3)       a study finished, some of its cells did not
 ├── ResourceError (4)          out of memory or disk
+│   └── DiskFullError          nothing more can be written: every step would fail
 └── IntegrityError (5)         an artifact is corrupted
     └── ProvenanceError        an adapter and a base do not belong together
 ```
@@ -31,6 +32,7 @@ __all__ = [
     "CellsFailedError",
     "ConfigError",
     "DataError",
+    "DiskFullError",
     "HubDataUnreachable",
     "HubError",
     "HubNotFound",
@@ -140,6 +142,10 @@ class CellsFailedError(PlrError):
 
 class ResourceError(PlrError):
     exit_code = 4
+
+
+class DiskFullError(ResourceError):
+    pass
 
 
 class IntegrityError(PlrError):

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plr.core.store import write_atomic
+from plr.core.files import write_atomic
 from plr.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from plr.adapters.base import AdapterMethod, Kind, Properties
 from plr.adapters.targets import named_in
+from plr.core.files import write_atomic
 from plr.core.quiet import import_gptqmodel
-from plr.core.store import write_atomic
 from plr.errors import ConfigError, ModelError, PlrError
 from plr.quantizers import is_quantized_layer
 from plr.registry import did_you_mean
@@ -130,6 +130,7 @@ class PeftMethod(AdapterMethod):
 
     def load(self, model: Any, folder: Path, name: str) -> Any:
         from peft import PeftModel
+        from transformers.pytorch_utils import Conv1D
 
         self._config_class()
         import_gptqmodel()
@@ -140,13 +141,14 @@ class PeftMethod(AdapterMethod):
                 else:
                     model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
         except (TypeError, NotImplementedError, ValueError) as error:
-            # Trained on k-bit layers, which are nn.Linear; the 16-bit base may have Conv1D (GPT-2). Or the other way round.
-            if isinstance(error, ValueError) and "Target module" not in str(error):
+            if not _layer_is_foreign(error):
                 raise
+            # Trained on k-bit layers, which are nn.Linear; the 16-bit base may have Conv1D (GPT-2). Or the other way round.
+            conv1d = any(isinstance(module, Conv1D) for module in model.modules())
             raise ModelError(
                 f"{self.config_class} cannot be put on {type(model).__name__}: {_first_line(error)}",
                 expected="layers that PEFT's method knows (on Conv1D: lora, dora, ia3, adalora, vera, fourierft)",
-                hint="serve it on a " + ("k-bit" if "Conv1D" in str(error) else "16-bit") + " base, or train a method "
+                hint="serve it on a " + ("k-bit" if conv1d else "16-bit") + " base, or train a method "
                 "that PEFT also puts on this base",
             ) from error
         model.set_adapter(name)
@@ -249,6 +251,14 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
         if isinstance(config.get(key), list):
             config[key].sort()  # PEFT keeps a set: its order would differ from run to run
     write_atomic(file, json.dumps(config, indent=2, sort_keys=True))
+
+
+def _layer_is_foreign(error: Exception) -> bool:
+    """Whether a method of PEFT says that it cannot be put on a kind of layer.
+
+    Some raise TypeError or NotImplementedError for it, others a ValueError as for anything else: of those the words alone tell.
+    """
+    return not isinstance(error, ValueError) or "Target module" in str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -107,7 +107,7 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
     Raises:
         ModelError: they are not there and cannot be fetched.
         IntegrityError: the hub sends other bytes than it promises.
-        ResourceError: the disk is full.
+        DiskFullError: the disk is full.
     """
     if ref.kind == "embedded":
         return EMBEDDED[ref.name]()

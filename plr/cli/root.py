@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
-from plr.errors import PlrError
+from plr.core.files import disk_full
+from plr.core.memory import out_of_memory
+from plr.errors import PlrError, ResourceError
 
 __all__ = ["app", "main"]
 
@@ -73,23 +75,27 @@ def main() -> None:
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:  # Typer makes an exit of Ctrl-C
             raise
         _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), INTERRUPTED)
-    except MemoryError:
-        _report(
-            PlrError("out of memory", hint="use a smaller model, or lower runtime.micro_batch and runtime.slots"), 4
-        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if os.environ.get("PLR_DEBUG"):
-            raise
-        full = error.errno == 28
-        _report(PlrError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")), 4 if full else 1)
     except Exception as error:
         if os.environ.get("PLR_DEBUG"):
             raise
-        hint = "this is a defect of plr: run again with PLR_DEBUG=1 for the traceback and report it"
-        _report(PlrError(f"{type(error).__name__}: {error}", hint=hint), 1)
+        _report(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[PlrError, int]:
+    """An error of Python or of a library as a message, and the exit code."""
+    if out_of_memory(error):
+        hint = "use a smaller model, or lower runtime.micro_batch and runtime.slots"
+        return PlrError("out of memory", hint=hint), ResourceError.exit_code
+    code = ResourceError.exit_code if disk_full(error) else PlrError.exit_code
+    if isinstance(error, OSError):
+        return PlrError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")), code
+    if code == ResourceError.exit_code:
+        return PlrError(f"the disk is full: {error}", hint="make room and run the same command again"), code
+    hint = "this is a defect of plr: run again with PLR_DEBUG=1 for the traceback and report it"
+    return PlrError(f"{type(error).__name__}: {error}", hint=hint), code
 
 
 def _report(error: PlrError, code: int) -> None:

@@ -13,7 +13,6 @@ Work that can be resumed (training checkpoints) lies in ``.work/<12 hex>`` until
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -28,12 +27,13 @@ from typing import Any
 from filelock import FileLock
 from pydantic import ValidationError
 
+from plr.core.files import disk_full, flush, write_atomic
 from plr.core.fingerprint import file_sha256
 from plr.core.provenance import provenance
 from plr.core.specs import Step, step_from_json
-from plr.errors import IntegrityError, PlrError, ResourceError, UsageError
+from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
-__all__ = ["KINDS", "Artifact", "Store", "write_atomic"]
+__all__ = ["KINDS", "Artifact", "Store"]
 
 KINDS = ("base", "adapter", "restored", "result")
 MANIFEST = "manifest.json"
@@ -144,7 +144,7 @@ class Store:
         was made now.
 
         Raises:
-            ResourceError: the disk is full; what was written of this step is removed, everything else is untouched.
+            DiskFullError: what was written of this step is removed, everything else is untouched.
         """
         if found := self.get(step):
             return found, False
@@ -169,7 +169,7 @@ class Store:
         files = {}
         for file in sorted(partial.rglob("*")):
             if file.is_file():
-                _fsync(file)
+                flush(file)
                 files[str(file.relative_to(partial))] = {"sha256": file_sha256(file), "size": file.stat().st_size}
         manifest = {
             "kind": step.kind,
@@ -184,7 +184,7 @@ class Store:
         }
         write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
         os.rename(partial, final)
-        _fsync(final.parent)
+        flush(final.parent)
 
     @contextmanager
     def lock(self, step: Step) -> Generator[None]:
@@ -262,39 +262,19 @@ class Store:
         return False
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        _fsync(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 @contextmanager
 def _disk_errors(home: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             free = shutil.disk_usage(home if home.exists() else Path.cwd()).free
-            raise ResourceError(
+            raise DiskFullError(
                 f"the disk of {home} is full ({free / 1e6:.0f} MB free)",
                 hint="free some space (plr gc removes leftovers) or set PLR_HOME, and run the same command again: "
                 "finished steps are kept",
             ) from error
         raise
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _slug(label: str) -> str:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from plr.core.files import disk_full
+from plr.core.memory import out_of_memory
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore, Step, Train
 from plr.core.store import Artifact, Store
 from plr.engines.plan import Event, OnEvent, Plan
-from plr.errors import PlrError, ResourceError
+from plr.errors import DiskFullError, PlrError, ResourceError
 
 __all__ = ["make", "run_job"]
 
@@ -25,7 +27,7 @@ def run_job(job: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEve
     """Make every step of ``job``; a step that fails is reported and the others go on.
 
     Raises:
-        ResourceError: the disk is full: going on would fail at every step.
+        DiskFullError: going on would fail at every step.
     """
     runtime.apply_threads()
     holder: list[Any] = []
@@ -37,7 +39,7 @@ def run_job(job: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEve
         except PlrError as error:
             failed = Event("failed", step.fingerprint, error=str(error), exit_code=error.exit_code)
             on_event(failed)
-            if isinstance(error, ResourceError):
+            if isinstance(error, DiskFullError):
                 raise
         except Exception as error:
             # A defect, not a situation of the user's: keep where it happened, let the rest of the study go on.
@@ -125,18 +127,13 @@ class _memory_errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or isinstance(error, PlrError):
             return
-        text = str(error)
-        if (
-            isinstance(error, MemoryError)
-            or type(error).__name__ == "OutOfMemoryError"
-            or "can't allocate memory" in text
-        ):
+        if out_of_memory(error):
             raise ResourceError(
                 f"out of memory in {self.step.label}",
                 hint="lower runtime.micro_batch or runtime.slots, or use kernel packed: results do not change",
             ) from error
-        if "os error 28" in text or "No space left on device" in text:
-            raise ResourceError(
+        if disk_full(error):
+            raise DiskFullError(
                 f"the disk is full while writing {self.step.label}",
                 hint="free some space (plr gc) and run the same command again: finished steps are kept",
             ) from error

@@ -23,7 +23,7 @@ from plr.core.store import Store
 from plr.engines.base import Engine, Outcome, engines
 from plr.engines.jobs import run_job
 from plr.engines.plan import Event, Plan, ready_jobs
-from plr.errors import PlrError, ResourceError
+from plr.errors import PlrError
 
 __all__ = ["LocalEngine"]
 
@@ -54,6 +54,8 @@ class _Board:
         self.open = {step.fingerprint: step for step in plan.missing}
         self.running: set[str] = set()
         self.outcome = Outcome()
+        self.not_run: dict[str, str] = {}
+        """Steps that wait for one that failed: fingerprint -> which, and why."""
         self.on_event = on_event
 
     def jobs(self, workers: int) -> list[list[Step]]:
@@ -75,8 +77,9 @@ class _Board:
             for fingerprint, step in list(self.open.items()):
                 causes = [need for need in step.inputs if need.fingerprint in self.outcome.failed]
                 if causes:
-                    reason = self.outcome.failed[causes[0].fingerprint]
-                    text = reason if reason.startswith("not run: ") else f"not run: {causes[0].label} failed: {reason}"
+                    cause = causes[0].fingerprint
+                    reason = f"not run: {causes[0].label} failed: {self.outcome.failed[cause]}"
+                    text = self.not_run[fingerprint] = self.not_run.get(cause, reason)
                     self.event(Event("failed", fingerprint, error=text))
 
 
@@ -170,8 +173,6 @@ def _work(pipe: Connection, home: str, settings: dict[str, Any], parent: int) ->
             return
         try:
             run_job(job, store, runtime, pipe.send)
-        except ResourceError as error:
-            pipe.send(error)
         except PlrError as error:
             pipe.send(error)
         else:

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 
 from plr.errors import HubError, HubNotFound, HubUnreachable, IntegrityError
 from plr.hub.client import patient
-from plr.hub.names import Kind, name_snapshot, repo_folder, write_whole
+from plr.hub.names import Kind, name_snapshot, repo_folder, write_note
 from plr.hub.problems import explained
 from plr.hub.transfer import Listed, matches, transfer
 
@@ -62,7 +62,7 @@ class _Record:
         return record
 
     def save(self) -> None:
-        write_whole(self.path, json.dumps({"listed": self.listed, "compared": self.compared}))
+        write_note(self.path, json.dumps({"listed": self.listed, "compared": self.compared}))
 
 
 def _listed_by_library(path: Path) -> dict[str, Listed]:
@@ -143,7 +143,7 @@ def fetch(
     Raises:
         HubError: a file that is not there cannot be fetched, or plr is offline; ends with `advice`.
         IntegrityError: the hub sends other bytes than it promises.
-        ResourceError: the disk is full.
+        DiskFullError: the disk is full.
     """
     record = _Record.of(kind, name, sha)
     paths = list(wanted(_listed(record, kind, name, sha, offline, advice)))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
+from plr.core.files import not_writable, write_atomic
 from plr.errors import HubError
 from plr.hub.client import patient
 from plr.hub.problems import explained
@@ -23,7 +22,7 @@ __all__ = [
     "is_sha",
     "name_snapshot",
     "repo_folder",
-    "write_whole",
+    "write_note",
 ]
 
 Kind = Literal["model", "dataset"]
@@ -79,7 +78,7 @@ def commit_sha(kind: Kind, name: str, revision: str | None = None, *, advice: st
     folder, asked = repo_folder(kind, name), revision or "main"
     if not is_sha(revision) and ".." not in asked and _ref(folder, asked) != sha:
         with explained(kind, name, revision, advice=advice):
-            write_whole(_asked(folder) / quote(asked, safe=""), sha)
+            write_note(_asked(folder) / quote(asked, safe=""), sha)
     return sha
 
 
@@ -92,7 +91,7 @@ def name_snapshot(kind: Kind, name: str, sha: str) -> None:
     for asked in _asked(folder).glob("[!.]*"):
         with suppress(FileNotFoundError):  # another process has named it just now
             if asked.read_text(encoding="utf-8") == sha:
-                write_whole(folder / "refs" / unquote(asked.name), sha)
+                write_note(folder / "refs" / unquote(asked.name), sha)
                 with suppress(PermissionError):
                     asked.unlink()
 
@@ -107,20 +106,14 @@ def _asked(folder: Path) -> Path:
     return folder / "plr" / "asked"
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write `file`, of which no one ever finds half. It saves work the next time: in a cache for reading alone it is left out.
+def write_note(file: Path, text: str) -> None:
+    """Write a small file that saves work the next time; in a cache for reading alone it is left out.
 
     Raises:
         OSError: the disk is full.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomic(file, text)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if not not_writable(error):
             raise

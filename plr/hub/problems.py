@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from plr.errors import HubError, HubNotFound, HubRefused, HubUnreachable, PlrError, ResourceError
+from plr.core.files import disk_full
+from plr.errors import DiskFullError, HubError, HubNotFound, HubRefused, HubUnreachable, PlrError, ResourceError
 from plr.hub.client import proxy_variables
 from plr.hub.patience import RequestFailed
 
@@ -33,7 +33,8 @@ def explained(
         HubRefused: a licence is not accepted, or a token refused.
         HubUnreachable: it cannot be asked.
         HubError: the environment names no usable hub, proxy or token.
-        ResourceError: the disk is full, or the cache cannot be written.
+        DiskFullError: the disk of the cache is full.
+        ResourceError: the cache cannot be written.
     """
     try:
         yield
@@ -91,8 +92,8 @@ def _explain(
         status = error.response.status_code
         if status == 401:
             return HubRefused(f"the hub refuses the token that {name!r} was asked with", hint="hf auth login")
-        reason = error.response.headers.get("X-Error-Message") or _line(error)
-        return HubRefused(f"the hub refuses {name!r} (status {status}): {reason}", hint=advice)
+        message = error.response.headers.get("X-Error-Message") or _line(error)
+        return HubRefused(f"the hub refuses {name!r} (status {status}): {message}", hint=advice)
     # No JSON, or JSON that says something else than the library reads in it, or a file without the headers of the hub.
     if isinstance(error, errors.FileMetadataError) or (
         parsing and isinstance(error, (ValueError, LookupError, TypeError))
@@ -101,8 +102,8 @@ def _explain(
             f"what answers in the place of the hub for {name!r} is not the hub",
             hint=f"a proxy or a login page may stand between: check the network, and HF_ENDPOINT ({constants.ENDPOINT})",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
+    if disk_full(error):
+        return DiskFullError(
             f"the disk is full: {name!r} from the hub does not fit into {constants.HF_HUB_CACHE}",
             hint="make room there (hf cache ls), or point HF_HOME to a larger disk; what is whole is kept",
         )

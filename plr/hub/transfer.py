@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from plr.errors import ResourceError
+from plr.errors import DiskFullError
 from plr.hub.names import Kind, repo_folder
 
 __all__ = ["Listed", "matches", "transfer"]
@@ -71,13 +71,13 @@ def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str 
     """Have `path` in the snapshot of commit `sha`; its sha256, or None if something was sent that is not the file.
 
     Raises:
-        ResourceError: the disk has not as much room as the file takes.
+        DiskFullError: the disk has not as much room as the file takes.
         Exception: those of the hub library, and `plr.hub.patience.RequestFailed`; what came so far is kept.
     """
     folder, etag = repo_folder(kind, name), listed.sha256 or listed.oid
     part, blob = folder / "plr" / "parts" / etag, folder / "blobs" / etag
     part.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(folder / "plr" / "lock", name):
+    with _locked(folder / "plr" / "lock", name):
         sha256 = matches(blob, listed) if blob.is_file() else None
         if sha256 is None:
             _fill(part, kind, name, sha, path, listed)
@@ -93,18 +93,18 @@ def transfer(kind: Kind, name: str, sha: str, path: str, listed: Listed) -> str 
 
 
 @contextmanager
-def _turn(lock: Path, name: str) -> Iterator[None]:
-    """Alone with the files of `name`. The lock is the operating system's: it ends with the process that has it."""
-    turn = FileLock(lock)
+def _locked(lock: Path, name: str) -> Iterator[None]:
+    """Hold the lock on the files of `name`, alone. It is the operating system's: it ends with the process that has it."""
+    file_lock = FileLock(lock)
     try:
-        turn.acquire(timeout=LOG_WAITS_OVER)
+        file_lock.acquire(timeout=LOG_WAITS_OVER)
     except Timeout:
         LOG.warning("another process fetches files of %s; waiting until it has them", name)
-        turn.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        turn.release()
+        file_lock.release()
 
 
 def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed) -> None:
@@ -121,7 +121,7 @@ def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed
         return
     free = shutil.disk_usage(part.parent).free
     if listed.size - have > free:
-        raise ResourceError(
+        raise DiskFullError(
             f"{path} of {name} from the hub takes {listed.size - have:,} bytes more, and {part.parent} has {free:,} left",
             hint="make room there (hf cache ls), or point HF_HOME to a larger disk; what is whole is kept",
         )

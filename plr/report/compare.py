@@ -68,7 +68,7 @@ def write_compare(
     cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, Any]], folder: Path, title: str
 ) -> dict[str, Path]:
     """Write `compare.md` and, where a cell has a value and its training was recorded, `compare.svg` and `.png`; where they lie."""
-    from plr.core.store import write_atomic
+    from plr.core.files import write_atomic
     from plr.report.figures.compare import compare_figure
     from plr.report.figures.write import write_figure
 

@@ -83,7 +83,7 @@ def csv_text(cells: Iterable[CellResult]) -> str:
 
 def write_csv(cells: Iterable[CellResult], path: Path) -> None:
     """Write `csv_text` to ``path`` whole or not at all; the same cells give the same bytes in any order."""
-    from plr.core.store import write_atomic
+    from plr.core.files import write_atomic
 
     write_atomic(path, csv_text(cells))
 

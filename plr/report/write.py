@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from plr.adapters.sparse.reading import SparseAdapter, sparse_adapters
+from plr.core.files import write_atomic
 from plr.core.provenance import provenance
 from plr.core.specs import Quantize
-from plr.core.store import Store, write_atomic
+from plr.core.store import Store
 from plr.engines.plan import closure
 from plr.report.cells import ResultSet
 from plr.report.compare import write_compare

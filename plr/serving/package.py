@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from plr.core.memory import out_of_memory
 from plr.errors import MissingDependencyError, ModelError, PlrError, ResourceError
 
 __all__ = ["ENVIRONMENT", "failures", "not_served", "require_vllm"]
@@ -67,7 +68,7 @@ def not_served(folder: Path, error: BaseException) -> PlrError:
     import torch
 
     words = _first_line(error)
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in words.lower() or "KV cache" in words:
+    if _memory_is_short(error):
         return ResourceError(
             f"vLLM has not enough memory for {folder}: {words}",
             expected="a GPU that holds the weights and the keys and values of one text",
@@ -79,6 +80,16 @@ def not_served(folder: Path, error: BaseException) -> PlrError:
         expected=f"a model and adapter that vLLM supports{gpu}",
         hint="use --engine hf, which runs everything that plr makes",
     )
+
+
+def _memory_is_short(error: BaseException) -> bool:
+    """Whether vLLM has no room for the weights, or for the keys and values of one text.
+
+    It plans its memory, and raises a ValueError as for any other setting when the plan fails; what its engine process ran out of
+    comes as a RuntimeError with the words of the first. The words alone tell these from others.
+    """
+    words = _first_line(error)
+    return out_of_memory(error) or "out of memory" in words.lower() or "KV cache" in words
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
+from plr.core.files import write_atomic
 from plr.core.fingerprint import is_json
-from plr.core.store import write_atomic
 from plr.training.objectives import IGNORE, Objective
 
 __all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]

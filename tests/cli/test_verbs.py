@@ -209,6 +209,8 @@ def test_ctrl_c_in_a_command_says_what_is_kept(
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 4, "out of memory"),
         (OSError(28, "No space left on device"), 4, "No space left on device"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), 4, "out of memory"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 4, "the disk is full: I/O error"),
         (PermissionError(13, "Permission denied", "x"), 1, "Permission denied: x"),
         (ZeroDivisionError("z"), 1, "this is a defect of plr"),
     ],

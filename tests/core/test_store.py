@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from plr.core.specs import ModelRef, Quantization, Quantize, Source
-from plr.core.store import MANIFEST, Store, write_atomic
-from plr.errors import IntegrityError, PlrError, ResourceError, UsageError
+from plr.core.store import MANIFEST, Store
+from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
 
 def base(bits: int = 4, name: str = "m") -> Quantize:
@@ -96,7 +96,7 @@ def test_full_disk_is_a_resource_error_and_other_artifacts_stay(tmp_path: Path) 
     def full(folder: Path) -> dict[str, Any]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ResourceError, match="is full") as caught:
+    with pytest.raises(DiskFullError, match="is full") as caught:
         store.make(base(4), full)
     assert caught.value.exit_code == 4
     kept.check()
@@ -113,7 +113,7 @@ def test_truly_full_filesystem(tmp_path: Path) -> None:
             stream.write(b"x")
         return {}
 
-    with pytest.raises(ResourceError, match="is full"):
+    with pytest.raises(DiskFullError, match="is full"):
         Store(tmp_path).make(base(), full)
 
 
@@ -194,12 +194,3 @@ def test_ambiguous_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("plr.core.store._MIN_REF", 0)
     with pytest.raises(UsageError, match="stands for 2 artifacts"):
         store.find("")
-
-
-def test_write_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    write_atomic(file, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomic(file, "\ud800")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]

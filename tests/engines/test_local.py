@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Step
 from plr.core.store import Store
 from plr.engines import LocalEngine, jobs
 from plr.engines.plan import Event, Plan, closure, ready_jobs
-from plr.errors import ConfigError, PlrError, ResourceError, UnknownNameError
+from plr.errors import ConfigError, DiskFullError, PlrError, ResourceError, UnknownNameError
 from plr.study import Study, failed_cells, raise_if_all_failed, study_config
 
 
@@ -161,6 +162,45 @@ def test_a_defect_is_reported_with_its_place(study: Study, tmp_path: Path, monke
         raise_if_all_failed(study.cells, outcome)
 
 
+def test_what_waits_for_a_failure_names_the_first_one(
+    study: Study, built: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though there is a step between: the base, its adapter, the cell."""
+    inner = jobs._build
+
+    def build(step: Step, *rest: Any) -> dict[str, Any]:
+        if isinstance(step, Quantize) and step.bits == 2:
+            raise PlrError("not run: is how this message begins")
+        return inner(step, *rest)
+
+    monkeypatch.setattr(jobs, "_build", build)
+    outcome = study.run(Store(tmp_path), Runtime(home=tmp_path))
+    base = next(c.step.base for c in study.cells if c.restore_bits == 2)
+    reasons = {reason for _, reason in failed_cells(study.cells, outcome)}
+    assert reasons == {f"not run: {base.label} failed: not run: is how this message begins"}
+
+
+@pytest.mark.parametrize(
+    "raised", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), ResourceError("vLLM has not enough memory")]
+)
+def test_a_step_that_runs_out_of_memory_stops_no_other(
+    study: Study, built: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    inner = jobs._build
+
+    def build(step: Step, *rest: Any) -> dict[str, Any]:
+        if isinstance(step, Quantize) and step.bits == 2:
+            with jobs._memory_errors(step):
+                raise raised
+        return inner(step, *rest)
+
+    monkeypatch.setattr(jobs, "_build", build)
+    outcome = study.run(Store(tmp_path), Runtime(home=tmp_path))
+    failed = failed_cells(study.cells, outcome)
+    assert {(c.train_bits, c.restore_bits) for c, _ in failed} == {(2, 16), (2, 4), (2, 2)}
+    assert all("memory" in reason for _, reason in failed)
+
+
 def test_a_full_disk_stops_the_study(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
@@ -174,7 +214,7 @@ def test_a_full_disk_stops_the_study(study: Study, tmp_path: Path, monkeypatch: 
         raise AssertionError
 
     monkeypatch.setattr(jobs, "_build", guarded)
-    with pytest.raises(ResourceError, match="the disk is full while writing"):
+    with pytest.raises(DiskFullError, match="the disk is full while writing"):
         study.run(Store(tmp_path), Runtime(home=tmp_path))
     assert calls == [1]
 

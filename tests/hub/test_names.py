@@ -12,7 +12,7 @@ from fake_hub import SHA, FakeHub, Repo
 from hub_client import environment, point
 
 from plr.hub import cached_sha, commit_sha, fetch, names
-from plr.hub.names import write_whole
+from plr.hub.names import write_note
 
 FILES = {"README.md": b"# data\n", "train.bin": bytes(1000)}
 
@@ -28,7 +28,7 @@ def test_what_is_written_beside_the_files_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "new" / "refs" / "main"
-    write_whole(file, "one")
+    write_note(file, "one")
 
     class Full(type(file)):  # type: ignore[misc]
         def write_text(self, *_: object, **__: object) -> int:
@@ -36,7 +36,7 @@ def test_what_is_written_beside_the_files_is_written_whole_or_not_at_all(
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_whole(Full(file), "two")
+        write_note(Full(file), "two")
     assert [(path.name, path.read_text()) for path in file.parent.iterdir()] == [("main", "one")]
 
 
@@ -69,7 +69,7 @@ def test_the_name_is_found_though_another_process_fetched_the_files(hub: FakeHub
 def test_two_that_name_a_commit_at_once(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is second finds that what was asked for has been named and is gone."""
     commit_sha("dataset", "org/data", "v1", advice="")
-    write = names.write_whole
+    write = names.write_note
 
     def write_after_another(file: Path, text: str) -> None:
         write(file, text)
@@ -77,6 +77,6 @@ def test_two_that_name_a_commit_at_once(hub: FakeHub, tmp_path: Path, monkeypatc
 
     asked = tmp_path / "hub" / "datasets--org--data" / "plr" / "asked" / "v1"
     assert asked.read_text() == SHA
-    monkeypatch.setattr(names, "write_whole", write_after_another)
+    monkeypatch.setattr(names, "write_note", write_after_another)
     names.name_snapshot("dataset", "org/data", SHA)
     assert (tmp_path / "hub" / "datasets--org--data" / "refs" / "v1").read_text() == SHA

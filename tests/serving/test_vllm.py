@@ -263,6 +263,7 @@ def test_adapters_that_are_no_lora_are_refused(stand_in: type[LLM], adapter: Pat
         ),
         (ValueError("No available memory: KV cache needs 3 GiB"), ResourceError, "has not enough memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), ResourceError, "has not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), ResourceError, "has not enough memory"),
     ],
 )
 def test_a_start_that_fails_says_why(

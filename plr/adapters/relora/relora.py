@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plr.adapters.base import AdapterMethod, Kind, Properties
 from plr.adapters.peft import ACTIVE, PeftMethod
 from plr.adapters.targets import ATTENTION
-from plr.core.store import write_atomic
+from plr.core.files import write_atomic
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
 

@@ -19,8 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from plr.core.files import disk_full
 from plr.core.fingerprint import fingerprint
-from plr.errors import DataError, HubDataUnreachable, HubUnreachable, PlrError, ResourceError, UsageError
+from plr.errors import DataError, DiskFullError, HubDataUnreachable, HubUnreachable, PlrError, ResourceError, UsageError
 from plr.hub import cached_sha, commit_sha, fetch, is_offline, is_sha, listing, repo_folder
 from plr.tasks.data.hub_files import CARD, chosen_files, own_errors, shown_folder, workroom
 from plr.tasks.data.sources import Row
@@ -76,7 +77,7 @@ class HubSource:
             HubDataUnreachable: the data set is not in the cache, and the hub cannot be asked.
             DataError: the hub does not give it, or it has no such configuration or split.
             IntegrityError: the hub sends other bytes than it promises.
-            ResourceError: the disk is full.
+            DiskFullError: the disk is full.
         """
         theirs = self.hub.splits[split]
         try:
@@ -102,7 +103,7 @@ class HubSource:
         Raises:
             UsageError: it cannot be had; the message says why, and what to do.
             IntegrityError: the hub sends other bytes than it promises.
-            ResourceError: the disk is full.
+            DiskFullError: the disk is full.
         """
         name, advice = self.hub.id, hub_advice(self.task, self.hub, offline=offline)
         sha = self._commit(offline, advice)
@@ -163,14 +164,12 @@ def _check_disk(error: BaseException, name: str) -> None:
     """
     from datasets import config
 
-    if not isinstance(error, OSError):
-        return
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "Not enough disk space" in str(error):
-        raise ResourceError(
+    if disk_full(error):
+        raise DiskFullError(
             f"the disk is full: {name} does not fit into the cache of datasets, {config.HF_DATASETS_CACHE}",
             hint="make room, or name a folder on a larger disk in HF_DATASETS_CACHE",
         ) from error
-    if error.filename is not None and error.errno != errno.ENOENT:
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOENT:
         raise ResourceError(
             f"{error.filename}: {error.strerror}",
             hint=f"rows are written to {config.HF_DATASETS_CACHE}: name a folder that can be written in HF_DATASETS_CACHE",

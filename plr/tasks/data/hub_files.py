@@ -7,7 +7,6 @@ in which every file of the commit has its name, and only those that matter now h
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,8 +15,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from plr.core.files import not_writable
 from plr.errors import UsageError
-from plr.hub.names import write_whole
+from plr.hub.names import write_note
 
 __all__ = ["CARD", "chosen_files", "own_errors", "shown_folder", "workroom"]
 
@@ -32,7 +32,7 @@ def workroom(folder: Path, inside: str) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         return home
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if not not_writable(error):
             raise
     home = Path(_own_folder().name) / folder.name / inside
     home.mkdir(parents=True, exist_ok=True)
@@ -59,9 +59,9 @@ def chosen_files(
     try:
         return list(json.loads(plan.read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        found = _chosen(name, config, data_dir, listed, snapshot)
-    write_whole(plan, json.dumps(found))
-    return found
+        chosen = _chosen(name, config, data_dir, listed, snapshot)
+    write_note(plan, json.dumps(chosen))
+    return chosen
 
 
 def _chosen(name: str, config: str | None, data_dir: str | None, listed: list[str], snapshot: Path) -> list[str]:
@@ -79,17 +79,17 @@ def _chosen(name: str, config: str | None, data_dir: str | None, listed: list[st
         try:
             builder = load_dataset_builder(str(folder), config, data_dir=data_dir, cache_dir=temporary)
         except FileNotFoundError as error:
-            given = ", ".join(sorted(listed)[:8]) or "nothing"
+            names = ", ".join(sorted(listed)[:8]) or "nothing"
             raise UsageError(
                 f"{name} on the hub has no file of rows where its card says, or none of a known kind",
-                expected=f"parquet, JSON lines or CSV; it holds {given}",
+                expected=f"parquet, JSON lines or CSV; it holds {names}",
             ) from error
         except (ValueError, RuntimeError, ImportError, *own_errors()) as error:
             raise UsageError(
                 f"{name} on the hub: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
             ) from error
-        found = [Path(file) for files in (builder.config.data_files or {}).values() for file in files]
-        return sorted({file.relative_to(folder).as_posix() for file in found})
+        data_files = [Path(file) for files in (builder.config.data_files or {}).values() for file in files]
+        return sorted({file.relative_to(folder).as_posix() for file in data_files})
 
 
 def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real: list[str]) -> Path:
