@@ -3,12 +3,12 @@
 How a commit works:
 
 1. A file lock named after the fingerprint is taken (the OS releases it when the process dies), so N processes share a study.
-2. The artifact is written to ``.partial-<12 hex>`` beside its final place, on the same filesystem.
-3. Every file is fsynced and hashed; ``manifest.json`` is written last.
+2. The artifact is written to `.partial-<12 hex>` beside its final place, on the same filesystem.
+3. Every file is fsynced and hashed; `manifest.json` is written last.
 4. The folder is renamed to its final name and the parent folder fsynced.
 
 So an artifact exists if and only if its manifest does, and a kill at any point leaves either nothing or a whole artifact.
-Work that can be resumed (training checkpoints) lies in ``.work/<12 hex>`` until the commit and is deleted by it.
+Work that can be resumed (training checkpoints) lies in `.work/<12 hex>` until the commit and is deleted by it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Artifact:
         return self.manifest["metrics"]
 
     def check(self, *, hashes: bool = True) -> None:
-        """Compare every file with the manifest: presence and size, and the sha256 if ``hashes``.
+        """Compare every file with the manifest: presence and size, and the sha256 if `hashes`.
 
         Raises:
             IntegrityError: the first file that is missing or differs, by name.
@@ -109,7 +109,7 @@ class Artifact:
 
 
 class Store:
-    """All artifacts below one folder (``$PLR_HOME``)."""
+    """All artifacts below one folder (`$PLR_HOME`)."""
 
     def __init__(self, home: Path) -> None:
         self.home = Path(home).absolute()
@@ -122,7 +122,7 @@ class Store:
         return self.home / ".work" / step.fingerprint[:_SHORT]
 
     def get(self, step: Step) -> Artifact | None:
-        """The artifact of ``step``, or None. A folder that was altered in size or is incomplete raises."""
+        """The artifact of `step`, or None. A folder that was altered in size or is incomplete raises."""
         # The label may differ between two spellings of one identity (a renamed model folder): look the hash up.
         for folder in [self.path(step), *(self.home / step.kind).glob(f"*-{step.fingerprint[:_SHORT]}")]:
             if (folder / MANIFEST).is_file():
@@ -138,9 +138,9 @@ class Store:
         return artifact
 
     def make(self, step: Step, build: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, bool]:
-        """Find the artifact of ``step`` or build it.
+        """Find the artifact of `step` or build it.
 
-        ``build`` fills the empty folder it is given and returns the metrics to record. Returns the artifact and whether it
+        `build` fills the empty folder it is given and returns the metrics to record. Returns the artifact and whether it
         was made now.
 
         Raises:
@@ -200,10 +200,10 @@ class Store:
         return [Artifact(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
 
     def find(self, ref: str | None, kinds: tuple[str, ...] = KINDS) -> Artifact:
-        """The artifact ``ref`` names: a path, a folder name, or a unique prefix of the hash; None is the latest of ``kinds``.
+        """The artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
 
         Raises:
-            UsageError: nothing, several or the wrong kind of artifact answers to ``ref``.
+            UsageError: nothing, several or the wrong kind of artifact answers to `ref`.
         """
         if ref is not None and (Path(ref) / MANIFEST).is_file():
             return self._of_kind(Artifact(Path(ref).absolute()), kinds)

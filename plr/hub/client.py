@@ -87,8 +87,9 @@ def _client() -> httpx2.Client:
     try:
         return get_session()
     except (ValueError, ImportError, httpx2.InvalidURL) as error:  # the address; the package that SOCKS needs
+        reason = str(error).partition("\n")[0]
         raise HubError(
-            f"the proxy that {proxy_variables() or 'the environment'} names cannot be used: {str(error).splitlines()[0]}",
+            f"the proxy that {proxy_variables() or 'the environment'} names cannot be used: {reason}",
             expected="http://HOST:PORT",
             hint="a SOCKS proxy needs one more package: pip install socksio",
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plr.core.store import write_atomic
+from plr.core.files import write_atomic
 from plr.report.figures.shapes import Figure
 from plr.report.figures.svg import svg_whole
 

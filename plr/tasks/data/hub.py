@@ -1,12 +1,12 @@
 # pyright: basic
 """Rows from a data set on the Hugging Face hub.
 
-``datasets`` decides which files a configuration has and reads them; which bytes they are is for :mod:`plr.hub` to see to:
+`datasets` decides which files a configuration has and reads them; which bytes they are is for `plr.hub` to see to:
 
-1. the card of the data set is fetched, and ``datasets`` is shown a folder with the card and an empty file for every other one of
+1. the card of the data set is fetched, and `datasets` is shown a folder with the card and an empty file for every other one of
    the commit: from names alone it says which files the configuration reads;
 2. these are fetched and compared with the listing, whole or not at all: a configuration with a missing shard is not read;
-3. ``datasets`` is shown the same folder with these files in it, so that it reads them without a network.
+3. `datasets` is shown the same folder with these files in it, so that it reads them without a network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["HubData", "HubSource", "hub_advice"]
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the hub. ``splits`` maps our names to theirs; the name ``all`` stands for the only split of the
+    """A data set on the hub. `splits` maps our names to theirs; the name `all` stands for the only split of the
     data set."""
 
     id: str
@@ -43,7 +43,7 @@ class HubData:
 
 
 def hub_advice(task: str, hub: HubData, *, offline: bool) -> str:
-    """What to do without the data set of ``task``."""
+    """What to do without the data set of `task`."""
     own = f"--data FOLDER with rows of {task} (train.jsonl, test.jsonl)"
     if not offline:
         return f"give {own}"
@@ -52,7 +52,7 @@ def hub_advice(task: str, hub: HubData, *, offline: bool) -> str:
 
 
 class HubSource:
-    """A data set at a commit, in the hub cache, so that a second read needs no network. ``id`` may be a folder, too."""
+    """A data set at a commit, in the hub cache, so that a second read needs no network. `id` may be a folder, too."""
 
     def __init__(self, task: str, hub: HubData, revision: str | None) -> None:
         self.task, self.hub = task, replace(hub, revision=revision or hub.revision)
@@ -98,7 +98,7 @@ class HubSource:
         return [Row(split, index, dict(values), f"{where} row {index}") for index, values in enumerate(rows)]
 
     def fetch(self, *, offline: bool) -> Path:
-        """A folder that ``datasets`` reads, with every file of the configuration, whole and compared.
+        """A folder that `datasets` reads, with every file of the configuration, whole and compared.
 
         Raises:
             UsageError: it cannot be had; the message says why, and what to do.
@@ -132,7 +132,7 @@ class HubSource:
 
 
 def _is_folder(name: str) -> bool:
-    """Whether ``name`` is a path. What has the form of a hub id is one, whatever lies in the working folder."""
+    """Whether `name` is a path. What has the form of a hub id is one, whatever lies in the working folder."""
     return name.startswith(".") or os.path.isabs(name)
 
 
@@ -150,14 +150,14 @@ def _load(folder: str, hub: HubData, split: str) -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong: ``datasets`` says that something did, and has the reason behind it."""
+    """What went wrong: `datasets` says that something did, and has the reason behind it."""
     while isinstance(error, own_errors()) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _check_disk(error: BaseException, name: str) -> None:
-    """Say it if the folder to which ``datasets`` writes the rows is at fault, and not the rows.
+    """Say it if the folder to which `datasets` writes the rows is at fault, and not the rows.
 
     Raises:
         ResourceError: it is.

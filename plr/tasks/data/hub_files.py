@@ -1,7 +1,7 @@
 # pyright: basic
-"""Which files a configuration of a data set on the hub has, and a folder in which ``datasets`` finds them.
+"""Which files a configuration of a data set on the hub has, and a folder in which `datasets` finds them.
 
-``datasets`` alone knows its rules (cards, patterns, names of splits), and is not asked to download anything: it is shown a folder
+`datasets` alone knows its rules (cards, patterns, names of splits), and is not asked to download anything: it is shown a folder
 in which every file of the commit has its name, and only those that matter now have their bytes.
 """
 
@@ -26,7 +26,7 @@ CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
 
 def workroom(folder: Path, inside: str) -> Path:
-    """``inside`` of the cache; where that is for reading alone, of a folder that goes with the process."""
+    """`inside` of the cache; where that is for reading alone, of a folder that goes with the process."""
     home = folder / inside
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,10 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
 def chosen_files(
     home: Path, name: str, config: str | None, listed: list[str], snapshot: Path, *, data_dir: str | None = None
 ) -> list[str]:
-    """The files that ``config`` (or the folder ``data_dir``) reads, as ``datasets`` finds them by name; kept in ``home``, since a
+    """The files that `config` (or the folder `data_dir`) reads, as `datasets` finds them by name; kept in `home`, since a
     commit does not change.
 
-    ``snapshot`` holds the card.
+    `snapshot` holds the card.
 
     Raises:
         UsageError: no such configuration, no files, or a data set that is a program.
@@ -93,7 +93,7 @@ def _chosen(name: str, config: str | None, data_dir: str | None, listed: list[st
 
 
 def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real: list[str]) -> Path:
-    """The folder that shows the ``real`` files as they lie in ``snapshot`` and the others empty, made once."""
+    """The folder that shows the `real` files as they lie in `snapshot` and the others empty, made once."""
     folder = home / name.rpartition("/")[2]
     if not folder.is_dir():
         part = Path(tempfile.mkdtemp(dir=home))
@@ -112,7 +112,7 @@ def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real:
 def _fill(
     folder: Path, listed: list[str], snapshot: Path, real: Iterable[str], *, seen_from: Path | None = None
 ) -> None:
-    """Make ``folder`` with links to the ``real`` files: absolute ones, or as seen from where the folder will be."""
+    """Make `folder` with links to the `real` files: absolute ones, or as seen from where the folder will be."""
     folder.mkdir(parents=True)
     shown = set(real)
     for path in listed:
@@ -129,7 +129,7 @@ def _fill(
 
 
 def own_errors() -> tuple[type[Exception], ...]:
-    """What ``datasets`` raises beside errors of Python."""
+    """What `datasets` raises beside errors of Python."""
     from datasets.exceptions import DatasetsError
 
     return (DatasetsError,)
