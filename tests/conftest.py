@@ -10,7 +10,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
 from cpu_durations import CpuDurations
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -18,10 +19,8 @@ def _spend(plugin: CpuDurations, name: str, work: Any) -> None:
     phase = plugin.pytest_runtest_call(item)
     next(phase)
     work()
-    try:
+    with contextlib.suppress(StopIteration):
         phase.send(None)
-    except StopIteration:
-        pass
 
 
 def test_work_of_a_child_counts_and_waiting_does_not() -> None:
