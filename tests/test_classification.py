@@ -17,7 +17,9 @@ from plr.bases.quantize import SourceHolder
 from plr.core.specs import Evaluate, Quantize, Restore, Source, Train
 from plr.core.store import Artifact
 from plr.errors import ModelError, UsageError
-from plr.evaluation.evaluate import BaseHolder, evaluate
+from plr.evaluation.cell import open_cell
+from plr.evaluation.evaluate import evaluate
+from plr.evaluation.holder import BaseHolder
 from plr.lab import Lab
 from plr.lm.classify import classify
 from plr.tasks.data.rows import head_of
@@ -191,7 +193,7 @@ def test_an_encoder_writes_no_text(lab: Lab, encoder: str) -> None:
 def test_an_adapter_for_labels_answers_no_questions(lab: Lab, adapter: Artifact) -> None:
     step = lab.result(adapter, task="tiny_math", limit=2)
     with pytest.raises(UsageError, match="trained on text_classification \\(one of 2 labels\\)"):
-        BaseHolder(lab.store, lab.runtime()).base(step)
+        open_cell(step)
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])

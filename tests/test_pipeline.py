@@ -167,7 +167,8 @@ def test_results_are_in_the_layout_of_lm_eval(lab: Lab, adapter: Artifact) -> No
 
 def test_hot_swapped_cells_equal_cells_alone(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
     """Two adapters swapped over one base give what each gives alone on a fresh base."""
-    from plr.evaluation.evaluate import BaseHolder, evaluate
+    from plr.evaluation.evaluate import evaluate
+    from plr.evaluation.holder import BaseHolder
 
     other = lab.train(bits=16, overrides=SMALL)
     steps = [lab.result(lab.restored(a, bits=16), limit=4, max_new_tokens=8) for a in (adapter, other)]

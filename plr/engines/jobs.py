@@ -107,11 +107,12 @@ def _build(
 
             return restore(step, folder, store, runtime, progress)
         if isinstance(step, Evaluate):
-            from plr.evaluation.evaluate import BaseHolder, evaluate
+            from plr.evaluation.evaluate import evaluate
+            from plr.evaluation.holder import BaseHolder
 
             if not isinstance(holder[0] if holder else None, BaseHolder):
                 holder[:] = [BaseHolder(store, runtime)]
-            return evaluate(step, folder, holder[0], progress)
+            return dict(evaluate(step, folder, holder[0], progress))
     raise TypeError(f"no worker for a step of kind {step.kind}")
 
 

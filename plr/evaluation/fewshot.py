@@ -1,13 +1,14 @@
 """Few-shot prompts: solved rows of the train split before every question, the same ones for all.
 
 An example is its prompt and its target, as training would see them, with a blank line behind: lm-eval's form. Every question
-begins with the same text, so that a model reads it once (:mod:`plr.lm.engine`). Without a seed the first rows of the train split
-are taken, as lm-eval's sampler ``first_n`` does; with one they are drawn. A row whose prompt stands in the split that is scored is
+begins with the same text, so that a model reads it once (`plr.lm.engine`). Without a seed the first rows of the train split
+are taken, as lm-eval's sampler `first_n` does; with one they are drawn. A row whose prompt stands in the split that is scored is
 never taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plr.core.specs import Evaluate, TaskSpec
@@ -16,7 +17,7 @@ from plr.tasks import Example, task_of
 from plr.tasks.data.rows import draw, has_split, load_split
 from plr.tasks.data.splits import normalized
 
-__all__ = ["DELIMITER", "Shots", "check_shots", "shots_for", "stops_for"]
+__all__ = ["DELIMITER", "Shots", "check_shots", "shots_for"]
 
 DELIMITER = "\n\n"
 
@@ -29,7 +30,7 @@ class Shots:
 
     @property
     def context(self) -> str:
-        """What stands before every question; empty for none."""
+        """Text before every question; empty for none."""
         return "".join(example.prompt + example.target + DELIMITER for example in self.examples)
 
     @property
@@ -51,12 +52,12 @@ def check_shots(task: TaskSpec, num_fewshot: int) -> None:
         )
 
 
-def shots_for(step: Evaluate) -> Shots:
-    """The examples of ``step``.
+def shots_for(step: Evaluate, scored: Sequence[Example]) -> Shots:
+    """Choose the examples of `step`; `scored` are the rows of the split that is scored, none of which is one.
 
     Raises:
         UsageError: the data has no train split, or fewer rows there than were asked for.
-        DataError: as :func:`plr.tasks.data.rows.load_split`.
+        DataError: see `plr.tasks.data.rows.load_split`.
     """
     if not step.num_fewshot:
         return Shots()
@@ -67,8 +68,8 @@ def shots_for(step: Evaluate) -> Shots:
             expected="a train split to take the examples from",
             hint="leave num_fewshot out, or give data with a train split",
         )
-    scored = {normalized(row.prompt) for row in load_split(step.task, step.split).examples}
-    rows = [row for row in load_split(step.task, "train").examples if normalized(row.prompt) not in scored]
+    questions = {normalized(row.prompt) for row in scored}
+    rows = [row for row in load_split(step.task, "train").examples if normalized(row.prompt) not in questions]
     if len(rows) < step.num_fewshot:
         raise UsageError(
             f"num_fewshot is {step.num_fewshot}, and the train split of {step.task.name} has {len(rows)} rows to take",
@@ -77,9 +78,3 @@ def shots_for(step: Evaluate) -> Shots:
     if step.fewshot_seed is None:
         return Shots(tuple(rows[: step.num_fewshot]))
     return Shots(tuple(draw(rows, step.num_fewshot, step.fewshot_seed)))
-
-
-def stops_for(step: Evaluate) -> tuple[str, ...]:
-    """Where generation may end early: at the task's own stop texts; after examples, where the task has none, at the blank line that
-    would begin another one."""
-    return task_of(step.task).stop or ((DELIMITER,) if step.num_fewshot else ())

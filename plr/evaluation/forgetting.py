@@ -91,7 +91,8 @@ def text_shift(
         raise UsageError(f"{step.label} is a merged checkpoint", expected="an adapter, and the base it stands beside")
     check_writes(step)
     loaded = load_base(step.base, store, runtime)
-    drawn, count = [], 0
+    drawn: list[str] = []
+    count = 0
     for chunk in chunks(texts):
         if count >= tokens:
             break
@@ -103,14 +104,14 @@ def text_shift(
 
     def losses(model: object) -> list[tuple[float, int]]:
         nonlocal done
-        found = []
+        measured: list[tuple[float, int]] = []
         for chunk in drawn or [""]:  # nothing to read is said by perplexity itself
             value, size = perplexity(model, loaded.tokenizer, [chunk], max_length=WINDOW)
-            found.append((math.log(value), size))
+            measured.append((math.log(value), size))
             done += 1
             if on_progress is not None:
                 on_progress(done, passes)
-        return found
+        return measured
 
     before = losses(loaded.model)
     model, _ = attach(loaded, step, store.require(step.adapter).path, "forgetting")
@@ -130,7 +131,7 @@ def task_changes(before: Artifact, after: Artifact) -> list[Change]:
     metrics = before.metrics["metrics"]
     names = [name for name in dict.fromkeys([before.metrics["primary"], ANSWER_LOSS]) if name in metrics]
     first, second = sample_scores(before.path, names), sample_scores(after.path, names)
-    changes = []
+    changes: list[Change] = []
     for name in names:
         documents = [(value, second[name].get(key)) for key, value in first[name].items()]
         pairs = [(a, b) for a, b in documents if a is not None and b is not None]

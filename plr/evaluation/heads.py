@@ -1,120 +1,118 @@
 """Score a classification head: its outputs on each row, and the task's metrics over all of them.
 
 The loss of a row is the cross entropy of its label in nats, or the squared error of its number. It stands where the loss of a
-written answer stands (``answer_loss``), and like it moves where accuracy does not. ``acc`` has a value a row, so that cells can be
-compared row by row; Matthews, F1, Pearson, Spearman and the ROC area are of all rows at once (:mod:`plr.scoring.classification`).
+written answer stands (`answer_loss`), and like it moves where accuracy does not. `acc` has a value a row, so that cells can be
+compared row by row; Matthews, F1, Pearson, Spearman and the ROC area are of all rows at once (`plr.scoring.classification`).
 
 A base without an adapter has a head that nobody trained, unless its own checkpoint holds one. It is scored as it is, which is at
-chance, and the record says so (``head``).
+chance, and the record says so (`head`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from plr.bases.heads import HEAD_SEED
-from plr.bases.load import Loaded
-from plr.core.specs import Evaluate, Restore
-from plr.errors import UsageError
-from plr.evaluation.records import ANSWER_LOSS, record, summary
+from plr.core.specs import Restore
+from plr.evaluation.cell import OpenCell
+from plr.evaluation.protocol import protocol_record
+from plr.evaluation.records import ANSWER_LOSS, HeadRecord, MetricRecord, Sample, Scored, summary
 from plr.lm.classify import classify, head_loss
 from plr.scoring.classification import measure, predicted
-from plr.tasks import Classification, Example, HeadSpec, task_of
-from plr.tasks.data.rows import head_of, seen_in_train
+from plr.tasks import Classification, Example, HeadSpec
+from plr.tasks.data.rows import seen_in_train
 
-__all__ = ["head_for", "head_record", "score_head"]
+__all__ = ["score_head"]
 
 RESAMPLES = 1000
 """Of the bootstrap behind the standard errors."""
 
 
-def head_for(step: Evaluate) -> HeadSpec | None:
-    """The head that the target of ``step`` carries; None for a language model.
-
-    Raises:
-        UsageError: the adapter was trained for another kind of answer than the task asks for.
-    """
-    asked = head_of(step.task)
-    if not isinstance(step.target, Restore):
-        return asked
-    trained_on = step.target.adapter.task
-    trained = head_of(trained_on)
-    same = trained_on.name == step.task.name
-    if _form(asked) != _form(trained) or (same and asked != trained):
-        raise UsageError(
-            f"the adapter was trained on {trained_on.name} ({_words(trained)}), and {step.task.name} asks for {_words(asked)}",
-            expected="a task with the same head" if trained else "a task whose answer is written",
-            hint=f"evaluate it on {trained_on.name}",
-        )
-    return trained
-
-
 def score_head(
-    step: Evaluate,
-    rows: list[Example],
+    cell: OpenCell,
     model: Any,
-    loaded: Loaded,
+    tokenizer: Any,
+    *,
+    head_is_new: bool,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """One record a row, in row order, and the summary of each metric."""
-    import torch
-
-    task, head = task_of(step.task), head_of(step.task)
+) -> Scored:
+    """Judge every row and measure the task's metrics; `head_is_new`: the base's own head is a random start."""
+    task, head = cell.task, cell.head
     assert isinstance(task, Classification)
     assert head is not None
-    texts = [task.texts(row.row) for row in rows]
-    gold = [task.label(row.row, head) for row in rows]
-    outputs = classify(model, loaded.tokenizer, texts, on_progress=on_progress)
-    losses = head_loss(outputs, torch.tensor(gold), head.regression, reduction="none").tolist()
-    numbers = outputs.double().numpy()
-    chosen = None if head.regression else predicted(numbers).tolist()
-    samples: list[dict[str, Any]] = []
+    texts = [task.texts(row.row) for row in cell.rows]
+    gold = [task.label(row.row, head) for row in cell.rows]
+    outputs = classify(model, tokenizer, texts, on_progress=on_progress)
+    samples = _samples(task, head, cell.rows, texts, gold, outputs)
+    metrics = _metrics(task, samples, gold, outputs)
+    judged = ["\x1f".join(text for text in pair if text is not None) for pair in texts]
+    dtype = str(model.dtype).removeprefix("torch.")
+    seen = seen_in_train(cell.step.task, cell.step.split)
+    return Scored(
+        samples=samples,
+        metrics=metrics,
+        settings={"output_type": "classification", "doc_to_choice": list(head.names)},
+        protocol=protocol_record(cell, judged, {"dtype": dtype}),
+        dtype=dtype,
+        head=_head_record(cell, head, head_is_new),
+        seen_in_train=sum(row.id in seen for row in cell.rows),
+    )
+
+
+def _samples(
+    task: Classification,
+    head: HeadSpec,
+    rows: Sequence[Example],
+    texts: Sequence[Sequence[str | None]],
+    gold: Sequence[float],
+    outputs: Any,
+) -> list[Sample]:
+    """One record a row, in row order."""
+    import torch
+
+    loss: Any = head_loss(outputs, torch.tensor(gold), head.regression, reduction="none")
+    losses: list[float] = loss.tolist()
+    numbers: list[list[float]] = outputs.double().tolist()
+    chosen: list[int] | None = None if head.regression else predicted(outputs.double().numpy()).tolist()
+    by_row = ["acc"] if chosen is not None and "acc" in task.metrics else []
+    samples: list[Sample] = []
     for i, row in enumerate(rows):
-        answer = f"{numbers[i, 0]:g}" if chosen is None else head.names[chosen[i]]
-        scores = {"acc": float(chosen[i] == gold[i])} if chosen is not None and "acc" in task.metrics else {}
-        sample = record(
-            row,
-            arguments=[text for text in texts[i] if text is not None],
-            response=[float(value) for value in numbers[i]],
-            answer=answer,
-            scores=scores,
-            loss=losses[i],
-            tokens=None,
-            answers=dict.fromkeys(task.metrics, answer),
-            answer_nll=None if head.regression else losses[i],
-            answer_tokens=None if head.regression else 1,
+        answer = f"{numbers[i][0]:g}" if chosen is None else head.names[chosen[i]]
+        samples.append(
+            Sample(
+                row,
+                arguments=[text for text in texts[i] if text is not None],
+                response=numbers[i],
+                answer=answer,
+                scores={name: float(chosen is not None and chosen[i] == gold[i]) for name in by_row},
+                loss=losses[i],
+                answers=dict.fromkeys(task.metrics, answer),
+                nll=None if head.regression else losses[i],
+                answer_tokens=None if head.regression else 1,
+                over_all=[name for name in task.metrics if name not in by_row],
+            )
         )
-        missing = [name for name in task.metrics if name not in scores]
-        samples.append(sample | dict.fromkeys(missing))  # a metric of all rows has no value a row
-    by_row = summary(samples)
-    over_all = measure([m for m in task.metrics if m not in by_row], gold, numbers, resamples=RESAMPLES)
-    found = {
-        name: {"value": value, "stderr": error, "n": len(rows), "unscored": 0}
-        for name, (value, error) in over_all.items()
-    } | by_row
-    return samples, {name: found[name] for name in (*task.metrics, ANSWER_LOSS)}
+    return samples
 
 
-def head_record(step: Evaluate, rows: list[Example], loaded: Loaded) -> dict[str, Any]:
-    """What the manifest says of the head, and how many of the rows stand in the train split too."""
-    head = head_of(step.task)
-    assert head is not None
-    start = "the adapter's" if isinstance(step.target, Restore) else "the checkpoint's"
-    if not isinstance(step.target, Restore) and loaded.head_is_new:
-        start = f"untrained (random, seed {HEAD_SEED}): the scores are chance"
-    seen = seen_in_train(step.task, step.split)
-    return {
-        "head": {"is": start, "outputs": head.num_labels, "labels": list(head.names)},
-        "seen_in_train": sum(row.id in seen for row in rows),
-    }
+def _metrics(
+    task: Classification, samples: Sequence[Sample], gold: Sequence[float], outputs: Any
+) -> dict[str, MetricRecord]:
+    """The task's metrics in its order, the loss last: means of what has a value a row, the others over all rows."""
+    metrics = summary(samples)
+    over_all = [name for name in task.metrics if name not in metrics]
+    measured = measure(over_all, gold, outputs.double().numpy(), resamples=RESAMPLES)
+    for name, (value, error) in measured.items():
+        metrics[name] = {"value": value, "stderr": error, "n": len(samples), "unscored": 0}
+    return {name: metrics[name] for name in (*task.metrics, ANSWER_LOSS)}
 
 
-def _form(head: HeadSpec | None) -> tuple[int, bool] | None:
-    return (head.num_labels, head.regression) if head else None
-
-
-def _words(head: HeadSpec | None) -> str:
-    if head is None:
-        return "a written answer"
-    return "a number" if head.regression else f"one of {head.num_labels} labels"
+def _head_record(cell: OpenCell, head: HeadSpec, head_is_new: bool) -> HeadRecord:
+    if isinstance(cell.step.target, Restore):
+        origin = "the adapter's"
+    elif head_is_new:
+        origin = f"untrained (random, seed {HEAD_SEED}): the scores are chance"
+    else:
+        origin = "the checkpoint's"
+    return {"is": origin, "outputs": head.num_labels, "labels": list(head.names)}

@@ -131,7 +131,7 @@ def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
         _response(response, where),
         _ended(value.get("ended"), where),
         where,
-        doc if isinstance(doc, dict) else None,
+        cast("dict[str, Any]", doc) if isinstance(doc, dict) else None,
     )
 
 
@@ -158,7 +158,7 @@ def _response(value: Any, where: str) -> str | tuple[float, ...]:
         items = cast("list[Any]", value)
         if all(isinstance(item, int | float) and abs(item) <= sys.float_info.max for item in items):
             return tuple(map(float, items))
-    short = repr(value)
+    short = repr(cast("object", value))
     raise DataError(
         f"{where}: the response is {short if len(short) < 80 else short[:77] + '...'}",
         expected="text, or of a classification task a number or the finite outputs of the head",

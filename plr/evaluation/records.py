@@ -1,195 +1,143 @@
-"""Results as files in lm-eval's layout: one record a row, their summary, the settings of the run."""
+"""Typed records of a scored cell: one sample a row, and their summary."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NotRequired, TypedDict
 
 from plr.core.fingerprint import text_sha256
-from plr.core.provenance import provenance
-from plr.core.specs import Evaluate
-from plr.evaluation.fewshot import DELIMITER
-from plr.quantizers import is_quantized_layer
-from plr.tasks import Example, Task
+from plr.evaluation.protocol import GenerationSettings, ProtocolRecord
+from plr.tasks import Example
 
-__all__ = ["ANSWER_LOSS", "record", "summary", "write"]
+__all__ = ["ANSWER_LOSS", "HeadRecord", "MetricRecord", "Sample", "Scored", "TaskSettings", "summary"]
 
 ANSWER_LOSS = "answer_loss"
 
 
-def record(
-    row: Example,
-    *,
-    arguments: list[Any],
-    response: Any,
-    answer: Any,
-    scores: Mapping[str, float | None],
-    loss: float,
-    **more: Any,
-) -> dict[str, Any]:
-    """The record of one row; ``scores`` by metric, None where the row has none; the first of
-    ``arguments`` is the prompt as the model read it; ``more`` is added as it is."""
-    doc = dict(row.row)
-    return {
-        "doc_id": int(row.id.rsplit("-", 1)[1]),
-        "doc": doc,
-        "target": row.target,
-        "arguments": {"gen_args_0": {f"arg_{i}": argument for i, argument in enumerate(arguments)}},
-        "resps": [[response]],
-        "filtered_resps": [answer],
-        "filter": "none",
-        "metrics": [*scores, ANSWER_LOSS],
-        "doc_hash": text_sha256(json.dumps(doc, indent=2, default=str, ensure_ascii=False)),  # as lm-eval hashes it
-        "prompt_hash": text_sha256(str(arguments[0])),
-        "target_hash": text_sha256(row.target),
-        ANSWER_LOSS: loss,
-        **more,
-        **scores,
-    }
+class MetricRecord(TypedDict):
+    """A score over the `n` samples that could be scored."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+    unscored: int
 
 
-def summary(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+HeadRecord = TypedDict("HeadRecord", {"is": str, "outputs": int, "labels": list[str]})
+"""The classification head of a run; `is` says where its weights come from."""
+
+
+class TaskSettings(TypedDict):
+    """What lm-eval keeps of a task's configuration beyond its name."""
+
+    output_type: str
+    generation_kwargs: NotRequired[GenerationSettings]
+    doc_to_choice: NotRequired[list[str]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scored row."""
+
+    row: Example
+    arguments: Sequence[str | GenerationSettings]
+    """What the model was given; the first is the prompt as it read it."""
+    response: str | Sequence[float] | None
+    answer: str | None
+    scores: Mapping[str, float | None]
+    """By metric; None where this row cannot be scored."""
+    loss: float
+    """Nats a token of the gold answer; of a head its cross entropy or squared error."""
+    answers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What each metric read out of the response."""
+    explanations: Mapping[str, str] | None = None
+    """Why each score is what it is; None of a head."""
+    nll: float | None = None
+    """Summed nats of the gold answer."""
+    answer_tokens: int | None = None
+    tokens: int | None = None
+    """Tokens generated."""
+    stopped: str | None = None
+    """The stop text that cut the answer."""
+    over_all: Sequence[str] = ()
+    """Metrics of all rows at once, which have no value a row."""
+
+    @property
+    def number(self) -> int:
+        """The place of the row in its source."""
+        return int(self.row.id.rsplit("-", 1)[1])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics with a value a row, the loss last."""
+        return (*self.scores, ANSWER_LOSS)
+
+    @cached_property
+    def hashes(self) -> tuple[str, str, str]:
+        """sha256 of the row, the prompt and the target, as lm-eval takes them."""
+        doc = json.dumps(dict(self.row.row), indent=2, default=str, ensure_ascii=False)
+        return text_sha256(doc), text_sha256(str(self.arguments[0])), text_sha256(self.row.target)
+
+    def value(self, metric: str) -> float | None:
+        """The score under `metric`, or the loss."""
+        return self.loss if metric == ANSWER_LOSS else self.scores[metric]
+
+    def as_json(self) -> dict[str, object]:
+        """The line of `samples_*.jsonl`, in lm-eval's layout."""
+        doc_hash, prompt_hash, target_hash = self.hashes
+        head = self.explanations is None
+        return {
+            "doc_id": self.number,
+            "doc": dict(self.row.row),
+            "target": self.row.target,
+            "arguments": {"gen_args_0": {f"arg_{i}": argument for i, argument in enumerate(self.arguments)}},
+            "resps": [[self.response]],
+            "filtered_resps": [self.answer],
+            "filter": "none",
+            "metrics": list(self.metrics),
+            "doc_hash": doc_hash,
+            "prompt_hash": prompt_hash,
+            "target_hash": target_hash,
+            ANSWER_LOSS: self.loss,
+            "tokens": self.tokens,
+            **({} if head else {"stopped": self.stopped}),
+            "answers": dict(self.answers),
+            **({} if head else {"explanations": self.explanations}),
+            "answer_nll": self.nll,
+            "answer_tokens": self.answer_tokens,
+            **self.scores,
+            **dict.fromkeys(self.over_all),
+        }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored rows of a cell, and what is recorded of the run."""
+
+    samples: Sequence[Sample]
+    metrics: Mapping[str, MetricRecord]
+    settings: TaskSettings
+    protocol: ProtocolRecord
+    dtype: str
+    """Of the computation."""
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    """How many answers of each kind, for the metrics that tell kinds apart."""
+    head: HeadRecord | None = None
+    seen_in_train: int | None = None
+    """Rows that stand in the train split too; counted for a head alone."""
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, MetricRecord]:
     """Mean, standard error of the mean and n over the scored samples of each metric."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in samples[0]["metrics"] if samples else []:
-        values = [float(s[name]) for s in samples if s[name] is not None]
+    metrics: dict[str, MetricRecord] = {}
+    for name in samples[0].metrics if samples else ():
+        values = [value for sample in samples if (value := sample.value(name)) is not None]
         n = len(values)
         mean = sum(values) / n if n else None
         stderr = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if mean is not None and n > 1 else None
-        found[name] = {"value": mean, "stderr": stderr, "n": n, "unscored": len(samples) - n}
-    return found
-
-
-def write(
-    step: Evaluate,
-    task: Task,
-    samples: list[dict[str, Any]],
-    metrics: Mapping[str, Mapping[str, Any]],
-    folder: Path,
-    *,
-    total: int,
-    settings: Mapping[str, Any],
-    protocol: Mapping[str, Any],
-    model: Any = None,
-    tokenizer: Any = None,
-    seconds: float | None = None,
-) -> None:
-    """``results_*.json`` and ``samples_*.jsonl`` in ``folder``; ``total`` is the rows of the split, ``settings`` what lm-eval
-    keeps of a task's configuration beyond its name, ``protocol`` what was asked and how (:mod:`plr.evaluation.protocol`),
-    ``model`` None where it is not in this process, ``seconds`` the time of the evaluation."""
-    now = datetime.now(UTC)
-    stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    results: dict[str, Any] = {"name": task.name, "alias": task.name, "sample_len": len(samples)}
-    for name, metric in metrics.items():
-        measure, _, filter_name = name.partition(",")
-        results[f"{measure},{filter_name or 'none'}"] = metric["value"]
-        results[f"{measure}_stderr,{filter_name or 'none'}"] = "N/A" if metric["stderr"] is None else metric["stderr"]
-    made_by = provenance()
-    document = {
-        "results": {task.name: results},
-        "group_subtasks": {task.name: []},
-        "configs": {
-            task.name: {
-                "task": task.name,
-                "test_split": step.split,
-                **settings,
-                "metric_list": [
-                    {
-                        "metric": name,
-                        "aggregation": "mean" if not samples or name in samples[0]["metrics"] else name,
-                        "higher_is_better": name != ANSWER_LOSS,
-                    }
-                    for name in metrics
-                ],
-                "repeats": 1,
-                "description": "",
-                "target_delimiter": "",  # our targets begin with theirs
-                "fewshot_delimiter": DELIMITER,
-                "fewshot_config": {"sampler": protocol["fewshot"]["sampler"], "split": protocol["fewshot"]["split"]},
-                "num_fewshot": step.num_fewshot,
-                "should_decontaminate": False,
-                "metadata": {"version": task.version, "primary": task.primary},
-            }
-        },
-        "versions": {task.name: task.version},
-        "n-shot": {task.name: step.num_fewshot},
-        "higher_is_better": {task.name: {name.partition(",")[0]: name != ANSWER_LOSS for name in metrics}},
-        "n-samples": {task.name: {"original": total, "effective": len(samples)}},
-        "config": {
-            "model": "plr",
-            "model_args": step.target.label,
-            **_model_info(step, model, protocol),
-            "limit": step.limit,
-            "random_seed": step.limit_seed,
-            "torch_seed": None,
-            "fewshot_seed": step.fewshot_seed,
-            "step": step.model_dump(mode="json"),
-        },
-        "git_hash": (made_by["git"] or {}).get("commit"),
-        "date": now.timestamp(),
-        "task_hashes": {
-            task.name: text_sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples))
-        },
-        "model_source": "plr",
-        "model_name": step.base.model.name,
-        "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", step.base.model.name),
-        "system_instruction": None,
-        "system_instruction_sha": None,
-        "fewshot_as_multiturn": False,
-        "chat_template": None,
-        "chat_template_sha": None,
-        "transformers_version": made_by["versions"].get("transformers"),
-        **_tokenizer_info(model, tokenizer),
-        "total_evaluation_time_seconds": None if seconds is None else str(seconds),
-        "versions_of_packages": made_by["versions"],
-        "protocol": protocol,
-    }
-    (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-    with (folder / f"samples_{task.name}_{stamp}.jsonl").open("wb") as stream:
-        for sample in samples:
-            stream.write(_line(sample))
-
-
-def _model_info(step: Evaluate, model: Any, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What lm-eval says of a model, and how it ran."""
-    revision = step.base.model.revision
-    return {
-        "model_num_parameters": None if model is None else _num_parameters(model),
-        "model_dtype": protocol["engine"]["dtype"],
-        "model_revision": revision,
-        "model_sha": revision,
-        "batch_size": None,
-        "device": None if model is None else str(model.device),
-    }
-
-
-def _num_parameters(model: Any) -> int:
-    """Of the network and the adapter on it; weights that are held as k-bit codes count one by one."""
-    coded = [module for module in model.modules() if is_quantized_layer(module)]
-    codes = {id(p) for module in coded for name, p in module.named_parameters(recurse=False) if name == "weight"}
-    return sum(p.numel() for p in model.parameters() if id(p) not in codes) + sum(
-        module.in_features * module.out_features for module in coded
-    )
-
-
-def _tokenizer_info(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The special tokens as lm-eval notes them: ``[token, id]``."""
-    tokens = {
-        f"tokenizer_{name}_token": [getattr(tokenizer, f"{name}_token"), str(getattr(tokenizer, f"{name}_token_id"))]
-        for name in ("pad", "eos", "bos")
-        if tokenizer is not None
-    }
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return {**tokens, "eot_token_id": getattr(tokenizer, "eos_token_id", None), "max_length": limit}
-
-
-def _line(sample: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(sample, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair, in a field that no model reads: it stays an escape
-        return json.dumps(sample).encode() + b"\n"
+        metrics[name] = {"value": mean, "stderr": stderr, "n": n, "unscored": len(samples) - n}
+    return metrics

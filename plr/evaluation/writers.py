@@ -1,11 +1,12 @@
-"""What writes the answers of a cell: the transformers model in this process, or vLLM. To a cell both are the same two verbs."""
+"""Generation backends for evaluation: local transformers or vLLM, behind one protocol (`generate`, `answer_loss`)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plr.bases.load import load_tokenizer
 from plr.bases.resolve import model_path
@@ -13,10 +14,14 @@ from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore
 from plr.core.store import Store
 from plr.errors import IntegrityError
+from plr.evaluation.protocol import EngineFacts
 from plr.lm import AnswerLoss, Generation, answer_loss, generate
 from plr.restoration.attach import check_init, check_provenance
 from plr.serving import check_engine
 from plr.tasks.data.rows import load_split
+
+if TYPE_CHECKING:
+    from plr.serving.vllm import VllmEngine
 
 __all__ = ["Local", "Served", "ServingBase", "Writer"]
 
@@ -27,11 +32,8 @@ PROBE_ROWS = 4
 class Writer(Protocol):
     """A model with its adapter, ready to answer."""
 
-    facts: Mapping[str, Any]
-    """What the engine says of itself, for the protocol."""
-    model: Any
-    """The model in this process; None where it is elsewhere."""
-    tokenizer: Any
+    @property
+    def facts(self) -> EngineFacts: ...
 
     def generate(
         self,
@@ -42,11 +44,11 @@ class Writer(Protocol):
         on_progress: OnProgress | None,
         names: Sequence[str] | None = None,
     ) -> list[Generation]:
-        """See :func:`plr.lm.generate`."""
+        """Answer `prompts`; see `plr.lm.generate`."""
         ...
 
     def answer_loss(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] | None = None) -> list[AnswerLoss]:
-        """See :func:`plr.lm.answer_loss`."""
+        """Measure the loss of given answers; see `plr.lm.answer_loss`."""
         ...
 
 
@@ -55,7 +57,7 @@ class Local:
 
     def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
-        self.facts: Mapping[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+        self.facts: EngineFacts = {"dtype": str(model.dtype).removeprefix("torch.")}
 
     def generate(self, prompts: Sequence[str], **settings: Any) -> list[Generation]:
         return generate(self.model, self.tokenizer, prompts, slots=self.slots, **settings)
@@ -64,16 +66,16 @@ class Local:
         return answer_loss(self.model, self.tokenizer, pairs, names=names)
 
 
+@dataclass(frozen=True)
 class Served:
     """vLLM, with an adapter as a LoRA request."""
 
-    model = None
-
-    def __init__(
-        self, engine: Any, adapter: Path | None, tokenizer: Any, facts: Mapping[str, Any], change: float | None = None
-    ) -> None:
-        self.engine, self.adapter, self.tokenizer, self.change = engine, adapter, tokenizer, change
-        self.facts: Mapping[str, Any] = facts
+    engine: VllmEngine
+    adapter: Path | None
+    tokenizer: Any
+    facts: EngineFacts
+    change: float | None = None
+    """The largest change of a log-probability by the adapter; None without one."""
 
     def generate(self, prompts: Sequence[str], **settings: Any) -> list[Generation]:
         return self.engine.generate(prompts, adapter=self.adapter, **settings)
@@ -87,14 +89,14 @@ class ServingBase:
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self.store, self.runtime = store, runtime
-        self._key: tuple[Any, ...] | None = None
-        self._engine: Any = None
+        self._key: tuple[str, str, int | None, frozenset[str] | None] | None = None
+        self._engine: VllmEngine | None = None
 
     def writer(self, step: Evaluate) -> Served:
-        """The writer of ``step``.
+        """Start vLLM for `step`, or find it started.
 
         Raises:
-            UsageError: see :func:`plr.serving.check_engine`.
+            UsageError: see `plr.serving.check_engine`.
             ProvenanceError: an adapter of another source model, or one that holds a part of its own base.
             IntegrityError: an adapter that changes nothing.
             MissingDependencyError, ModelError, ResourceError: vLLM is not there or does not start.
@@ -113,7 +115,7 @@ class ServingBase:
             rank, targets = lora_rank(step.target.adapter.adapter.method, config), lora_targets([config])
         dtype = self.runtime.dtype
         key = (str(folder), dtype, rank, targets)
-        if self._key != key:
+        if self._engine is None or self._key != key:
             self.close()
             self._engine = VllmEngine(
                 folder,
@@ -126,23 +128,10 @@ class ServingBase:
                 targets=targets,
             )
             self._key = key
-        facts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
-        change = None if adapter is None else self._change(step, adapter)
+        facts: EngineFacts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
+        change = None if adapter is None else _change(self._engine, step, adapter)
         tokenizer = load_tokenizer(step.base.model, offline=self.runtime.offline)
         return Served(self._engine, adapter, tokenizer, facts, change)
-
-    def _change(self, step: Evaluate, adapter: Path) -> float:
-        """Proof that the adapter acts, on a few validation rows of the task it was trained on."""
-        assert isinstance(step.target, Restore)
-        rows = load_split(step.target.adapter.task, "validation").examples[:PROBE_ROWS]
-        change = self._engine.adapter_change([(row.prompt, row.target) for row in rows], adapter)
-        if change == 0.0:
-            raise IntegrityError(
-                f"the adapter {step.target.adapter.label} changes no log-probability of {step.base.label} in vLLM",
-                expected="an adapter that acts",
-                hint="it was trained for no step, its weights are all zero, or vLLM passes over it: try --engine hf",
-            )
-        return change
 
     def _folder(self, step: Evaluate) -> Path:
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
@@ -156,3 +145,17 @@ class ServingBase:
         if self._engine is not None:
             self._engine.close()
         self._engine = self._key = None
+
+
+def _change(engine: VllmEngine, step: Evaluate, adapter: Path) -> float:
+    """Prove that the adapter acts, on a few validation rows of the task it was trained on."""
+    assert isinstance(step.target, Restore)
+    rows = load_split(step.target.adapter.task, "validation").examples[:PROBE_ROWS]
+    change = engine.adapter_change([(row.prompt, row.target) for row in rows], adapter)
+    if change == 0.0:
+        raise IntegrityError(
+            f"the adapter {step.target.adapter.label} changes no log-probability of {step.base.label} in vLLM",
+            expected="an adapter that acts",
+            hint="it was trained for no step, its weights are all zero, or vLLM passes over it: try --engine hf",
+        )
+    return change

@@ -27,7 +27,7 @@ from plr.bases.load import Loaded, load_base, load_source
 from plr.bases.quantize import calibrate
 from plr.bases.resolve import model_path
 from plr.core.runtime import Runtime
-from plr.core.specs import Evaluate, Quantize, Restore
+from plr.core.specs import Quantize, Restore
 from plr.core.store import Store
 from plr.errors import UsageError
 from plr.lm.classify import probe
@@ -36,7 +36,7 @@ from plr.restoration.attach import attach, probe_texts
 from plr.restoration.modes import check_mode
 from plr.tasks.data.rows import head_of
 
-__all__ = ["restore", "served"]
+__all__ = ["restore"]
 
 
 def _check_merges(step: Restore) -> None:
@@ -145,9 +145,3 @@ def _source_dtype(step: Restore) -> torch.dtype:
         return torch.bfloat16
     config = json.loads((model_path(ref) / "config.json").read_text())
     return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
-
-
-def served(step: Evaluate, store: Store) -> Path:
-    """The dense or requantized checkpoint behind an evaluation in mode roundtrip or requantize."""
-    assert isinstance(step.target, Restore)
-    return store.require(step.target).path

@@ -15,7 +15,9 @@ from plr.cli.root import app
 from plr.core.specs import Evaluate
 from plr.core.store import Artifact
 from plr.errors import ConfigError, DataError, ModelError, ProvenanceError, UsageError
-from plr.evaluation.evaluate import BaseHolder, evaluate
+from plr.evaluation.cell import open_cell
+from plr.evaluation.evaluate import evaluate
+from plr.evaluation.holder import BaseHolder
 from plr.evaluation.predictions import read_predictions
 from plr.evaluation.rescore import rescore
 from plr.lm import AnswerLoss
@@ -80,10 +82,11 @@ def test_an_adapter_that_fails_leaves_nothing_on_the_base(
 def test_a_base_is_loaded_once_for_adapters_that_come_and_go(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
     holder = BaseHolder(lab.store, lab.runtime())
     step = of_math(lab, adapter)
-    first = holder.base(step)
+    cell = open_cell(step)
+    first = holder.base(cell)
     for _ in range(2):
         evaluate(step, tmp_path, holder)
-        assert holder.base(step) is first
+        assert holder.base(cell) is first
 
 
 def test_rows_that_do_not_fit_are_named_before_any_answer(

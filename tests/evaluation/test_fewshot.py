@@ -12,7 +12,7 @@ import pytest
 from plr import Lab
 from plr.core.specs import Evaluate
 from plr.errors import ConfigError, UsageError
-from plr.evaluation.fewshot import shots_for
+from plr.evaluation.cell import open_cell
 from plr.study.file import study_config
 from plr.tasks import task_of, tasks
 from plr.tasks.data.rows import load_split
@@ -30,16 +30,16 @@ def step_of(lab: Lab, task: str = "tiny_math", **settings: Any) -> Evaluate:
 def test_first_rows_of_train_stand_before_the_question(lab: Lab) -> None:
     step = step_of(lab, num_fewshot=2)
     first, second = load_split(step.task, "train").examples[:2]
-    shots = shots_for(step)
+    shots = open_cell(step).shots
     assert shots.ids == [first.id, second.id] == ["train-0", "train-1"]
     assert shots.context == f"{first.prompt}{first.target}\n\n{second.prompt}{second.target}\n\n"
 
 
 def test_a_seed_draws_them_and_a_larger_number_draws_more_of_the_same(lab: Lab) -> None:
-    few, more = (set(shots_for(step_of(lab, num_fewshot=n, fewshot_seed=3)).ids) for n in (3, 6))
+    few, more = (set(open_cell(step_of(lab, num_fewshot=n, fewshot_seed=3)).shots.ids) for n in (3, 6))
     assert len(few) == 3
     assert few < more
-    assert few != set(shots_for(step_of(lab, num_fewshot=3, fewshot_seed=4)).ids)
+    assert few != set(open_cell(step_of(lab, num_fewshot=3, fewshot_seed=4)).shots.ids)
 
 
 def test_a_row_that_is_scored_is_no_example(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,26 +49,30 @@ def test_a_row_that_is_scored_is_no_example(lab: Lab, tmp_path: Path, monkeypatc
     for name, part in (("train", rows[:20]), ("test", [rows[0], *rows[20:]])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
     step = step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=3)
-    assert "train-0" not in shots_for(step).ids
-    assert len(shots_for(step).ids) == 3
+    assert "train-0" not in open_cell(step).shots.ids
+    assert len(open_cell(step).shots.ids) == 3
 
 
 def test_a_train_split_too_small_to_cut_validation_from_gives_its_rows(lab: Lab, tmp_path: Path) -> None:
     for split, numbers in (("train", range(3)), ("test", range(10, 12))):
         rows = [{"question": f"How much is {i} and {i}?", "answer": f"{2 * i}\n#### {2 * i}"} for i in numbers]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert shots_for(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=3)).ids == ["train-0", "train-1", "train-2"]
+    assert open_cell(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=3)).shots.ids == [
+        "train-0",
+        "train-1",
+        "train-2",
+    ]
     with pytest.raises(UsageError, match="num_fewshot is 4, and the train split of gsm8k has 3 rows"):
-        shots_for(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=4))
+        open_cell(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=4))
 
 
 def test_too_many_examples_and_none_to_take(lab: Lab, tmp_path: Path) -> None:
     row = {"question": "How much is 1 and 1?", "answer": "2\n#### 2"}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
     with pytest.raises(UsageError, match="has no train split"):
-        shots_for(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=1))
+        open_cell(step_of(lab, "gsm8k", data=str(tmp_path), num_fewshot=1))
     with pytest.raises(UsageError, match="rows to take"):
-        shots_for(step_of(lab, num_fewshot=10**6))
+        open_cell(step_of(lab, num_fewshot=10**6))
 
 
 def test_a_head_takes_no_examples(lab: Lab, tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_protocol_tells_another_how_to_ask_the_same(lab: Lab) -> None:
     assert document["configs"]["tiny_math"]["num_fewshot"] == 2
     samples = [json.loads(line) for line in next(result.path.glob("samples_*.jsonl")).read_text().splitlines()]
     prompts = [sample["arguments"]["gen_args_0"]["arg_0"] for sample in samples]
-    context = shots_for(result.step).context
+    context = open_cell(result.step).shots.context
     assert all(prompt.startswith(context) and len(prompt) > len(context) for prompt in prompts)
     assert protocol["first_prompt"] == prompts[0]
     assert protocol["prompts_sha256"] == hashlib.sha256("\x00".join(prompts).encode()).hexdigest()

@@ -187,7 +187,7 @@ def test_a_line_that_repeats_another_counts_once(tmp_path: Path) -> None:
 
 def test_our_own_samples_score_as_they_did(tmp_path: Path) -> None:
     """Through the record that plr eval writes, read back from its folder."""
-    from plr.evaluation.records import record, summary
+    from plr.evaluation.records import Sample, summary
 
     spec = resolve_task("tiny_math")
     task, rows = task_of(spec), load_split(spec, "test").examples[:30]
@@ -196,8 +196,8 @@ def test_our_own_samples_score_as_they_did(tmp_path: Path) -> None:
         text = row.target if i % 3 else row.target + "\nQuestion: x"
         scores = task.score(row, Response(text, ended=i % 2 == 0))
         values = {name: score.value for name, score in scores.items()}
-        samples.append(record(row, arguments=[row.prompt], response=text, answer=text, scores=values, loss=0.0))
-    lines(tmp_path, list(samples), "samples_tiny_math_x.jsonl")
+        samples.append(Sample(row, arguments=[row.prompt], response=text, answer=text, scores=values, loss=0.0))
+    lines(tmp_path, [sample.as_json() for sample in samples], "samples_tiny_math_x.jsonl")
     found = rescore(spec, "test", read_predictions(tmp_path))
     assert {n: m["value"] for n, m in found.metrics.items()} == {
         n: m["value"] for n, m in summary(samples).items() if n in task.metrics

@@ -1,0 +1,96 @@
+"""The base that is in memory for the cells of a job, and the adapter that is on it at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from plr.bases.load import Loaded, load_base
+from plr.core.fingerprint import canonical_json
+from plr.core.runtime import Runtime
+from plr.core.specs import Restore
+from plr.core.store import Store
+from plr.evaluation.cell import OpenCell
+from plr.evaluation.writers import Served, ServingBase
+from plr.gptq.blocks import replace_module
+from plr.lm.classify import Probe, probe
+from plr.restoration.attach import attach, probe_texts
+from plr.restoration.served import load_served
+from plr.tasks import HeadSpec
+
+__all__ = ["Attached", "BaseHolder"]
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A base in this process, with the adapter of a cell on it where the cell has one."""
+
+    model: Any
+    tokenizer: Any
+    head_is_new: bool
+    """The classification head is a random start, and no checkpoint's."""
+    largest_logit_change: float | None = None
+    """By the adapter, on a few rows of the task it was trained on; None without one."""
+
+
+class BaseHolder:
+    """The base that is in memory, and the adapter on it. Asking for another base lets the first one go."""
+
+    def __init__(self, store: Store, runtime: Runtime) -> None:
+        self.store, self.runtime = store, runtime
+        self._key: tuple[str, HeadSpec | None] | None = None
+        self._loaded: Loaded | None = None
+        self._probes: dict[str, Probe] = {}
+        self._serving = ServingBase(store, runtime)
+
+    def base(self, cell: OpenCell) -> Loaded:
+        """Load the base of `cell` with the head that its task asks for, or find it in memory."""
+        step = cell.step
+        self._serving.close()
+        if isinstance(step.target, Restore) and step.target.is_checkpoint:
+            self._key = self._loaded = None
+            return load_served(step.target, self.store, self.runtime, cell.head)
+        key = (step.base.fingerprint, cell.head)
+        if self._key != key or self._loaded is None:
+            self._loaded = None  # before the next is loaded
+            self._loaded = load_base(step.base, self.store, self.runtime, head=cell.head)
+            self._key, self._probes = key, {}
+        return self._loaded
+
+    def writer(self, cell: OpenCell) -> Served:
+        """Start vLLM with the base of `cell`; the one in this process is let go."""
+        self._key = self._loaded = None
+        return self._serving.writer(cell.step)
+
+    @contextmanager
+    def attached(self, cell: OpenCell) -> Generator[Attached]:
+        """Put the adapter of `cell` on its base for the while.
+
+        Until it is off, the base is nobody else's: after a failure it may carry a part of an adapter, and is loaded anew.
+        """
+        loaded, target = self.base(cell), cell.step.target
+        if not isinstance(target, Restore) or target.is_checkpoint:
+            yield Attached(loaded.model, loaded.tokenizer, loaded.head_is_new)
+            return
+        from plr.adapters import adapters
+
+        key = canonical_json(target.adapter.task.identity())
+        if key not in self._probes:
+            self._probes[key] = probe(loaded.model, loaded.tokenizer, probe_texts(target))
+        base: Any = loaded.model
+        modules: dict[str, nn.Module] = dict(base.named_modules())
+        clean, self._key = self._key, None
+        model, change = attach(loaded, target, self.store.require(target.adapter).path, "cell", self._probes[key])
+        try:
+            yield Attached(model, loaded.tokenizer, loaded.head_is_new, change)
+        finally:
+            loaded.model = adapters.get(target.adapter.adapter.method).unload(model, "cell")
+            # A head that came with the adapter must go too: every module is again the one it was, parents first.
+            for name, module in modules.items():
+                if name and loaded.model.get_submodule(name) is not module:
+                    replace_module(loaded.model, name, module)
+            self._key = clean
