@@ -214,11 +214,7 @@ def kernel_for(runtime: Runtime, folder: Path, itemsize: int) -> Literal["packed
 
 
 def runtime_dtype(runtime: Runtime) -> torch.dtype:
-    """The compute dtype: as asked, or the fast one of the device by a short probe."""
+    """Resolve the dtype of a computation, as torch has it."""
     import torch
 
-    if runtime.dtype != "auto":
-        return getattr(torch, runtime.dtype)
-    from plr.lm import choose_dtype
-
-    return choose_dtype(runtime.torch_device())
+    return getattr(torch, runtime.precision())

@@ -111,7 +111,7 @@ class SourceHolder:
 
 
 def forward_dtype(model: Any, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
-    """The dtype that the forward of the calibration is cast to: as asked, or by probe of the device; None: as it is."""
+    """Choose the dtype that the forward of the calibration is cast to: as asked, or by the device; None: as it is."""
     if asked == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
         return None
     dtype = choose_dtype(device) if asked == "auto" else getattr(torch, asked)

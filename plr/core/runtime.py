@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from plr.core.precision import Precision, fast_precision, may_have_gpu
 from plr.errors import UsageError
 
 __all__ = ["Runtime", "available_memory", "default_home", "device_refusal"]
@@ -80,6 +81,21 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
                 )
             return self.device
         return "cuda" if self.device == "auto" and torch.cuda.is_available() and not device_refusal("cuda") else "cpu"
+
+    def precision(self) -> Precision:
+        """Resolve the dtype of a computation: as asked, or for `auto` by the device; torch is asked only where a GPU may be.
+
+        Raises:
+            UsageError: see `torch_device`.
+        """
+        if self.dtype != "auto":
+            return self.dtype
+        on_cpu = self.device == "cpu" or (self.device == "auto" and not may_have_gpu())
+        return fast_precision("cpu" if on_cpu else self.torch_device())
+
+    def computing_in(self, dtype: Precision | None) -> Runtime:
+        """Take the dtype that a step names; None leaves it as it is."""
+        return self if dtype is None else self.model_copy(update={"dtype": dtype})
 
     def apply_threads(self) -> None:
         """Set torch's thread count for this process, if one was asked for."""

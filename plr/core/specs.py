@@ -15,11 +15,12 @@ workers, micro-batch) is :class:`plr.core.runtime.Runtime` and never here.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from plr.core.fingerprint import fingerprint
+from plr.core.precision import Precision
 
 __all__ = [
     "BITS",
@@ -248,6 +249,16 @@ class Step(Spec, frozen=True):
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    def replaced(self, **values: Any) -> Self:
+        """Build the same step with other `values`, its fingerprint taken anew (`model_copy` would carry the old one along)."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | values)
+
+    def former(self) -> Self:
+        """Build the same step as it was identified before dtypes counted: without one, and so all that it stands on."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        steps = {name: value.former() for name, value in fields.items() if isinstance(value, Step)}
+        return self.replaced(**steps | ({"dtype": None} if "dtype" in fields else {}))
+
     @property
     def inputs(self) -> tuple[Step, ...]:
         """The steps whose artifacts this one needs, sources left out (they lie outside the store)."""
@@ -315,11 +326,14 @@ class Train(Step, frozen=True):
     """An adapter trained on a base."""
 
     VERSION = 1
+    LATER = frozenset({"dtype"})
     kind: Literal["adapter"] = "adapter"
     base: Base
     task: TaskSpec
     adapter: AdapterSpec
     train: TrainSpec
+    dtype: Precision | None = None
+    """Of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:
@@ -367,6 +381,7 @@ class Evaluate(Step, frozen=True):
     """
 
     VERSION = 2
+    LATER = frozenset({"dtype"})
     kind: Literal["result"] = "result"
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec
@@ -386,6 +401,8 @@ class Evaluate(Step, frozen=True):
     """Draws the examples; none takes the first of the train split."""
     engine: ServingEngine = "hf"
     """What writes the answers: the transformers model in this process, or vLLM."""
+    dtype: Precision | None = None
+    """Of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 
     @model_validator(mode="after")
     def _shots(self) -> Evaluate:

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from plr.core.files import disk_full, flush, write_atomic
 from plr.core.fingerprint import file_sha256
 from plr.core.provenance import provenance
-from plr.core.specs import Step, step_from_json
+from plr.core.specs import Evaluate, Restore, Step, Train, step_from_json
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
 __all__ = ["KINDS", "Artifact", "Store"]
@@ -122,7 +122,41 @@ class Store:
         return self.home / ".work" / step.fingerprint[:_SHORT]
 
     def get(self, step: Step) -> Artifact | None:
-        """The artifact of `step`, or None. A folder that was altered in size or is incomplete raises."""
+        """Find the artifact of `step`; None if it is not there. A folder that was altered in size or is incomplete raises.
+
+        Before the dtype of a computation counted, artifacts recorded it beside their results. One of that time is found where
+        all that is recorded agrees: its own dtype, and that of the adapter behind it, which must be in the store to say so.
+        """
+        if (artifact := self._at(step)) is not None:
+            return artifact
+        former = step.former()
+        if former == step or (artifact := self._at(former)) is None:
+            return None
+        return artifact if self._computed_alike(step, artifact) else None
+
+    def identify(self, artifact: Artifact) -> Any:
+        """Read the step of `artifact` with the dtypes that an artifact of before has on record."""
+        step = artifact.step
+        if isinstance(step, Train):
+            return _with_dtype(step, artifact)
+        if isinstance(step, Restore) and (trained := self._at(step.adapter)) is not None:
+            return step.replaced(adapter=_with_dtype(step.adapter, trained))
+        return step
+
+    def _computed_alike(self, step: Step, artifact: Artifact) -> bool:
+        """Compare the dtypes that `step` names with those on record behind an artifact of before."""
+        if isinstance(step, Evaluate):
+            if step.dtype is not None and artifact.metrics.get("dtype") != step.dtype:
+                return False
+            return self._computed_alike(step.target, artifact)
+        if isinstance(step, Train):
+            return step.dtype is None or artifact.metrics.get("dtype") == step.dtype
+        if isinstance(step, Restore) and step.adapter.dtype is not None:
+            trained = self._at(step.adapter.former())
+            return trained is not None and self._computed_alike(step.adapter, trained)
+        return True
+
+    def _at(self, step: Step) -> Artifact | None:
         # The label may differ between two spellings of one identity (a renamed model folder): look the hash up.
         for folder in [self.path(step), *(self.home / step.kind).glob(f"*-{step.fingerprint[:_SHORT]}")]:
             if (folder / MANIFEST).is_file():
@@ -176,7 +210,7 @@ class Store:
             "fingerprint": step.fingerprint,
             "label": step.label,
             "step": step.model_dump(mode="json"),
-            "inputs": [{"kind": i.kind, "fingerprint": i.fingerprint, "label": i.label} for i in step.inputs],
+            "inputs": [self._named(need) for need in step.inputs],
             "metrics": metrics,
             "files": files,
             "seconds": round(seconds, 3),
@@ -185,6 +219,12 @@ class Store:
         write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
         os.rename(partial, final)
         flush(final.parent)
+
+    def _named(self, need: Step) -> dict[str, str]:
+        """Name an input by the artifact that stands for it, which may be of before."""
+        artifact = self.get(need)
+        fingerprint = need.fingerprint if artifact is None else artifact.fingerprint
+        return {"kind": need.kind, "fingerprint": fingerprint, "label": need.label}
 
     @contextmanager
     def lock(self, step: Step) -> Generator[None]:
@@ -275,6 +315,13 @@ def _disk_errors(home: Path) -> Generator[None]:
                 "finished steps are kept",
             ) from error
         raise
+
+
+def _with_dtype(step: Train, artifact: Artifact) -> Train:
+    recorded = artifact.metrics.get("dtype")
+    if step.dtype is not None or recorded is None:
+        return step
+    return step.replaced(dtype=recorded)
 
 
 def _slug(label: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from plr.bases.load import Loaded, load_base
 from plr.core.fingerprint import canonical_json
+from plr.core.precision import Precision
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
 from plr.core.store import Store
@@ -42,22 +43,22 @@ class BaseHolder:
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self.store, self.runtime = store, runtime
-        self._key: tuple[str, HeadSpec | None] | None = None
+        self._key: tuple[str, HeadSpec | None, Precision | None] | None = None
         self._loaded: Loaded | None = None
         self._probes: dict[str, Probe] = {}
         self._serving = ServingBase(store, runtime)
 
     def base(self, cell: OpenCell) -> Loaded:
         """Load the base of `cell` with the head that its task asks for, or find it in memory."""
-        step = cell.step
+        step, runtime = cell.step, self.runtime.computing_in(cell.step.dtype)
         self._serving.close()
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
             self._key = self._loaded = None
-            return load_served(step.target, self.store, self.runtime, cell.head)
-        key = (step.base.fingerprint, cell.head)
+            return load_served(step.target, self.store, runtime, cell.head)
+        key = (step.base.fingerprint, cell.head, step.dtype)
         if self._key != key or self._loaded is None:
             self._loaded = None  # before the next is loaded
-            self._loaded = load_base(step.base, self.store, self.runtime, head=cell.head)
+            self._loaded = load_base(step.base, self.store, runtime, head=cell.head)
             self._key, self._probes = key, {}
         return self._loaded
 

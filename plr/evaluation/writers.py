@@ -113,7 +113,7 @@ class ServingBase:
             check_init(step.target, adapter)
             config = json.loads((adapter / "adapter_config.json").read_text())
             rank, targets = lora_rank(step.target.adapter.adapter.method, config), lora_targets([config])
-        dtype = self.runtime.dtype
+        dtype = step.dtype or self.runtime.precision()
         key = (str(folder), dtype, rank, targets)
         if self._engine is None or self._key != key:
             self.close()

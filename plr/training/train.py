@@ -60,6 +60,7 @@ def train(
         ResourceError: out of GPU memory.
     """
     _check_reports(runtime.report_to)
+    runtime = runtime.computing_in(step.dtype)
     spec, work = step.train, store.work(step)
     work.mkdir(parents=True, exist_ok=True)
     reset_peak_memory()

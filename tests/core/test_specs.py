@@ -85,12 +85,26 @@ def full() -> dict[str, Step]:
     return {"source": source, "base": base, "adapter": train, "restored": restore, "result": result, "served": served}
 
 
+def dated() -> dict[str, Step]:
+    """The same steps with the dtype that every plan names since it counts."""
+    steps = full()
+    adapter, restored, result = steps["adapter"], steps["restored"], steps["result"]
+    adapter = adapter.replaced(dtype="bfloat16")
+    restored = restored.replaced(adapter=adapter)
+    result = result.replaced(target=restored, dtype="float32")
+    served = steps["served"].replaced(dtype="float16")
+    return {f"{step.kind} in {step.dtype}": step for step in (adapter, result)} | {
+        "restored from bfloat16": restored,
+        "served in float16": served,
+    }
+
+
 def test_golden_fingerprints() -> None:
     """These hashes name artifacts on users' disks. A change here needs a new VERSION of the step and a changelog entry.
 
     Written by ``python tests/core/test_specs.py``.
     """
-    assert {kind: step.fingerprint for kind, step in full().items()} == json.loads(GOLDEN.read_text())
+    assert {kind: step.fingerprint for kind, step in (full() | dated()).items()} == json.loads(GOLDEN.read_text())
 
 
 def test_a_metric_that_comes_or_goes_is_a_new_version() -> None:
@@ -109,6 +123,14 @@ def metrics() -> dict[str, Any]:
             if type(task).__module__.startswith("plr.")
         },
     }
+
+
+def test_a_step_of_before_is_the_same_step_without_a_dtype() -> None:
+    """`full` bears no dtype: its golden hashes are older than the field."""
+    former = {step.former().fingerprint for step in dated().values()}
+    assert former == {full()[kind].fingerprint for kind in ("adapter", "restored", "result", "served")}
+    assert former.isdisjoint(step.fingerprint for step in dated().values())
+    assert all(step.former() == step for step in full().values())
 
 
 def test_later_fields_bear_no_identity_at_their_default() -> None:
@@ -130,9 +152,9 @@ def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], 
         Evaluate(target=full()["source"], task=TaskSpec(name="t", version=1), **settings)
 
 
-@pytest.mark.parametrize("kind", ["source", "base", "adapter", "restored", "result", "served"])
+@pytest.mark.parametrize("kind", [*full(), *dated()])
 def test_json_round_trip_keeps_identity(kind: str) -> None:
-    step = full()[kind]
+    step = (full() | dated())[kind]
     again = step_from_json(json.loads(json.dumps(step.model_dump(mode="json"))))
     assert again == step
     assert again.label == step.label
@@ -157,16 +179,19 @@ def changed(value: Any) -> Any:
         "validation": "test",
         "test": "validation",
         "vllm": "hf",
+        "float32": "bfloat16",
+        "bfloat16": "float16",
+        "float16": "float32",
     }.get(value, f"{value}x")
 
 
-@pytest.mark.parametrize("kind", ["result", "served"])
+@pytest.mark.parametrize("kind", ["result", "served", "result in float32", "served in float16"])
 def test_every_field_counts_but_locations(kind: str) -> None:
     """Change each leaf of the full result in turn: the fingerprint must change, except for paths and display names."""
-    dump = full()[kind].model_dump(mode="json")
+    dump = (full() | dated())[kind].model_dump(mode="json")
     before = step_from_json(dump).fingerprint
     for path in leaves(dump):
-        if path[-1] in ("kind", "mode") or (kind, path[-1]) in (("result", "engine"), ("served", "generate")):
+        if path[-1] in ("kind", "mode") or (kind.partition(" ")[0], path[-1]) in (("result", "engine"), ("served", "generate")):
             continue  # the loss alone has one engine
         copy = json.loads(json.dumps(dump))
         node = copy
@@ -245,4 +270,4 @@ if __name__ == "__main__":
         raised = (before["evaluate"], was["version"]) != (now["evaluate"], to_be["version"])
         assert raised or was["metrics"] == to_be["metrics"], f"{name} has other metrics under an old version"
     METRICS.write_text(json.dumps(now, indent=1) + "\n")
-    GOLDEN.write_text(json.dumps({kind: step.fingerprint for kind, step in full().items()}, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps({kind: step.fingerprint for kind, step in (full() | dated()).items()}, indent=1) + "\n")
