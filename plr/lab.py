@@ -36,7 +36,10 @@ DEFAULT_MODEL = "embedded:tiny"
 
 
 class Lab:
-    """A store and how to work on it. ``home`` is ``$PLR_HOME`` or ``./artifacts`` if left out."""
+    """A store and how to work on it. `home` is `$PLR_HOME` or `./artifacts` if left out.
+
+    Of the settings of `runtime` the dtype alone counts: an adapter or a result in another one is another artifact.
+    """
 
     def __init__(self, home: Path | str | None = None, *, offline: bool = False, **runtime: Any) -> None:
         settings = {**runtime, "offline": offline, **({"home": home} if home is not None else {})}
@@ -140,6 +143,7 @@ class Lab:
             "num_fewshot": num_fewshot,
             "fewshot_seed": fewshot_seed,
             "engine": engine,
+            "dtype": self.runtime().precision(),
         }
         return self.resolver.check_evaluation(parse(Evaluate, settings, "options"))
 
@@ -173,7 +177,8 @@ class Lab:
         if task is not None or "tasks" not in value:
             value["tasks"] = [{"name": task or "tiny_math", **({"data": data} if data else {})}]
         where = str(config) if config else "options"
-        return Study(study_config(value | axes, where, tuple(overrides)), resolver=self.resolver)
+        study = study_config(value | axes, where, tuple(overrides))
+        return Study(study, resolver=self.resolver, runtime=self.runtime(study.runtime))
 
     # The steps, made.
 
@@ -207,8 +212,9 @@ class Lab:
     ) -> Study:
         """Run a study file or configuration; cells that fail are in :meth:`Study.results`."""
         config = study if isinstance(study, StudyConfig) else load_study(Path(study), tuple(overrides))
-        work = Study(config, resolver=self.resolver)
-        work.run(self.store, self.runtime(config.runtime), on_event=on_event)
+        runtime = self.runtime(config.runtime)
+        work = Study(config, resolver=self.resolver, runtime=runtime)
+        work.run(self.store, runtime, on_event=on_event)
         return work
 
     def recipe_for(self, step: Any) -> dict[str, Any]:
@@ -218,8 +224,8 @@ class Lab:
 
     def _step(self, what: Any, kinds: tuple[str, ...]) -> Any:
         if what is None or isinstance(what, str):
-            return self.store.find(what, kinds).step
-        return what.step if isinstance(what, Artifact) else what
+            what = self.store.find(what, kinds)
+        return self.store.identify(what) if isinstance(what, Artifact) else what
 
     def _base_like(self, trained: Train, source: Source, bits: int, method: str | None) -> Base:
         """The l-bit base quantized as the adapter's own base was, or by ``method``."""

@@ -177,9 +177,7 @@ def evaluate(
     ] = "hf",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(
-            help="Of the computation; auto: the faster one on a CPU. Texts are reproduced elsewhere in float32."
-        ),
+        typer.Option(help="Of the computation, and part of what a result is; auto: bfloat16 where the device has it."),
     ] = "auto",
     data: Data = None,
     output: Output = None,
@@ -205,12 +203,6 @@ def evaluate(
         fewshot_seed=fewshot_seed,
         engine=engine,
     )
-    stored = here.store.get(step)
-    if stored is not None and dtype not in ("auto", stored.metrics["dtype"]):
-        raise UsageError(
-            f"{stored.path} holds this result, computed in {stored.metrics['dtype']}, and a store keeps one",
-            hint=f"delete that folder, or name another store in PLR_HOME, and run it again in {dtype}",
-        )
     artifact = finish(step, here, output=output, as_json=as_json)
     if not as_json:
         for name, metric in artifact.metrics["metrics"].items():

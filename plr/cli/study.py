@@ -106,18 +106,28 @@ def _show_plan(work: Any, plan: Any, store: Any, as_json: bool) -> None:
     from rich.table import Table
 
     from plr.cli.show import console, emit
+    from plr.core.specs import Evaluate, Train
 
     rows = [
         {
             "kind": step.kind,
             "step": step.label,
             "fingerprint": step.fingerprint[:12],
+            "dtype": step.dtype if isinstance(step, Train | Evaluate) else None,
             "state": "cached" if step.fingerprint in plan.cached else "to run",
         }
         for step in plan.steps
     ]
     if as_json:
-        emit({"study": work.name, "cells": len(work.cells), "unresolved": work.resolver.unresolved, "steps": rows})
+        emit(
+            {
+                "study": work.name,
+                "cells": len(work.cells),
+                "dtype": work.dtype,
+                "unresolved": work.resolver.unresolved,
+                "steps": rows,
+            }
+        )
         return
     table = Table("step", "", "state", box=None, header_style="bold")
     for row in rows:
@@ -132,7 +142,7 @@ def _show_plan(work: Any, plan: Any, store: Any, as_json: bool) -> None:
     }
     out.print(
         f"{len(work.cells)} cells: {count['base']} quantizations, {count['adapter']} trainings and {count['result']} "
-        f"evaluations to run, {len(plan.cached)} steps cached in {store.home}",
+        f"evaluations to run in {work.dtype}, {len(plan.cached)} steps cached in {store.home}",
         highlight=False,
     )
     for name in work.resolver.unresolved:

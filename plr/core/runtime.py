@@ -1,4 +1,4 @@
-"""How a step is carried out: never part of its identity.
+"""How a step is carried out: no part of its identity but for the dtype, which a plan writes into its steps.
 
 Moving from one core to four GPUs changes this object and reuses every artifact. The torch part (probing the device and its
 fast dtype) imports torch inside the functions, so that planning stays light.
@@ -42,7 +42,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the computation. `auto` on a CPU: the faster one of a probe."""
+    """Of trainings and evaluations, and part of what they are. `auto`: bfloat16 where the device has instructions for it."""
     kernel: Literal["auto", "packed", "dequantized"] = "auto"
     """Of k-bit layers: codes read as they are (`packed`), or unpacked once (`dequantized`); `auto` by device and memory."""
     workers: int = Field(default=1, ge=1)

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from plr.core.files import disk_full, flush, write_atomic
 from plr.core.fingerprint import file_sha256
 from plr.core.provenance import provenance
-from plr.core.specs import Evaluate, Restore, Step, Train, step_from_json
+from plr.core.specs import Evaluate, Quantize, Restore, Source, Step, Train, step_from_json
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
 __all__ = ["KINDS", "Artifact", "Store"]
@@ -134,7 +134,7 @@ class Store:
             return None
         return artifact if self._computed_alike(step, artifact) else None
 
-    def identify(self, artifact: Artifact) -> Any:
+    def identify(self, artifact: Artifact) -> Source | Quantize | Train | Restore | Evaluate:
         """Read the step of `artifact` with the dtypes that an artifact of before has on record."""
         step = artifact.step
         if isinstance(step, Train):

@@ -39,7 +39,7 @@ def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, s
         results,
         folder,
         title=study.name,
-        settings=study.config.model_dump(mode="json", exclude={"runtime"}),
+        settings={**study.config.model_dump(mode="json", exclude={"runtime"}), "dtype": study.dtype},
         provenance=provenance(),
         timings=[{"kind": step.kind, "step": step.label, "seconds": one.manifest["seconds"]} for step, one in made],
         # A base without a gate (an older plr, another maker) is left out.

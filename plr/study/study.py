@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plr.core.config import parse
+from plr.core.precision import Precision
 from plr.core.runtime import Runtime
 from plr.core.specs import (
     AdapterSpec,
@@ -49,9 +50,14 @@ __all__ = ["Study"]
 class Study:
     """A study with its axes resolved to steps."""
 
-    def __init__(self, config: StudyConfig, *, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self, config: StudyConfig, *, resolver: Resolver | None = None, runtime: Runtime | None = None
+    ) -> None:
+        """Resolve the axes of `config`; `runtime` is how it will be run, where that is not what the study itself says."""
         self.config = config
         self.resolver = resolver or Resolver()
+        self.dtype: Precision = (runtime or self.runtime()).precision()
+        """Of every training and evaluation: it counts, so `auto` is resolved here, once for all."""
         scored = [test for task in config.tasks for test in (task, *task.tests)]
         for text in (*config.models, *(task.data for task in scored if task.data)):
             expand(text)  # a variable that is not set is said before the network is asked for anything
@@ -129,9 +135,8 @@ class Study:
             recipe = parse(TrainSpec, recipe, f"{where}: train")
             for seed in config.seeds:
                 for k, ell, mode in self._grid(adapter.train_bits or train_bits, restore_bits):
-                    train = Train(
-                        base=bases[k], task=spec, adapter=method, train=recipe.model_copy(update={"seed": seed})
-                    )
+                    seeded = recipe.model_copy(update={"seed": seed})
+                    train = Train(base=bases[k], task=spec, adapter=method, train=seeded, dtype=self.dtype)
                     target = Restore(adapter=train, base=bases[ell], mode=mode)
                     for name, settings in tests:
                         step = self._evaluate({"target": target, **settings}, where)
@@ -195,7 +200,7 @@ class Study:
         return Quantize(source=source, quantization=spec)
 
     def _evaluate(self, value: dict[str, Any], where: str) -> Evaluate:
-        return self.resolver.check_evaluation(parse(Evaluate, value, where))
+        return self.resolver.check_evaluation(parse(Evaluate, {**value, "dtype": self.dtype}, where))
 
     def _evaluation(self, task: TaskSpec, config: EvaluateConfig) -> dict[str, Any]:
         settings = config.model_dump()

@@ -191,7 +191,10 @@ def test_every_field_counts_but_locations(kind: str) -> None:
     dump = (full() | dated())[kind].model_dump(mode="json")
     before = step_from_json(dump).fingerprint
     for path in leaves(dump):
-        if path[-1] in ("kind", "mode") or (kind.partition(" ")[0], path[-1]) in (("result", "engine"), ("served", "generate")):
+        if path[-1] in ("kind", "mode") or (kind.partition(" ")[0], path[-1]) in (
+            ("result", "engine"),
+            ("served", "generate"),
+        ):
             continue  # the loss alone has one engine
         copy = json.loads(json.dumps(dump))
         node = copy
@@ -270,4 +273,6 @@ if __name__ == "__main__":
         raised = (before["evaluate"], was["version"]) != (now["evaluate"], to_be["version"])
         assert raised or was["metrics"] == to_be["metrics"], f"{name} has other metrics under an old version"
     METRICS.write_text(json.dumps(now, indent=1) + "\n")
-    GOLDEN.write_text(json.dumps({kind: step.fingerprint for kind, step in (full() | dated()).items()}, indent=1) + "\n")
+    GOLDEN.write_text(
+        json.dumps({kind: step.fingerprint for kind, step in (full() | dated()).items()}, indent=1) + "\n"
+    )

@@ -231,25 +231,29 @@ def test_the_command_says_what_a_reader_of_the_numbers_must_know(lab: Lab, tmp_p
     assert "the head is untrained (random, seed 0): the scores are chance" in shown
 
 
-def test_a_result_of_another_dtype_is_not_given_for_the_one_asked(lab: Lab) -> None:
+def test_each_dtype_has_a_result_of_its_own(lab: Lab) -> None:
     base = lab.quantize(bits=4, task="tiny_math", overrides=["quantize.method=rtn"])
     settings = {"PLR_HOME": str(lab.store.home)}
-    command = [
-        "eval",
-        base.fingerprint,
-        "--task",
-        "tiny_math",
-        "--limit",
-        "2",
-        "--max-new-tokens",
-        "2",
-        "--device",
-        "cpu",
+    words = f"eval {base.fingerprint} --task tiny_math --limit 2 --max-new-tokens 2 --device cpu --json".split()
+
+    def ask(dtype: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*words, "--dtype", dtype], env=settings)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    asked = {dtype: ask(dtype) for dtype in ("bfloat16", "float32")}
+    assert asked["bfloat16"]["path"] != asked["float32"]["path"]
+    for dtype, result in asked.items():
+        assert result["metrics"]["dtype"] == result["metrics"]["protocol"]["engine"]["dtype"] == dtype
+        assert ask(dtype)["path"] == result["path"]
+    auto = ask("auto")
+    assert auto["path"] == asked[auto["metrics"]["dtype"]]["path"]
+
+
+def test_a_job_of_two_dtypes_loads_the_base_in_each(lab: Lab, tmp_path: Path) -> None:
+    holder = BaseHolder(lab.store, lab.runtime())
+    step = of_math(lab, lab.base(bits=16))
+    computed = [
+        evaluate(step.replaced(dtype=dtype), tmp_path, holder)["dtype"] for dtype in ("float32", "bfloat16", "float32")
     ]
-    first = CliRunner().invoke(app, [*command, "--dtype", "bfloat16", "--json"], env=settings)
-    assert json.loads(first.stdout)["metrics"]["protocol"]["engine"]["dtype"] == "bfloat16", first.output
-    again = CliRunner().invoke(app, command, env=settings)
-    assert again.exit_code == 0, again.output
-    other = CliRunner().invoke(app, [*command, "--dtype", "float32"], env=settings)
-    assert isinstance(other.exception, UsageError)
-    assert "computed in bfloat16" in str(other.exception)
+    assert computed == ["float32", "bfloat16", "float32"]
