@@ -294,7 +294,7 @@ def _check_dtype(dtype: str, *, quantized: bool, adapters: bool) -> None:
         raise UsageError(
             f"vLLM does not compute {what} in float32",
             expected="bfloat16 or float16",
-            hint="choose the dtype auto or bfloat16 (--dtype, runtime.dtype of a study, dtype of a Lab)",
+            hint="choose the dtype bfloat16 or float16 (--dtype, runtime.dtype of a study, dtype of a Lab)",
         )
 
 
