@@ -124,29 +124,29 @@ def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> Cha
 
 
 def _plain(row: Change) -> dict[str, Any]:
-    return {key: value for key, value in asdict(row).items() if key != "tokens" or value is not None}
+    fields = asdict(row) | {"metric": row.metric.name, **row.metric.record}
+    return {key: value for key, value in fields.items() if key != "tokens" or value is not None}
 
 
 def _print(step: Restore, rows: list[Change]) -> None:
     from rich.table import Table
 
     from plr.cli.show import console
-    from plr.report.metrics import show, show_signed
+    from plr.scoring.metric import ANSWER_LOSS
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for index, name in enumerate(HEAD):
         table.add_column(name, justify="left" if index < 2 else "right", overflow="fold")
     for row in rows:
-        loss = "answer_loss" if row.metric == "perplexity" else row.metric  # its change is one of the loss
-        values = [show(row.metric, getattr(row, key)) for key in ("before", "after")]
-        if row.metric == "perplexity":
-            values = [f"{getattr(row, key):.2f}" for key in ("before", "after")]
-        ends = "-" if row.low is None else f"{show_signed(loss, row.low)} to {show_signed(loss, row.high)}"
-        table.add_row(row.what, row.metric, *values, show_signed(loss, row.change), ends, str(row.n))
+        change = ANSWER_LOSS if row.metric.name == "perplexity" else row.metric  # its change is one of the loss
+        values = [row.metric.show(value) for value in (row.before, row.after)]
+        ends = "-" if row.low is None else f"{change.show_signed(row.low)} to {change.show_signed(row.high)}"
+        table.add_row(row.what, row.metric.name, *values, change.show_signed(row.change), ends, str(row.n))
     out = console()
     out.print(f"[bold]forgetting[/bold] {step.adapter.label} on {step.base.bits} bits", highlight=False)
     out.print(table)
     out.print(
-        "change: points, or of a loss (also that of a perplexity) nats a token; n: documents, or chunks of text",
+        "change: points, or of a loss (also that of a perplexity) nats a token, or the unit of the metric; "
+        "n: documents, or chunks of text",
         highlight=False,
     )

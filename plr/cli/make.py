@@ -205,11 +205,15 @@ def evaluate(
     )
     artifact = finish(step, here, output=output, as_json=as_json)
     if not as_json:
+        from plr.report.metrics import foreign_note
+        from plr.scoring.metric import Metric
+
         for name, metric in artifact.metrics["metrics"].items():
             value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
             error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
             star = "*" if name == artifact.metrics["primary"] else " "
-            console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']})", highlight=False)
+            note = foreign_note(Metric.recorded(name, metric))
+            console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']}){note}", highlight=False)
         for line in _remarks(artifact.metrics):
             console().print(f"   {line}", highlight=False)
 

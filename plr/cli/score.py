@@ -70,6 +70,8 @@ def _print(found: Rescored, output: Path | None) -> None:
     from rich.table import Table
 
     from plr.cli.show import console
+    from plr.report.metrics import foreign_note
+    from plr.scoring.metric import Metric
 
     about, out = found.about, console()
     out.print(f"[bold]{about['task']}[/bold], {about['split']}: {escape(about['source'])}", highlight=False)
@@ -77,7 +79,8 @@ def _print(found: Rescored, output: Path | None) -> None:
     for name, metric in found.metrics.items():
         value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
         ends = "-" if metric["low"] is None else f"{metric['low']:.4f} to {metric['high']:.4f}"
-        table.add_row("*" if name == about["primary"] else "", name, value, ends, str(metric["n"]))
+        label = name + foreign_note(Metric.recorded(name, metric))
+        table.add_row("*" if name == about["primary"] else "", label, value, ends, str(metric["n"]))
     out.print(table, highlight=False)
     for line in _remarks(found):
         out.print(line, highlight=False)

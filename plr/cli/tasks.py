@@ -157,6 +157,7 @@ def _facts(task: Task) -> dict[str, Any]:
         "source": source,
         "splits": dict(task.hub.splits) if task.hub is not None else None,
         "metrics": list(task.metrics),
+        "units": {name: task.metric(name).record for name in task.metrics},
         "primary": task.primary,
     }
     if task.kind == "generation":
@@ -232,11 +233,16 @@ def _print_one(facts: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from plr.cli.show import console
+    from plr.report.metrics import foreign_note
+    from plr.scoring.metric import Metric
 
     out = console()
     out.print(f"[bold]{facts['name']}[/bold]  {escape(facts['rules'])}", highlight=False)
     lines = {"kind": facts["kind"], "rows from": facts["source"], "primary": facts["primary"]}
     lines["metrics"] = ", ".join(facts["metrics"])
+    metrics = [Metric.recorded(name, record) for name, record in facts["units"].items()]
+    if notes := [metric.name + note for metric in metrics if (note := foreign_note(metric))]:
+        lines["units"] = "; ".join(notes)
     if facts["kind"] == "generation":
         lines["ends at"] = f"EOS, {facts['max_new_tokens']} tokens" + "".join(f", {text!r}" for text in facts["stop"])
     for label, value in lines.items():

@@ -21,10 +21,15 @@ from plr.evaluation.protocol import ProtocolRecord
 from plr.evaluation.records import ANSWER_LOSS, HeadRecord, MetricRecord, Scored
 from plr.evaluation.writers import Local
 from plr.evaluation.written import score_written
+from plr.scoring.metric import MetricUnit
 
 __all__ = ["ResultRecord", "evaluate"]
 
 OnProgress = Callable[[int, int], None]
+
+
+class MeasuredRecord(MetricRecord, MetricUnit):
+    """A score, with the unit and direction of its metric where the task declares them."""
 
 
 class ResultRecord(TypedDict):
@@ -32,7 +37,7 @@ class ResultRecord(TypedDict):
 
     task: str
     primary: str
-    metrics: Mapping[str, MetricRecord]
+    metrics: Mapping[str, MeasuredRecord]
     n: int
     data: dict[str, Any]
     protocol: ProtocolRecord
@@ -51,7 +56,7 @@ class ResultRecord(TypedDict):
 def evaluate(step: Evaluate, folder: Path, holder: BaseHolder, on_progress: OnProgress | None = None) -> ResultRecord:
     """Score one cell and write `results_*.json` and `samples_*.jsonl` to `folder`.
 
-    Returns the metrics of the manifest: value, standard error and n of each metric, and the settings of the run.
+    Returns the metrics of the manifest: value, standard error, n, unit and direction of each metric, and the settings of the run.
 
     Raises:
         LeakageError: the adapter was trained on another task, in whose rows some of these stand.
@@ -88,7 +93,7 @@ def _record(cell: OpenCell, scored: Scored, largest_change: float | None) -> Res
     record: ResultRecord = {
         "task": step.task.name,
         "primary": ANSWER_LOSS if cell.head is None and not step.generate else cell.task.primary,
-        "metrics": scored.metrics,
+        "metrics": {name: {**score, **cell.task.metric(name).record} for name, score in scored.metrics.items()},
         "n": len(scored.samples),
         "data": cell.data,
         "protocol": scored.protocol,

@@ -14,7 +14,7 @@ from plr.core.fingerprint import text_sha256
 from plr.core.provenance import provenance
 from plr.evaluation.cell import OpenCell
 from plr.evaluation.fewshot import DELIMITER
-from plr.evaluation.records import ANSWER_LOSS, Sample, Scored
+from plr.evaluation.records import Sample, Scored
 from plr.quantizers import is_quantized_layer
 
 __all__ = ["ModelFacts", "model_facts", "write"]
@@ -74,7 +74,7 @@ def _document(cell: OpenCell, scored: Scored, model: ModelFacts, now: datetime, 
                     {
                         "metric": name,
                         "aggregation": "mean" if not samples or name in samples[0].metrics else name,
-                        "higher_is_better": name != ANSWER_LOSS,
+                        "higher_is_better": task.metric(name).higher_is_better,
                     }
                     for name in scored.metrics
                 ],
@@ -90,7 +90,9 @@ def _document(cell: OpenCell, scored: Scored, model: ModelFacts, now: datetime, 
         },
         "versions": {task.name: task.version},
         "n-shot": {task.name: step.num_fewshot},
-        "higher_is_better": {task.name: {name.partition(",")[0]: name != ANSWER_LOSS for name in scored.metrics}},
+        "higher_is_better": {
+            task.name: {name.partition(",")[0]: task.metric(name).higher_is_better for name in scored.metrics}
+        },
         "n-samples": {task.name: {"original": cell.split_rows, "effective": len(samples)}},
         "config": {
             "model": "plr",

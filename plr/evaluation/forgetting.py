@@ -23,6 +23,7 @@ from plr.evaluation.records import ANSWER_LOSS
 from plr.evaluation.samples import sample_scores
 from plr.lm import perplexity
 from plr.restoration.attach import attach
+from plr.scoring.metric import Metric, metric_named
 from plr.stats import paired_bootstrap
 from plr.tasks.data.rows import head_of
 
@@ -42,7 +43,7 @@ class Change:
     """
 
     what: str
-    metric: str
+    metric: Metric
     before: float | None
     after: float | None
     change: float | None
@@ -66,7 +67,7 @@ class TextShift:
         """Compare the losses chunk by chunk; `what` names the text."""
         interval = paired_bootstrap(self.before, self.after)
         values = (self.perplexity_before, self.perplexity_after, interval.value, interval.low, interval.high)
-        return Change(what, "perplexity", *values, n=len(self.before), tokens=self.tokens)
+        return Change(what, metric_named("perplexity"), *values, n=len(self.before), tokens=self.tokens)
 
 
 def text_shift(
@@ -138,7 +139,8 @@ def task_changes(before: Artifact, after: Artifact) -> list[Change]:
         interval = paired_bootstrap([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
         difference = (interval.value, interval.low, interval.high) if interval else (None, None, None)
         values = (metrics[name]["value"], after.metrics["metrics"][name]["value"])
-        changes.append(Change(before.metrics["task"], name, *values, *difference, n=len(pairs)))
+        metric = Metric.recorded(name, metrics[name])
+        changes.append(Change(before.metrics["task"], metric, *values, *difference, n=len(pairs)))
     return changes
 
 

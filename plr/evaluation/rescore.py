@@ -26,6 +26,7 @@ from plr.errors import DataError
 from plr.evaluation.predictions import Prediction, Predictions
 from plr.scoring import Score
 from plr.scoring.classification import measure
+from plr.scoring.metric import PERCENT, Metric
 from plr.stats import mean_interval, wilson
 from plr.tasks import Classification, Example, HeadSpec, Response, Task, outcomes, task_of
 from plr.tasks.data.rows import head_of, load_split
@@ -40,8 +41,8 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Rescored:
-    """``metrics``: value, stderr, low, high, n and unscored of each; ``rows``: what each prediction was read as; ``about``: what
-    was scored, and the counts of what was not."""
+    """`metrics`: value, stderr, low, high, n, unscored, unit and direction of each; `rows`: what each prediction was read as;
+    `about`: what was scored, and the counts of what was not."""
 
     metrics: dict[str, dict[str, Any]]
     rows: list[dict[str, Any]]
@@ -100,6 +101,7 @@ def rescore(
         "rows_not_compared": alien,
         **counts,
     }
+    metrics = {name: value | task.metric(name).record for name, value in metrics.items()}
     return Rescored(metrics, records, about)
 
 
@@ -147,7 +149,7 @@ def _score_texts(
             if score.value is not None:
                 values[name].append(score.value)
         records.append(_record(row, one, text, scores))
-    metrics = {name: _mean(found, len(pairs)) for name, found in values.items()}
+    metrics = {name: _mean(task.metric(name), found, len(pairs)) for name, found in values.items()}
     kinds = outcomes(task, [record["explanations"] for record in records])
     return metrics, records, {"ended_unknown": silent, **({"outcomes": kinds} if kinds else {})}
 
@@ -180,9 +182,9 @@ def _score_labels(
     metrics: dict[str, dict[str, Any]] = {}
     for name in task.metrics:
         if name == "acc":
-            metrics[name] = _mean(right, len(pairs))
+            metrics[name] = _mean(task.metric(name), right, len(pairs))
         elif name == "roc_auc" and not known:
-            metrics[name] = _mean([], len(pairs))
+            metrics[name] = _mean(task.metric(name), [], len(pairs))
         else:
             metrics[name] = _over_all(name, gold, given, head)
     outside = 0 if head.regression else sum(_named(head, outputs) == "" for outputs in given)
@@ -237,14 +239,14 @@ def _over_all(name: str, gold: Sequence[float], given: Sequence[Sequence[float]]
     }
 
 
-def _mean(values: Sequence[float], total: int) -> dict[str, Any]:
+def _mean(metric: Metric, values: Sequence[float], total: int) -> dict[str, Any]:
     n = len(values)
     if not n:
         return {"value": None, "stderr": None, "low": None, "high": None, "n": 0, "unscored": total}
     mean = sum(values) / n
     error = (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5 if n > 1 else None
     low, high = None, None
-    if all(value in (0.0, 1.0) for value in values):
+    if metric.unit == PERCENT and all(value in (0.0, 1.0) for value in values):
         low, high = wilson(sum(values), n)
     elif n > 1:
         low, high = mean_interval(values)

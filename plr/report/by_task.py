@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from plr.report.cells import Entry, average
 from plr.report.costs import CostRow
-from plr.report.metrics import LOSS, is_loss, of_a_number, show, show_entry
+from plr.report.metrics import LOSS, show_entry
 from plr.report.sheets import adapter_label
 from plr.report.table import markdown
+from plr.scoring.metric import ANSWER_LOSS
 from plr.study.cells import NO_ADAPTER
 
 __all__ = ["by_task_md"]
@@ -26,12 +27,12 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
         tasks = list(dict.fromkeys(row.task for row in of))
         if len(tasks) < 2:
             continue
-        metrics = {row.task: row.metric for row in of if row.metric}
-        named = ", ".join(f"{task} {metrics.get(task, '')}".strip() for task in tasks)
+        metrics = {row.task: row.measure for row in of if row.metric}
+        named = ", ".join(f"{task} {metrics[task].name if task in metrics else ''}".strip() for task in tasks)
         lines = _lines(of)
-        losses = not all(is_loss(metric) for metric in metrics.values())
-        mean = not len({is_loss(metric) for metric in metrics.values()}) > 1
-        one_unit = len({of_a_number(metric) for metric in metrics.values()}) == 1
+        losses = not all(metric.name == LOSS for metric in metrics.values())
+        mean = not len({(metric.unit, metric.sign) for metric in metrics.values()}) > 1
+        one_unit = len({metric.of_numbers for metric in metrics.values()}) == 1
         parts += [
             f"{model}: {named}.",
             _table(lines, tasks, lambda row: row.scores, lambda row: row.text, mean=mean, costs=True),
@@ -43,7 +44,12 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
             parts += [
                 "Answer loss, nats per token (of a head: nats per row; of a number: squared error):",
                 _table(
-                    lines, tasks, lambda row: row.losses, lambda row: show(LOSS, row.loss), loss=True, mean=one_unit
+                    lines,
+                    tasks,
+                    lambda row: row.losses,
+                    lambda row: ANSWER_LOSS.show(row.loss),
+                    loss=True,
+                    mean=one_unit,
                 ),
             ]
     return "\n\n".join(parts)
@@ -71,8 +77,8 @@ def _table(
     for line in lines.values():
         for task, row in line.items():
             if (found := _mean(entry(row))) is not None:
-                lower = loss or is_loss(row.metric)
-                best[task] = found if task not in best else (min if lower else max)(best[task], found)
+                better = max if not loss and row.measure.higher_is_better else min
+                best[task] = found if task not in best else better(best[task], found)
     body: list[list[str]] = []
     marks: list[list[bool]] = []
     for (adapter, bits), line in lines.items():
@@ -80,7 +86,7 @@ def _table(
         cells = ["-" if row is None else text(row) for row in found]
         bold = [row is not None and row.task in best and _mean(entry(row)) == best[row.task] for row in found]
         entries = [of for row in found if row is not None and (of := entry(row)) is not None]
-        metric = LOSS if loss else next(iter(line.values())).metric
+        metric = ANSWER_LOSS if loss else next(iter(line.values())).measure
         trained = next(iter(line.values())).costs.get("trainable_parameters")
         label = "none" if adapter == NO_ADAPTER else adapter_label(adapter)
         front = [label, bits.replace("->", "→"), *(["-" if trained is None else f"{trained:,.0f}"] if costs else [])]
@@ -98,4 +104,4 @@ def _mean(entry: Entry | None) -> float | None:
 def _interval(row: CostRow) -> str:
     if row.low is None:
         return f"- (n = {row.n})" if row.n else "-"
-    return f"{show(row.metric, row.low)} to {show(row.metric, row.high)} (n = {row.n})"
+    return f"{row.measure.show(row.low)} to {row.measure.show(row.high)} (n = {row.n})"

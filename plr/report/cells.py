@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from plr.errors import PlrError
+from plr.scoring.metric import Metric, metric_named
 from plr.study.cells import CellResult
 
 __all__ = ["Entry", "Line", "ResultSet", "average"]
@@ -104,8 +105,13 @@ class ResultSet:
         return self._of[line]
 
     def primary(self, line: Line) -> str:
-        """The metric named beforehand for the line's task."""
-        return self._of[line][0].primary
+        """The metric named beforehand for the line's task; empty where all cells of the task failed."""
+        cells = (cell for cell in (*self._of[line], *self.cells) if cell.task == line.task)
+        return next((cell.primary for cell in cells if cell.primary), "")
+
+    def metric(self, line: Line, name: str) -> Metric:
+        """Unit and direction of the metric called `name`, as the line's results carry them."""
+        return next((cell.metric(name) for cell in self._of[line] if name in cell.metrics), metric_named(name))
 
     def metrics(self, line: Line | None = None) -> list[str]:
         """Names of all metrics of the line's cells (of all cells, without one), sorted."""

@@ -13,9 +13,10 @@ from typing import Any
 from plr.report.by_task import by_task_md
 from plr.report.cells import ResultSet
 from plr.report.costs import CostRow, compare_rows
-from plr.report.metrics import LOSS, show
+from plr.report.metrics import unit_note
 from plr.report.sheets import adapter_label
 from plr.report.table import markdown
+from plr.scoring.metric import ANSWER_LOSS, NATS, PERCENT
 from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = ["COMPARE_HEAD", "compare_md", "compare_texts", "write_compare"]
@@ -42,8 +43,8 @@ def compare_texts(rows: Sequence[CostRow]) -> list[tuple[str, ...]]:
             row.task, row.model, label, row.bits, _count(costs["trainable_parameters"]), _count(costs["updated_parameters"]),
             _megabytes(costs["adapter_bytes"]), _megabytes(costs["peak_memory_bytes"]), _fixed(costs["seconds_per_step"], 3),
             _fixed(costs["unmerged"], 2), _fixed(costs["merged"], 2), row.metric, row.text,
-            "-" if row.low is None else f"{show(row.metric, row.low)} to {show(row.metric, row.high)}", str(row.n or "-"),
-            show(LOSS, row.loss),
+            "-" if row.low is None else f"{row.measure.show(row.low)} to {row.measure.show(row.high)}", str(row.n or "-"),
+            ANSWER_LOSS.show(row.loss),
         ))  # fmt: skip
     return texts
 
@@ -57,7 +58,11 @@ def compare_md(rows: Sequence[CostRow], title: str) -> str:
     head = ["k → l" if COMPARE_HEAD[i] == "k -> l" else COMPARE_HEAD[i] for i in keep]
     table = markdown(head, [[text[i].replace(" -> ", " → ") for i in keep] for text in texts])
     seeds = max((row.seeds for row in rows), default=1)
-    units = "Values in percent, losses in nats per token." + (f" Means of up to {seeds} seeds." if seeds > 1 else "")
+    others = {row.metric: row.measure for row in rows if row.metric and row.measure.unit not in (PERCENT, NATS)}
+    named = "".join(f" {name}{unit_note([metric]) or ', a plain number'}." for name, metric in others.items())
+    units = f"Values in percent, losses in nats per token.{named}" + (
+        f" Means of up to {seeds} seeds." if seeds > 1 else ""
+    )
     side_by_side = by_task_md(rows)
     sections = [f"### {title}: adapters by task", side_by_side] if side_by_side else []
     sections += [f"### {title}: what an adapter costs and gives", " ".join([*fixed, units]), table, LEGEND]

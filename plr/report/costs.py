@@ -11,6 +11,7 @@ from plr import stats
 from plr.report.cells import Entry, Line, ResultSet
 from plr.report.metrics import LOSS, is_proportion, show_entry
 from plr.report.results import paired_scores
+from plr.scoring.metric import Metric
 from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = ["CostRow", "compare_rows"]
@@ -21,7 +22,7 @@ KEYS = ("trainable_parameters", "updated_parameters", "adapter_bytes", "peak_mem
 
 @dataclass(frozen=True)
 class CostRow:
-    """One place of the study, all its seeds together. Scores, ``low`` and ``high`` are fractions, or nats of a loss."""
+    """One place of the study, all its seeds together. Scores, `low` and `high` are in the unit of `measure`."""
 
     task: str
     model: str
@@ -31,6 +32,7 @@ class CostRow:
     mode: str
     costs: Mapping[str, float | None]
     metric: str
+    measure: Metric
     scores: Entry
     low: float | None
     high: float | None
@@ -44,7 +46,7 @@ class CostRow:
 
     @property
     def text(self) -> str:
-        return show_entry(self.metric, self.scores)
+        return show_entry(self.measure, self.scores)
 
     @property
     def loss(self) -> float | None:
@@ -78,10 +80,8 @@ def _row(
     results: ResultSet, line: Line, cells: Sequence[CellResult], costs: Mapping[str, Mapping[str, Any]]
 ) -> CostRow:
     first = cells[0]
-    metric = next(
-        (cell.primary for cell in [*cells, *results] if cell.primary and cell.task == line.task), ""
-    )  # failed: no name
-    entry = results.entry(line, first.train_bits, first.restore_bits, metric, first.mode)
+    metric = results.metric(line, results.primary(line))
+    entry = results.entry(line, first.train_bits, first.restore_bits, metric.name, first.mode)
     found = [costs[cell.fingerprint] for cell in cells if cell.fingerprint in costs]
     known = {key: _mean([one.get(key) for one in found]) for key in KEYS}
     overhead = [one["inference_overhead"] for one in found if isinstance(one.get("inference_overhead"), Mapping)]
@@ -95,7 +95,8 @@ def _row(
         restore_bits=first.restore_bits,
         mode=first.mode,
         costs=known,
-        metric=metric,
+        metric=metric.name,
+        measure=metric,
         scores=entry,
         low=low,
         high=high,
@@ -106,7 +107,7 @@ def _row(
 
 
 def _interval(
-    results: ResultSet, line: Line, metric: str, mean: float | None, n: int, cells: Sequence[CellResult]
+    results: ResultSet, line: Line, metric: Metric, mean: float | None, n: int, cells: Sequence[CellResult]
 ) -> tuple[float | None, float | None]:
     """95 %: Wilson of a proportion, Student over the documents; of a metric of all rows at once its own standard error. Of the mean
     over seeds."""
@@ -114,12 +115,12 @@ def _interval(
         return None, None
     if is_proportion(metric, results.of(line)) and n:
         return stats.wilson(min(float(n), max(0.0, mean * n)), n)
-    scored = [cell for cell in cells if cell.value(metric) is not None]
-    values, _ = paired_scores(scored, scored, metric)
+    scored = [cell for cell in cells if cell.value(metric.name) is not None]
+    values, _ = paired_scores(scored, scored, metric.name)
     if len(values) > 1:
         return stats.mean_interval(values)
     errors = [
-        cell.metrics[metric].stderr for cell in scored
+        cell.metrics[metric.name].stderr for cell in scored
     ]  # the seeds share their rows: no less than one seed's error
     known = [error for error in errors if error is not None]
     return (mean - Z95 * fmean(known), mean + Z95 * fmean(known)) if known else (None, None)

@@ -21,10 +21,10 @@ from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
 from plr.report.figures.page import sections
 from plr.report.figures.svg import svg_style
-from plr.report.metrics import LOSS, is_loss, show, show_entry, show_signed
+from plr.report.metrics import LOSS, show_entry
 from plr.report.results import Contrast, contrasts, csv_text, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
-from plr.report.table import CONTRAST_HEAD, CONTRAST_LEGEND, contrast_rows, metric_title, other_metrics
+from plr.report.table import CONTRAST_HEAD, contrast_legend, contrast_rows, metric_title, other_metrics, primary_metrics
 from plr.report.verdicts import deployment
 from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
 from plr.study.cells import NO_ADAPTER, CellResult
@@ -94,7 +94,7 @@ def report_html(
         figures=sections(results),
         chart_style=svg_style("svg.chart"),
         stop=stop_words(results),
-        contrast_legend=CONTRAST_LEGEND,
+        contrast_legend=contrast_legend(found),
         contrast_head=[CONTRAST_HEAD[i] for i in keep],
         contrasts=[([row[i] for i in keep], c.significant) for row, c in zip(rows, found, strict=True)],
         tables=_tables(results),
@@ -189,36 +189,36 @@ def _heats(results: ResultSet, line: Line) -> list[Heat]:
     primary = results.primary(line)
     shown = [primary, *([LOSS] if LOSS in results.metrics(line) and primary != LOSS else [])]
     return [
-        _heat(results, line, metric, chosen=deployment(results, line).place if metric == primary else None)
-        for metric in shown
+        _heat(results, line, name, chosen=deployment(results, line).place if name == primary else None)
+        for name in shown
     ]
 
 
-def _heat(results: ResultSet, line: Line, metric: str, chosen: tuple[int, int] | None) -> Heat:
+def _heat(results: ResultSet, line: Line, name: str, chosen: tuple[int, int] | None) -> Heat:
     places = results.bits(adapter=line.adapter)
     columns = sorted({ell for _, ell in places}, reverse=True)
-    means = {place: mean for place in places if (mean := results.entry(line, *place, metric).mean) is not None}
+    means = {place: mean for place in places if (mean := results.entry(line, *place, name).mean) is not None}
     low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
-    lower = is_loss(metric)
+    metric = results.metric(line, name)
 
     def cell(k: int, ell: int) -> HeatCell:
-        entry = results.entry(line, k, ell, metric)
+        entry = results.entry(line, k, ell, name)
         mean = entry.mean
         if mean is None:
             return HeatCell("failed" if entry.failed else "")
         share = 0.5 if high == low else (mean - low) / (high - low)
-        gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric) if k != ell else None
+        gain = value_difference(results.at(line, k, k), results.at(line, k, ell), name) if k != ell else None
         return HeatCell(
-            text=show(metric, mean),
-            note=show_entry(metric, entry).removeprefix(show(metric, mean)).strip(),
-            gain=show_signed(metric, gain, ""),
-            share=round(1 - share if lower else share, 3),
+            text=metric.show(mean),
+            note=show_entry(metric, entry).removeprefix(metric.show(mean)).strip(),
+            gain=metric.show_signed(gain, ""),
+            share=round(share if metric.higher_is_better else 1 - share, 3),
             diagonal=k == ell,
             chosen=(k, ell) == chosen,
         )
 
     rows = [(k, [cell(k, ell) for ell in columns]) for k in dict.fromkeys(k for k, _ in places)]
-    return Heat(metric_title(metric), columns, rows, lower)
+    return Heat(metric_title(results, name), columns, rows, not metric.higher_is_better)
 
 
 def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:
@@ -227,16 +227,16 @@ def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:
     def made(make: Any, metric_of: Any) -> list[Sheet]:
         return [sheet for block in blocks(results) if (sheet := make(results, block, metric_of)) is not None]
 
-    primaries = list(dict.fromkeys(results.primary(line) for line in results.lines()))
-    names = ", ".join(metric_title(name) for name in primaries)
+    primaries = list(dict.fromkeys(metric.name for metric in primary_metrics(results)))
+    names = ", ".join(metric_title(results, name) for name in primaries)
     tables = [(f"{names} (primary)", made(metric_sheet, results.primary))]
     tables.append((f"95 % intervals of {', '.join(primaries)}", made(interval_sheet, results.primary)))
-    for metric in other_metrics(results):
+    for name in other_metrics(results):
 
-        def only(line: Line, metric: str = metric) -> str | None:
-            return metric if metric in results.metrics(line) and metric != results.primary(line) else None
+        def only(line: Line, name: str = name) -> str | None:
+            return name if name in results.metrics(line) and name != results.primary(line) else None
 
-        tables.append((metric_title(metric), made(metric_sheet, only)))
+        tables.append((metric_title(results, name), made(metric_sheet, only)))
     tables.append(
         ("Share of the variance of one run's score that is its seed, in percent", made(seed_sheet, results.primary))
     )

@@ -1,14 +1,11 @@
-"""How a metric is shown: its unit, its direction, its name, and whether it is a proportion.
-
-Scores are fractions and shown in percent with two decimals; their differences are points. Losses are nats per token,
-shown with four decimals, and lower is better.
-"""
+"""Metrics in words: the unit behind a value, in a title and of a difference; and whether a metric is a share of right answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from plr.report.cells import Entry
+from plr.scoring.metric import ANSWER_LOSS, NATS, PERCENT, Metric
 from plr.study.cells import CellResult
 
 __all__ = [
@@ -16,80 +13,101 @@ __all__ = [
     "FIRST_ANSWER",
     "LOSS",
     "STRICT",
-    "is_loss",
+    "difference_unit",
+    "foreign_note",
     "is_proportion",
-    "of_a_number",
-    "show",
     "show_entry",
-    "show_signed",
     "sort_metrics",
-    "unit",
+    "suffix",
+    "unit_note",
+    "with_unit",
 ]
 
-LOSS = "answer_loss"
+LOSS = ANSWER_LOSS.name
 ENDED = "ended"
 STRICT = "exact_match,strict"
 FIRST_ANSWER = "exact_match,first-answer"
 
-_PROPORTIONS = ("exact_match", "numeric_match", "exec_match", "acc", "accuracy", ENDED)
+
+def is_proportion(metric: Metric, cells: Sequence[CellResult]) -> bool:
+    """Tell whether a fraction counts right and wrong: by its documents where they are known, else by what its scorer says."""
+    if metric.unit != PERCENT:
+        return False
+    values = {value for cell in cells for value in cell.samples.get(metric.name, {}).values() if value is not None}
+    return values <= {0.0, 1.0} if values else metric.proportion
 
 
-def is_loss(metric: str) -> bool:
-    return metric.split(",")[0].endswith(("loss", "perplexity"))
+def suffix(metric: Metric) -> str:
+    """The unit behind a value in a sentence; nats per token go without."""
+    if metric.unit == PERCENT:
+        return " %"
+    return f" {metric.unit}" if metric.unit not in ("", NATS) else ""
 
 
-def is_proportion(metric: str, cells: Sequence[CellResult]) -> bool:
-    """Whether the metric counts right and wrong: by its documents where they are known, else by its name."""
-    values = {value for cell in cells for value in cell.samples.get(metric, {}).values() if value is not None}
-    return values <= {0.0, 1.0} if values else metric.split(",")[0] in _PROPORTIONS
+def difference_unit(metric: Metric) -> str:
+    """The unit of a difference of two values."""
+    return "points" if metric.unit == PERCENT else metric.unit
 
 
-def of_a_number(primary: str) -> bool:
-    """Whether a task with this primary metric asks for a number: its loss is a squared error, which no mean takes with nats."""
-    return primary in ("pearson", "spearman")
+def with_unit(metric: Metric, difference: float | None) -> str:
+    """A difference with its sign and unit.
 
-
-def unit(metric: str) -> str:
-    """Of a difference."""
-    return "nats/token" if is_loss(metric) else "points"
-
-
-def show(metric: str, value: float | None, missing: str = "-") -> str:
-    """The bare number.
-
-    >>> show("exact_match,strict", 0.25), show("answer_loss", 0.25), show("acc", None)
-    ('25.00', '0.2500', '-')
+    >>> with_unit(Metric("acc", PERCENT), 0.012), with_unit(Metric("bleu", digits=2), -1.5)
+    ('+1.20 points', '-1.50')
     """
-    if value is None:
-        return missing
-    return _fixed(value, 4) if is_loss(metric) else _fixed(100 * value, 2)
+    return f"{metric.show_signed(difference)} {difference_unit(metric)}".rstrip()
 
 
-def show_signed(metric: str, value: float | None, missing: str = "-") -> str:
-    """A difference with its sign; one that rounds to nothing has none.
+def unit_note(metrics: Iterable[Metric]) -> str:
+    """What a title adds to the names of its metrics: unit and direction, the comma before them included.
 
-    >>> show_signed("acc", 0.012), show_signed("acc", -0.00001)
-    ('+1.20', '0.00')
+    >>> unit_note([Metric("acc", PERCENT)]), unit_note([Metric("latency", "seconds", higher_is_better=False)])
+    (', in percent', ', in seconds (lower is better)')
+    >>> unit_note([Metric("bleu")]), unit_note([Metric("bleu", declared=False)])
+    ('', ', a plain number: its task declares no unit')
     """
-    text = show(metric, value, missing)
-    return f"+{text}" if value is not None and float(text) > 0 else text
+    of = list(dict.fromkeys(metrics))
+    notes = list(dict.fromkeys(_note(metric) for metric in of))
+    if len(notes) > 1:
+        units = [_note(metric) if metric.unit != NATS else _unit(metric) for metric in of]
+        notes = [" or ".join(sorted(dict.fromkeys(unit or "a plain number" for unit in units), key=_last_of_all))]
+    return f", {notes[0]}" if notes and notes[0] else ""
 
 
-def show_entry(metric: str, entry: Entry) -> str:
-    """A table cell: value, or mean ± sd over seeds, ``failed``, or ``-``; ``(2/3)`` where a seed is missing."""
+def foreign_note(metric: Metric) -> str:
+    """The unit note of a metric that is no percentage and no loss, which is how a reader would take a bare number; else nothing."""
+    return "" if metric.unit in (PERCENT, NATS) else unit_note([metric])
+
+
+def show_entry(metric: Metric, entry: Entry) -> str:
+    """A table cell: value, or mean ± sd over seeds, `failed`, or `-`; `(2/3)` where a seed is missing."""
     if entry.mean is None:
         return "failed" if entry.failed else "-"
-    text = show(metric, entry.mean)
+    text = metric.show(entry.mean)
     if entry.sd is not None:
-        text += f" ± {show(metric, entry.sd)}"
+        text += f" ± {metric.show(entry.sd)}"
     return text if len(entry.values) == entry.runs else f"{text} ({len(entry.values)}/{entry.runs})"
 
 
-def sort_metrics(names: list[str], first: list[str]) -> list[str]:
-    """``first`` (the primary ones), then the others by name, then ``ended`` and the losses."""
-    return sorted(names, key=lambda name: (name not in first, is_loss(name), name == ENDED, name))
+def sort_metrics(metrics: Iterable[Metric]) -> list[str]:
+    """Names in the order of a report: by name, then `ended`, then losses."""
+    ordered = sorted(metrics, key=lambda metric: (metric.unit == NATS, metric.name == ENDED, metric.name))
+    return list(dict.fromkeys(metric.name for metric in ordered))
 
 
-def _fixed(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
+def _note(metric: Metric) -> str:
+    if not metric.declared:
+        return "a plain number: its task declares no unit"
+    lower = "" if metric.higher_is_better else "lower is better"
+    unit = _unit(metric)
+    return f"{unit} ({lower})" if unit and lower else unit or lower
+
+
+def _unit(metric: Metric) -> str:
+    words = metric.unit.replace("/", " per ")
+    return words if metric.unit == NATS or not words else f"in {words}"
+
+
+def _last_of_all(note: str) -> int:
+    """Percentages first, plain numbers last, whose note may be long."""
+    return 0 if note == "in percent" else 2 if note.startswith("a plain number") else 1

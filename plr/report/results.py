@@ -21,6 +21,7 @@ from statistics import fmean
 from plr import stats
 from plr.report.cells import Line, ResultSet
 from plr.report.metrics import LOSS
+from plr.scoring.metric import Metric
 from plr.study.cells import NO_ADAPTER, CellResult
 from plr.study.frame import COLUMNS, tidy_rows
 
@@ -40,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two cells on the same documents. ``difference`` is the second minus the first, a fraction (or nats/token).
+    """Two cells on the same documents. `difference` is the second minus the first, in the unit of `measure`.
 
     ``low``, ``high``: paired bootstrap 95 % interval. ``b`` / ``c``: documents right only in the first / only in the
     second. ``p``: McNemar exact, ``p_holm``: corrected. None where it does not apply: no samples, or not right/wrong.
@@ -51,6 +52,7 @@ class Contrast:
     line: Line
     seed: int | None
     metric: str
+    measure: Metric
     train_bits: int
     first: tuple[int, int]
     second: tuple[int, int]
@@ -177,6 +179,7 @@ def compare(
         line=Line(two.model, two.task, two.adapter),
         seed=seeds[0] if len(seeds) == 1 else None,
         metric=metric,
+        measure=two.metric(metric),
         train_bits=two.train_bits,
         first=(one.train_bits, one.restore_bits),
         second=(two.train_bits, two.restore_bits),

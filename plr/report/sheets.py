@@ -13,8 +13,9 @@ from itertools import groupby
 
 from plr import stats
 from plr.report.cells import Entry, Line, ResultSet, average
-from plr.report.metrics import is_loss, is_proportion, of_a_number, show, show_entry
+from plr.report.metrics import LOSS, is_proportion, show_entry
 from plr.report.results import paired_scores
+from plr.scoring.metric import PERCENT, Metric
 from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = [
@@ -111,21 +112,21 @@ def blocks(results: ResultSet) -> list[Block]:
 
 def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
     """One metric (which may depend on the task) in the block's columns, with averages; None if no row has it."""
-    lines = [(line, metric) for line in results.lines(block.adapter) if (metric := metric_of(line))]
-    entries = {line: [results.entry(line, c.k, c.ell, metric, c.mode) for c in block.columns] for line, metric in lines}
-    metrics = dict(lines)
+    metrics = {line: results.metric(line, name) for line in results.lines(block.adapter) if (name := metric_of(line))}
+    entries = {
+        line: [results.entry(line, c.k, c.ell, metric.name, c.mode) for c in block.columns]
+        for line, metric in metrics.items()
+    }
     rows: list[Row] = []
 
     def add(task: str, model: str, of: Sequence[Line]) -> None:
-        losses = {is_loss(metrics[line]) for line in of}
-        if len(losses) > 1 or (True in losses and len({of_a_number(results.primary(line)) for line in of}) > 1):
-            return  # percent, nats and squared errors have no mean
+        if not _have_mean(results, [(line, metrics[line]) for line in of]):
+            return
         columns = list(zip(*(entries[line] for line in of), strict=True))
         filled = [column[0] if len(of) == 1 else average(column) for column in columns]
         texts = [show_entry(metrics[of[0]], entry) for entry in filled]
-        rows.append(
-            Row(task, model, texts, _best(block.columns, filled, losses.pop()), average=AVERAGE in (task, model))
-        )
+        best = _best(block.columns, filled, metrics[of[0]])
+        rows.append(Row(task, model, texts, best, average=AVERAGE in (task, model)))
 
     tasks = [(task, list(group)) for task, group in groupby(metrics, key=lambda line: line.task)]
     for task, of_task in tasks:
@@ -146,13 +147,14 @@ def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line],
     """95 % intervals: Wilson for a proportion, Student over the documents otherwise; of the mean over seeds."""
     rows = []
     for line in results.lines(block.adapter):
-        if metric := metric_of(line):
+        if name := metric_of(line):
+            metric = results.metric(line, name)
             proportion = is_proportion(metric, results.of(line))
             texts = [
                 _interval(
                     metric,
                     proportion,
-                    results.entry(line, c.k, c.ell, metric, c.mode),
+                    results.entry(line, c.k, c.ell, name, c.mode),
                     list(results.at(line, c.k, c.ell, c.mode).values()),
                 )
                 for c in block.columns
@@ -185,32 +187,38 @@ def _main_columns(label: str, pairs: Sequence[tuple[int, int]]) -> list[Column]:
     return columns
 
 
-def _best(columns: Sequence[Column], entries: Sequence[Entry], lower: bool) -> list[bool]:
+def _have_mean(results: ResultSet, of: Sequence[tuple[Line, Metric]]) -> bool:
+    """Percent, nats and squared errors have no mean, nor has what is better high with what is better low."""
+    losses = len({results.metric(line, results.primary(line)).of_numbers for line, metric in of if metric.name == LOSS})
+    return losses < 2 and len({(metric.unit, metric.sign) for _, metric in of}) == 1
+
+
+def _best(columns: Sequence[Column], entries: Sequence[Entry], metric: Metric) -> list[bool]:
     """The best of each k, as printed; none where there is no choice or no difference."""
-    digits = 4
+    digits = metric.decimals + (2 if metric.unit == PERCENT else 0)
     flags = [False] * len(entries)
     for _, group in groupby(range(len(columns)), key=lambda index: columns[index].group):
         means = {index: round(mean, digits) for index in group if (mean := entries[index].mean) is not None}
         if len(set(means.values())) > 1:
-            top = (min if lower else max)(means.values())
+            top = (max if metric.higher_is_better else min)(means.values())
             for index, mean in means.items():
                 flags[index] = mean == top
     return flags
 
 
-def _interval(metric: str, proportion: bool, entry: Entry, cells: Sequence[CellResult]) -> str:
+def _interval(metric: Metric, proportion: bool, entry: Entry, cells: Sequence[CellResult]) -> str:
     mean, n = entry.mean, entry.n
     if mean is None:
         return show_entry(metric, entry)
-    scored = [cell for cell in cells if cell.value(metric) is not None]
-    values, _ = paired_scores(scored, scored, metric)
+    scored = [cell for cell in cells if cell.value(metric.name) is not None]
+    values, _ = paired_scores(scored, scored, metric.name)
     if proportion and n:
         found = stats.wilson(min(n, mean * n), n)
     elif len(values) > 1:
         found = stats.mean_interval(values)
     else:
         return "-"
-    return f"{show(metric, found.low)} to {show(metric, found.high)}"
+    return f"{metric.show(found.low)} to {metric.show(found.high)}"
 
 
 def _seed_share(cells: Sequence[CellResult], metric: str) -> str:

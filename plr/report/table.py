@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from plr.report.cells import Line, ResultSet
-from plr.report.metrics import ENDED, is_loss, show, show_entry, show_signed, sort_metrics
+from plr.report.metrics import ENDED, show_entry, sort_metrics, unit_note
 from plr.report.results import Contrast, contrasts, value_difference
 from plr.report.sheets import AVERAGE, Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
+from plr.scoring.metric import NATS, PERCENT, Metric
 from plr.study.cells import NO_ADAPTER, CellResult
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTRAST_HEAD",
-    "CONTRAST_LEGEND",
     "console_table",
+    "contrast_legend",
     "contrast_rows",
     "markdown",
     "metric_title",
     "other_metrics",
+    "primary_metrics",
     "show_p",
     "table_md",
 ]
@@ -37,12 +39,6 @@ CONTRAST_HEAD = (
     "Dataset", "Model", "Adapter", "Seed", "Contrast", "Metric",
     "Difference", "95 % interval", "p", "p (Holm)", "n", "Detectable",
 )  # fmt: skip
-
-CONTRAST_LEGEND = (
-    "Places are (k, l); the difference is the second minus the first, in points (for a loss in nats per token), with "
-    "its paired bootstrap interval. p: McNemar, exact, two-sided; p (Holm): corrected over every p of this report. "
-    "Detectable: the smallest difference found with 80 % power at the disagreement seen."
-)
 
 MetricOf = Callable[[Line], str | None]
 
@@ -62,21 +58,20 @@ def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = Non
         if (said := line_words(results, found))
         else []
     )
-    primaries = list(dict.fromkeys(results.primary(line) for line in results.lines()))
-    title = f"{', '.join(f'`{name}`' for name in primaries)}, the primary metric{_unit_note(primaries)}"
+    primaries = primary_metrics(results)
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(metric.name for metric in primaries))
+    title = f"{names}, the primary metric{unit_note(primaries)}"
     parts += _section(results, title, results.primary, metric_sheet, _legend(results))
-    parts += _section(
-        results, f"95 % intervals of {', '.join(f'`{name}`' for name in primaries)}", results.primary, interval_sheet
-    )
+    parts += _section(results, f"95 % intervals of {names}", results.primary, interval_sheet)
     parts += _section(
         results, "Share of the variance of one run's score that is its seed, in percent", results.primary, seed_sheet
     )
-    for metric in other_metrics(results):
-        parts += _section(results, metric_title(metric, code=True), _only(results, metric), metric_sheet)
+    for name in other_metrics(results):
+        parts += _section(results, metric_title(results, name, code=True), _only(results, name), metric_sheet)
     if rows := contrast_rows(found):
         keep = _used_columns(rows)
         parts.append("### Contrasts, on the same documents")
-        parts.append(CONTRAST_LEGEND)
+        parts.append(contrast_legend(found))
         parts.append(markdown([CONTRAST_HEAD[i] for i in keep], [[row[i] for i in keep] for row in rows]))
     for line in [*stop_words(results), *sample_words(results), *detectable_words(results)]:
         parts.append(_text(line))
@@ -97,16 +92,16 @@ def console_table(cells: Iterable[CellResult]) -> Table:
     outer = Table.grid(padding=0)
     outer.add_row(f"trained on k bits (rows), served on l bits (columns): value (gain over l = k){several}")
     for line in results.lines():
-        metric, places = results.primary(line), results.bits(adapter=line.adapter)
+        metric, places = results.metric(line, results.primary(line)), results.bits(adapter=line.adapter)
         adapter = {NO_ADAPTER: ["no adapter"], "lora": []}.get(line.adapter, [adapter_label(line.adapter)])
         name = ", ".join(dict.fromkeys([line.task, line.model, *adapter]))
         outer.add_row("")
-        outer.add_row(Text(f"{name}: {metric}{_unit_note([metric])}", style="bold"))
+        outer.add_row(Text(f"{name}: {metric.name}{unit_note([metric])}", style="bold"))
         outer.add_row(_matrix(results, line, metric, places))
     return outer
 
 
-def _matrix(results: ResultSet, line: Line, metric: str, places: Sequence[tuple[int, int]]) -> Table:
+def _matrix(results: ResultSet, line: Line, metric: Metric, places: Sequence[tuple[int, int]]) -> Table:
     from rich.table import Table
 
     widths = sorted({ell for _, ell in places}, reverse=True)
@@ -123,17 +118,37 @@ def _matrix(results: ResultSet, line: Line, metric: str, places: Sequence[tuple[
     return table
 
 
+def primary_metrics(results: ResultSet) -> list[Metric]:
+    """The primary metric of every line, each once; of a task that failed altogether none is known."""
+    named = {line: name for line in results.lines() if (name := results.primary(line))}
+    return list(dict.fromkeys(results.metric(line, name) for line, name in named.items()))
+
+
 def other_metrics(results: ResultSet) -> list[str]:
     """Metrics that are not the primary one of every task."""
-    wanted = {name for line in results.lines() for name in results.metrics(line) if name != results.primary(line)}
-    return sort_metrics(sorted(wanted), [])
+    pairs = ((line, name) for line in results.lines() for name in results.metrics(line))
+    return sort_metrics(results.metric(line, name) for line, name in pairs if name != results.primary(line))
 
 
-def metric_title(metric: str, *, code: bool = False) -> str:
-    name = f"`{metric}`" if code else metric
-    if metric == ENDED:
-        return f"{name}: answers that ended by themselves within the limit, in percent"
-    return f"{name}{_unit_note([metric])}"
+def metric_title(results: ResultSet, name: str, *, code: bool = False) -> str:
+    """The name of a metric with its unit, in every line that has it."""
+    shown = f"`{name}`" if code else name
+    if name == ENDED:
+        return f"{shown}: answers that ended by themselves within the limit, in percent"
+    return (
+        f"{shown}{unit_note(results.metric(line, name) for line in results.lines() if name in results.metrics(line))}"
+    )
+
+
+def contrast_legend(found: Iterable[Contrast]) -> str:
+    """The sentences above a table of contrasts."""
+    others = dict.fromkeys(c.metric for c in found if c.measure.unit not in (PERCENT, NATS))
+    other = f" and {', '.join(others)} in the metric's own unit" if others else ""
+    return (
+        f"Places are (k, l); the difference is the second minus the first, in points (for a loss in nats per token{other}), with "
+        "its paired bootstrap interval. p: McNemar, exact, two-sided; p (Holm): corrected over every p of this report. "
+        "Detectable: the smallest difference found with 80 % power at the disagreement seen."
+    )
 
 
 def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
@@ -144,11 +159,11 @@ def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
         kind = {"gain": "gain of restoring", "shortfall": "against 16-bit " + adapter_label(c.line.adapter)}.get(
             c.kind, c.kind
         )
-        interval = "-" if c.low is None else f"{show_signed(c.metric, c.low)} to {show_signed(c.metric, c.high)}"
+        interval = "-" if c.low is None else f"{c.measure.show_signed(c.low)} to {c.measure.show_signed(c.high)}"
         rows.append((
             c.line.task, c.line.model, adapter_label(c.line.adapter), str(c.seed), f"{kind} {between}", c.metric,
-            show_signed(c.metric, c.difference), interval, show_p(c.p), show_p(c.p_holm),
-            str(c.n or "-"), "-" if c.detectable is None else _detectable(c.detectable),
+            c.measure.show_signed(c.difference), interval, show_p(c.p), show_p(c.p_holm),
+            str(c.n or "-"), "-" if c.detectable is None else _detectable(c.measure, c.detectable),
         ))  # fmt: skip
     return rows
 
@@ -197,13 +212,6 @@ def _legend(results: ResultSet) -> str:
     )
 
 
-def _unit_note(metrics: Sequence[str]) -> str:
-    kinds = {is_loss(metric) for metric in metrics}
-    if kinds == {True}:
-        return ", nats per token (lower is better)"
-    return ", in percent" if kinds == {False} else ", in percent or nats per token"
-
-
 def _only(results: ResultSet, metric: str) -> MetricOf:
     return lambda line: metric if metric in results.metrics(line) and metric != results.primary(line) else None
 
@@ -239,16 +247,16 @@ def _text(text: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped)
 
 
-def _detectable(value: float) -> str:
-    return "none" if value > 1 else f"{100 * value:.1f}"
+def _detectable(metric: Metric, value: float) -> str:
+    return "none" if value > 1 else f"{metric.scale * value:.{max(1, metric.decimals - 1)}f}"
 
 
-def _console_cell(results: ResultSet, line: Line, k: int, ell: int, metric: str) -> str:
-    entry = results.entry(line, k, ell, metric)
+def _console_cell(results: ResultSet, line: Line, k: int, ell: int, metric: Metric) -> str:
+    entry = results.entry(line, k, ell, metric.name)
     if entry.mean is None:
         return show_entry(metric, entry)
-    text = show(metric, entry.mean)
+    text = metric.show(entry.mean)
     if len(entry.values) < entry.runs:
         text += f" {len(entry.values)}/{entry.runs}"
-    gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric) if k != ell else None
-    return text if gain is None else f"{text} ({show_signed(metric, gain)})"
+    gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric.name) if k != ell else None
+    return text if gain is None else f"{text} ({metric.show_signed(gain)})"

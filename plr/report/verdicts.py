@@ -6,6 +6,7 @@ by the bootstrap interval, widened for the study's number of such gains (Bonferr
 
 The rule behind `Deployment` (each model, task and adapter by itself): take the cell with the best primary metric; among the cells
 with fewer bits (first k, then l) choose the first whose loss against it is not detected and, with 95 % confidence, under `MARGIN`.
+The margin is one of percentages: by a metric in any other unit the best cell is named and no other.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Literal
 
 from plr import stats
 from plr.report.cells import Line, ResultSet
-from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_loss, is_proportion
+from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_proportion
 from plr.report.results import Contrast, compare_at, contrasts, gains, paired_scores
+from plr.scoring.metric import PERCENT, Metric
 from plr.study.cells import NO_ADAPTER
 
 __all__ = [
@@ -52,8 +54,8 @@ class Deployment:
     """
 
     line: Line
-    metric: str
-    reason: Literal["not scored", "floor", "one cell", "fewer bits", "lowest loss", "fewest bits", "best"]
+    metric: Metric
+    reason: Literal["not scored", "floor", "one cell", "fewer bits", "no margin", "fewest bits", "best"]
     place: Place | None = None
     value: float | None = None
     best: Place | None = None
@@ -130,27 +132,29 @@ def adapted_lines(results: ResultSet) -> list[Line]:
 
 def deployment(results: ResultSet, line: Line) -> Deployment:
     """Choose the cell of a line to deploy."""
-    metric = results.primary(line)
-    sign = -1 if is_loss(metric) else 1
+    metric = results.metric(line, results.primary(line))
+    sign, percent = metric.sign, metric.unit == PERCENT
     scored = {
         (k, ell): mean
         for k, ell in results.bits(adapter=line.adapter)
-        if (mean := results.entry(line, k, ell, metric).mean) is not None
+        if (mean := results.entry(line, k, ell, metric.name).mean) is not None
     }
     if not scored:
         return Deployment(line, metric, "not scored")
     best = max(scored, key=lambda place: (sign * scored[place], -place[0], -place[1]))
-    if sign > 0 and scored[best] < FLOOR:
+    if percent and sign > 0 and scored[best] < FLOOR:
         return Deployment(line, metric, "floor", best=best, best_value=scored[best])
     if len(scored) == 1:
         return Deployment(line, metric, "one cell", best=best, best_value=scored[best])
     for place in sorted(scored):
-        if place >= best or sign < 0:
+        if place >= best or not percent:
             break
-        pair = compare_at(results, line, best, place, metric)
-        if pair and pair.low is not None and pair.high is not None and pair.high >= 0 and pair.low >= -MARGIN:
-            return Deployment(line, metric, "fewer bits", place, scored[place], best, scored[best], pair)
-    reason = "lowest loss" if sign < 0 else "fewest bits" if best == min(scored) else "best"
+        pair = compare_at(results, line, best, place, metric.name)
+        if pair and pair.low is not None and pair.high is not None:
+            worst, most = sorted((sign * pair.low, sign * pair.high))
+            if most >= 0 and worst >= -MARGIN:
+                return Deployment(line, metric, "fewer bits", place, scored[place], best, scored[best], pair)
+    reason = "no margin" if not percent else "fewest bits" if best == min(scored) else "best"
     return Deployment(line, metric, reason, best, scored[best], best, scored[best])
 
 
@@ -158,7 +162,7 @@ def gain_verdicts(results: ResultSet, line: Line, found: Sequence[Contrast] | No
     """Judge the gain of restoring to 16 bits at each k; `found` are `contrasts` of the results, if already computed."""
     found = contrasts(results) if found is None else found
     metric = results.primary(line)
-    sign = -1 if is_loss(metric) else 1
+    sign = results.metric(line, metric).sign
     tested = {c.train_bits: c for c in found if c.kind == "gain" and c.line == line and c.metric == metric}
     family = sum(contrast.p is not None for contrast in found)
     comparisons = sum(len(gains(results, one, results.primary(one))) for one in results.lines())
@@ -204,7 +208,7 @@ def detectables(results: ResultSet) -> list[Detectable]:
     verdicts: list[Detectable] = []
     for task in results.tasks:
         scored = [cell for cell in results.cells if cell.task == task and cell.value(cell.primary) is not None]
-        counts = {cell.count(cell.primary) for cell in scored if is_proportion(cell.primary, scored)} - {0}
+        counts = {cell.count(cell.primary) for cell in scored if is_proportion(cell.metric(cell.primary), scored)} - {0}
         if counts:
             small, large = (stats.detectable_difference(min(counts), discordance=psi) for psi in (0.1, 0.2))
             verdicts.append(Detectable(task, min(counts), max(counts), small, large))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plr.report.cells import Line, ResultSet
-from plr.report.metrics import ENDED, FIRST_ANSWER, STRICT, is_loss, show, show_signed, unit
+from plr.report.metrics import ENDED, FIRST_ANSWER, suffix, with_unit
 from plr.report.results import Contrast, contrasts
 from plr.report.sheets import adapter_label
 from plr.report.verdicts import (
@@ -19,6 +19,7 @@ from plr.report.verdicts import (
     stops,
     unscored,
 )
+from plr.scoring.metric import metric_named
 from plr.study.cells import NO_ADAPTER
 
 __all__ = [
@@ -71,19 +72,20 @@ def line_words(results: ResultSet, found: Sequence[Contrast] | None = None) -> l
 def deploy_words(verdict: Deployment) -> str:
     """Say which cell of a line to deploy, and on what evidence."""
     metric, best = verdict.metric, verdict.best
-    percent = "" if is_loss(metric) else " %"
     if best is None:
         return f"{verdict.line.task} has no scored cell."
-    best_value = f"{show(metric, verdict.best_value)}{percent}"
+    best_value = f"{metric.show(verdict.best_value)}{suffix(metric)}"
     if verdict.reason == "floor":
         return f"Every cell is at the floor (best {best_value}): look at the answer loss instead."
     if verdict.place is None:
         return f"Only the cell k = {best[0]}, l = {best[1]} has a score: {best_value}."
     text = f"Train on {verdict.place[0]} bits and deploy on {verdict.place[1]}"
     if verdict.pair is not None:
+        side = "below" if metric.higher_is_better else "above"
         return (
-            f"{text}: {show(metric, verdict.value)} %, not detectably below the best cell k = {best[0]}, l = {best[1]} "
-            f"({best_value}); difference {_difference(verdict.pair)}, 95 % interval {_interval(verdict.pair)}."
+            f"{text}: {metric.show(verdict.value)}{suffix(metric)}, not detectably {side} the best cell "
+            f"k = {best[0]}, l = {best[1]} ({best_value}); difference {_difference(verdict.pair)}, "
+            f"95 % interval {_interval(verdict.pair)}."
         )
     ends = {
         "fewest bits": ", and the one with the fewest bits",
@@ -171,22 +173,22 @@ def _stop(verdict: Stop, name: str) -> str:
     if verdict.place is None:
         return f"{name}: strict and first-answer match do not differ detectably in any of {verdict.cells} cells."
     k, ell = verdict.place
-    ended = f" ({show(ENDED, verdict.ended)} % of the answers ended)" if verdict.ended is not None else ""
+    shown, signed = metric_named(FIRST_ANSWER).show, metric_named(FIRST_ANSWER).show_signed
+    ended = f" ({metric_named(ENDED).show(verdict.ended)} % of the answers ended)" if verdict.ended is not None else ""
     moves = [
-        f"k = {move.train_bits} by {show_signed(FIRST_ANSWER, move.first_answer)} points first-answer, "
-        f"{show_signed(STRICT, move.strict)} strict"
+        f"k = {move.train_bits} by {signed(move.first_answer)} points first-answer, {signed(move.strict)} strict"
         for move in verdict.moves
     ]
     return (
         f"{name}: strict match is below first-answer match in {verdict.apart} of {verdict.cells} cells, most at k = {k}, "
-        f"l = {ell}: {show(STRICT, verdict.strict)} % against {show(FIRST_ANSWER, verdict.first_answer)} %{ended}."
+        f"l = {ell}: {shown(verdict.strict)} % against {shown(verdict.first_answer)} %{ended}."
         + (f" Restoring to 16 bits moves {'; '.join(moves)}." if moves else "")
     )
 
 
 def _difference(pair: Contrast) -> str:
-    return f"{show_signed(pair.metric, pair.difference)} {unit(pair.metric)}"
+    return with_unit(pair.measure, pair.difference)
 
 
 def _interval(pair: Contrast) -> str:
-    return f"{show_signed(pair.metric, pair.low)} to {show_signed(pair.metric, pair.high)}"
+    return f"{pair.measure.show_signed(pair.low)} to {pair.measure.show_signed(pair.high)}"

@@ -1,7 +1,8 @@
-"""Scorers: pure functions from text to :class:`~plr.scoring.score.Score`, no model and no data set in sight."""
+"""Scorers: pure functions from text to `Score`, no model and no data set in sight; and the metrics they measure."""
 
 from __future__ import annotations
 
+from plr.scoring.metric import Metric
 from plr.scoring.score import Score
 
-__all__ = ["Score"]
+__all__ = ["Metric", "Score"]

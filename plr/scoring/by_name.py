@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 from plr.scoring.japanese import morphemes
+from plr.scoring.metric import Metric, metric_named
 from plr.scoring.numbers import numeric_match
 from plr.scoring.overlap import rouge_l, rouge_n, words
 from plr.scoring.score import Score, shown
@@ -29,10 +30,15 @@ _short = partial(shown, most=200)
 
 
 class NamedMetric(NamedTuple):
-    """``score(answer, gold)``; ``binary`` where it is right or wrong and nothing between."""
+    """A scorer and the metric that it measures: `score(answer, gold)`."""
 
     score: Callable[[str, str], Score]
-    binary: bool = True
+    metric: Metric
+
+    @property
+    def binary(self) -> bool:
+        """An answer is right or wrong and nothing between."""
+        return self.metric.proportion
 
 
 def _exact(answer: str, gold: str) -> Score:
@@ -60,12 +66,13 @@ def _overlap(answer: str, gold: str, *, kind: str, cut: Callable[[str], list[str
     return Score(value, _short(" ".join(ours)), f"{len(ours)} words against {len(theirs)} of the gold")
 
 
-METRICS: Mapping[str, NamedMetric] = {
-    "exact_match": NamedMetric(_exact),
-    "exact_match_folded": NamedMetric(_folded),
-    "contains": NamedMetric(_contains),
-    "numeric_match": NamedMetric(numeric_match),
-    "sql_match": NamedMetric(normalized_match),
-    **{f"rouge{kind}": NamedMetric(partial(_overlap, kind=kind, cut=words), binary=False) for kind in "12L"},
-    **{f"rouge{kind}_ja": NamedMetric(partial(_overlap, kind=kind, cut=morphemes), binary=False) for kind in "12L"},
+_SCORERS: Mapping[str, Callable[[str, str], Score]] = {
+    "exact_match": _exact,
+    "exact_match_folded": _folded,
+    "contains": _contains,
+    "numeric_match": numeric_match,
+    "sql_match": normalized_match,
+    **{f"rouge{kind}": partial(_overlap, kind=kind, cut=words) for kind in "12L"},
+    **{f"rouge{kind}_ja": partial(_overlap, kind=kind, cut=morphemes) for kind in "12L"},
 }
+METRICS: Mapping[str, NamedMetric] = {name: NamedMetric(score, metric_named(name)) for name, score in _SCORERS.items()}

@@ -9,10 +9,10 @@ __all__ = ["Score", "shown"]
 
 @dataclass(frozen=True)
 class Score:
-    """``value`` in [0, 1], or None where the sample cannot be scored: it then leaves the mean, and ``explanation``
-    says why.
+    """One row under one metric: `value` in the metric's unit (of a percentage a fraction in [0, 1]), or None where the row cannot
+    be scored: it then leaves the mean, and `explanation` says why.
 
-    ``answer`` is what the scorer read out of the response, in the form in which it was compared.
+    `answer` is what the scorer read out of the response, in the form in which it was compared.
 
     >>> Score.of(True, "72", "equal"), Score.unscored("the gold holds no number").value
     (Score(value=1.0, answer='72', explanation='equal'), None)

@@ -12,12 +12,13 @@ from plr.core.store import Artifact
 from plr.engines import Outcome
 from plr.errors import PlrError
 from plr.evaluation.samples import sample_scores
+from plr.scoring.metric import Metric, metric_named
 
 __all__ = [
     "NO_ADAPTER",
     "Cell",
     "CellResult",
-    "Metric",
+    "Measured",
     "cell_result",
     "failed_cells",
     "finite",
@@ -48,20 +49,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A score over ``n`` documents; ``value`` None (or not finite) means that it could not be computed."""
+class Measured:
+    """A metric over `n` documents; `value` None (or not finite) means that it could not be computed."""
 
     value: float | None
     stderr: float | None
     n: int
+    metric: Metric | None = None
+    """Unit and direction as the result carries them; None: known by name, or not at all."""
 
 
 @dataclass(frozen=True)
 class CellResult:
     """One scored (or failed) point of a study.
 
-    ``metrics`` holds fractions (0.25 is 25 %) except losses, which are nats per token. ``samples`` holds the same
-    scores by document, for the paired tests; None is a document that could not be scored.
+    `metrics` holds values in the unit of their metric; of a percentage that is a fraction (0.25 is 25 %). `samples` holds the
+    same scores by document, for the paired tests; None is a document that could not be scored.
     """
 
     model: str
@@ -73,7 +76,7 @@ class CellResult:
     seed: int
     fingerprint: str
     primary: str
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, Measured]
     samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     seconds: float | None = None
     error: str | None = None
@@ -90,6 +93,11 @@ class CellResult:
         """The finite value of ``metric``, or None: failed, not measured, or not a number."""
         found = None if self.failed else self.metrics.get(metric)
         return finite(found.value) if found else None
+
+    def metric(self, name: str) -> Metric:
+        """Unit and direction of the metric called `name`."""
+        measured = self.metrics.get(name)
+        return measured.metric if measured and measured.metric else metric_named(name)
 
     def count(self, metric: str) -> int:
         found = None if self.failed else self.metrics.get(metric)
@@ -112,7 +120,8 @@ def cell_result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]
         reason = failed.get(cell.step.fingerprint, "not run yet")
         return CellResult(**common, primary="", metrics={}, samples={}, seconds=None, error=reason)
     metrics = {
-        name: Metric(value=m["value"], stderr=m["stderr"], n=m["n"]) for name, m in artifact.metrics["metrics"].items()
+        name: Measured(value=m["value"], stderr=m["stderr"], n=m["n"], metric=Metric.recorded(name, m))
+        for name, m in artifact.metrics["metrics"].items()
     }
     return CellResult(
         **common,

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from plr.registry import Registry
+from plr.scoring.metric import Metric, find_metric, metric_named
 from plr.scoring.score import Score
 from plr.tasks.data.hub import HubData
 from plr.tasks.data.loading import available_splits, load_split
@@ -39,7 +40,10 @@ class Task(ABC):
     fields: ClassVar[tuple[str, ...]]
     """The fields every row must have, each as text that is not empty."""
     metrics: ClassVar[tuple[str, ...]]
-    """The keys of :meth:`score`, in the manner of lm-eval: ``metric,filter``."""
+    """The keys of `score`, in the manner of lm-eval: `measure,filter`."""
+    declared: ClassVar[tuple[Metric, ...]] = ()
+    """Unit and direction of what the task measures beyond `plr.scoring.metric.KNOWN`, by name or by measure. What stands in neither
+    is shown as a plain number of which more is better, with a note that says so."""
     primary: ClassVar[str]
     """The metric named beforehand for the study of transfer: the first answer, however the model goes on."""
     strict: ClassVar[str] = "exact_match,strict"
@@ -68,6 +72,10 @@ class Task(ABC):
     """The data is published as JSON lines in files called ``.json``."""
     halves_validation: ClassVar[bool] = False
     """Where the source has a validation split and no test split, one half of it (seeded) is the test split."""
+
+    def metric(self, name: str) -> Metric:
+        """Unit and direction of one of `metrics`, or of the answer loss that is measured beside them."""
+        return find_metric(name, self.declared) or metric_named(name)
 
     @abstractmethod
     def prompt(self, row: Mapping[str, Any]) -> str:

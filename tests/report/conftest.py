@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from plr.study.cells import CellResult, Metric
+from plr.study.cells import CellResult, Measured
 
 FIRST, STRICT, LOSS = "exact_match,first-answer", "exact_match,strict", "answer_loss"
 
@@ -29,7 +29,7 @@ def cell() -> Callable[..., CellResult]:
         strict: str | None = None,
         losses: Sequence[float] | None = None,
         ended: str | None = None,
-        extra: Mapping[str, Metric] | None = None,
+        extra: Mapping[str, Measured] | None = None,
         error: str | None = None,
     ) -> CellResult:
         samples: dict[str, dict[str, float | None]] = {}
@@ -37,7 +37,7 @@ def cell() -> Callable[..., CellResult]:
             if scores is not None:
                 samples[name] = {f"d{i}": float(score) for i, score in enumerate(scores)}
         metrics = {
-            name: Metric(sum(float(v or 0) for v in by.values()) / len(by), 0.1, len(by))
+            name: Measured(sum(float(v or 0) for v in by.values()) / len(by), 0.1, len(by))
             for name, by in samples.items()
         }
         return CellResult(

@@ -22,7 +22,7 @@ from plr.report.figures.shapes import Dot, Figure, Group, Line, Text
 from plr.report.figures.svg import svg_whole
 from plr.report.figures.write import write_figure
 from plr.study import Cell
-from plr.study.cells import CellResult, Metric
+from plr.study.cells import CellResult, Measured
 from plr.study.costs import costs_of
 
 IMAGE = ["compare.png"] if can_draw() else []
@@ -102,7 +102,7 @@ def test_a_loss_has_students_interval(cell: Any) -> None:
 
 
 def test_a_metric_of_all_rows_at_once_has_the_interval_of_its_error(cell: Any) -> None:
-    cells = [cell(16, 16, "11", primary="mcc", extra={"mcc": Metric(0.5, 0.1, 40)}, seed=seed) for seed in (0, 1)]
+    cells = [cell(16, 16, "11", primary="mcc", extra={"mcc": Measured(0.5, 0.1, 40)}, seed=seed) for seed in (0, 1)]
     for one in cells:
         one.samples["mcc"].clear()
     row = compare_rows(ResultSet(cells), {})[0]

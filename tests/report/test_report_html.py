@@ -12,8 +12,8 @@ import pytest
 from plr.report import write_report
 from plr.report.figures.plot import ticks
 from plr.report.html import flatten, report_html
-from plr.report.metrics import show
 from plr.report.results import contrasts, csv_text
+from plr.scoring.metric import metric_named
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 SVG_EMPTY = {"line", "polyline", "path", "circle", "rect"}
@@ -108,9 +108,9 @@ def test_page_holds_every_number_of_every_metric(small):
     said = Page(made(small)).said
     for cell in small:
         for name, metric in cell.metrics.items():
-            assert show(name, metric.value) in said
+            assert metric_named(name).show(metric.value) in said
     for contrast in contrasts(small):
-        assert show(contrast.metric, contrast.difference) in said
+        assert contrast.measure.show(contrast.difference) in said
 
 
 def test_page_heatmap_has_scale_diagonal_choice_and_failure(small):

@@ -12,7 +12,7 @@ import pytest
 from plr.errors import PlrError
 from plr.report.cells import ResultSet, average
 from plr.report.results import COLUMNS, compare, contrasts, csv_text, gains, paired_scores, write_csv
-from plr.study.cells import Metric
+from plr.study.cells import Measured
 
 FIRST, STRICT, LOSS = "exact_match,first-answer", "exact_match,strict", "answer_loss"
 
@@ -36,7 +36,7 @@ def test_csv_failed_cell_is_a_line_without_value(small):
 
 
 def test_csv_nan_and_none_are_empty(cell):
-    odd = cell(16, 16, "10", extra={"a": Metric(math.nan, None, 2), "b": Metric(None, math.inf, 0)})
+    odd = cell(16, 16, "10", extra={"a": Measured(math.nan, None, 2), "b": Measured(None, math.inf, 0)})
     values = {row["metric"]: row["value"] + row["stderr"] for row in csv.DictReader(io.StringIO(csv_text([odd])))}
     assert (values["a"], values["b"]) == ("", "")
 
@@ -107,8 +107,8 @@ def test_contrast_pairs_only_documents_scored_on_both_sides(cell):
 
 
 def test_contrast_without_samples_is_the_difference_of_values_alone(cell):
-    one = cell(4, 4, extra={FIRST: Metric(0.5, 0.1, 10)})
-    two = cell(4, 16, extra={FIRST: Metric(0.75, 0.1, 10)})
+    one = cell(4, 4, extra={FIRST: Measured(0.5, 0.1, 10)})
+    two = cell(4, 16, extra={FIRST: Measured(0.75, 0.1, 10)})
     (found,) = contrasts([one, two])
     assert (found.difference, found.low, found.p, found.significant) == (0.25, None, None, False)
 

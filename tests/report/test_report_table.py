@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from plr.report.metrics import show_signed
 from plr.report.table import console_table, table_md
-from plr.study.cells import Metric
+from plr.scoring.metric import metric_named
+from plr.study.cells import Measured
 
 FIRST, STRICT = "exact_match,first-answer", "exact_match,strict"
 
@@ -72,7 +72,7 @@ def test_the_size_says_what_it_cannot_show(cell):
 
 
 def test_mcnemar_says_nothing_of_a_correlation_or_a_loss(cell):
-    cells = [cell(16, 16, primary="pearson", extra={"pearson": Metric(0.5, 0.1, 1500)}, losses=[0.1, 0.2])]
+    cells = [cell(16, 16, primary="pearson", extra={"pearson": Measured(0.5, 0.1, 1500)}, losses=[0.1, 0.2])]
     assert "McNemar, before" not in table_md(cells)
     losses = [cell(k, 16, primary="answer_loss", losses=[0.1, 0.2] * 200) for k in (16, 4)]
     assert "McNemar, before" not in table_md(losses)
@@ -135,8 +135,8 @@ def test_several_seeds_are_mean_and_sd_and_say_when_one_is_gone(cell):
 
 def test_nan_and_missing_metrics_are_dashes(cell):
     cells = [
-        cell(16, 16, extra={FIRST: Metric(float("nan"), None, 4), "f1": Metric(0.5, None, 4)}),
-        cell(4, 4, extra={FIRST: Metric(None, None, 0)}),
+        cell(16, 16, extra={FIRST: Measured(float("nan"), None, 4), "f1": Measured(0.5, None, 4)}),
+        cell(4, 4, extra={FIRST: Measured(None, None, 0)}),
     ]
     text = table_md(cells)
     assert section(text, f"`{FIRST}`")[2] == "| math | tiny | - | - |"
@@ -181,7 +181,7 @@ def test_empty_study_says_so():
 
 @pytest.mark.parametrize(("value", "text"), [(-0.00001, "0.00"), (0.25, "+25.00"), (-0.25, "-25.00"), (None, "-")])
 def test_signed_numbers(value, text):
-    assert show_signed("acc", value) == text
+    assert metric_named("acc").show_signed(value) == text
 
 
 def test_console_matrix_rows_k_columns_l_with_gain(small):

@@ -6,7 +6,7 @@ from plr.report.cells import Line, ResultSet
 from plr.report.verdicts import deployment, gain_verdicts
 from plr.report.words import deploy_words, headline, line_words, sample_words, stop_words
 from plr.report.words import gain_words as words_of_gains
-from plr.study.cells import Metric
+from plr.study.cells import Measured
 
 
 def bits(right: int, n: int = 400) -> str:
@@ -197,7 +197,7 @@ def test_unscored_documents_are_counted(cell):
 
 
 def test_values_without_samples_still_give_a_sentence(cell):
-    cells = [cell(k, 16, extra={"exact_match,first-answer": Metric(v, None, 50)}) for k, v in ((16, 0.5), (4, 0.4))]
+    cells = [cell(k, 16, extra={"exact_match,first-answer": Measured(v, None, 50)}) for k, v in ((16, 0.5), (4, 0.4))]
     assert deploy(*only(cells))[0] == (16, 16)
 
 

@@ -11,19 +11,19 @@ import pytest
 from plr.lab import Lab
 from plr.report.results import csv_text
 from plr.study import Study, study_config
-from plr.study.cells import CellResult, Metric
+from plr.study.cells import CellResult, Measured
 from plr.study.frame import COLUMNS, cells_frame, samples_frame
 
 
 def result(**over: object) -> CellResult:
     values = {"model": "m", "task": "t", "adapter": "lora", "train_bits": 4, "restore_bits": 16, "mode": "restore"}
-    metrics = {"acc": Metric(0.5, 0.1, 2), "answer_loss": Metric(1 / 3, None, 2)}
+    metrics = {"acc": Measured(0.5, 0.1, 2), "answer_loss": Measured(1 / 3, None, 2)}
     given = {**values, "seed": 0, "fingerprint": "f", "primary": "acc", "metrics": metrics, **over}
     return CellResult(**given)  # type: ignore[arg-type]
 
 
 def test_frame_reads_as_the_csv_does() -> None:
-    cells = [result(), result(seed=1, metrics={"acc": Metric(float("nan"), None, 0)}), result(seed=2, error="gone")]
+    cells = [result(), result(seed=1, metrics={"acc": Measured(float("nan"), None, 0)}), result(seed=2, error="gone")]
     frame = cells_frame(cells)
     assert tuple(frame.columns) == COLUMNS
     pd.testing.assert_frame_equal(frame, pd.read_csv(io.StringIO(csv_text(cells))))

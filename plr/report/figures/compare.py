@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from plr.report.costs import CostRow
 from plr.report.figures import plot
 from plr.report.figures.shapes import Figure, Group, Line, Shape, Text
-from plr.report.metrics import is_loss, show
+from plr.report.metrics import unit_note
 from plr.report.sheets import adapter_label
 from plr.study.cells import NO_ADAPTER
 
@@ -47,14 +47,14 @@ def compare_figure(rows: Sequence[CostRow], title: str) -> Figure | None:
 
 
 def _panel(rows: Sequence[CostRow], name: str, places: Sequence[str], top: int) -> list[Shape]:
-    metric, lower = rows[0].metric, is_loss(rows[0].metric)
-    scale = 1.0 if lower else 100.0
+    metric = rows[0].measure
+    scale, lower = metric.scale, not metric.higher_is_better
     foot, right = top + PANEL - BOTTOM, WIDTH - RIGHT
     y = plot.linear([scale * v for r in rows for v in (r.value, r.low, r.high) if v is not None], foot, top + TOP)
     sizes = [row.costs["trainable_parameters"] or 1.0 for row in rows]
     shapes: list[Shape] = [
         Text(LEFT, top + 20, name, "ink"),
-        Text(LEFT, top + 37, f"{metric}{', nats per token (lower is better)' if lower else ', %'}"),
+        Text(LEFT, top + 37, metric.name + unit_note([metric]).replace("in percent", "%")),
         *plot.up(y, LEFT, right),
     ]
     one_size = len(set(sizes)) == 1
@@ -73,7 +73,7 @@ def _panel(rows: Sequence[CostRow], name: str, places: Sequence[str], top: int) 
         ends = [] if row.low is None or row.high is None else [y(scale * row.low), y(scale * row.high)]
         bar = plot.error_bar(px, *ends, style="thin", wide=0) if ends else []
         index = places.index(row.bits)
-        tip = f"{adapter_label(row.adapter)} {row.bits}: {show(metric, row.value)}"
+        tip = f"{adapter_label(row.adapter)} {row.bits}: {metric.show(row.value)}"
         shapes.append(Group([*bar, plot.mark(index, px, py)], series=index, tip=tip))
     named = _named_places(rows, points) if one_size else _named_adapters(rows, points)
     return shapes + plot.labels(named, points, plot.Box(LEFT, top + TOP, right, foot))
@@ -117,5 +117,5 @@ def _described(rows: Sequence[CostRow]) -> str:
     for row in rows:
         size = f"{row.costs['trainable_parameters']:,.0f} trained parameters"
         name = f"{row.task}, {row.model}, {adapter_label(row.adapter)} {row.bits}"
-        lines.append(f"{name}: {show(row.metric, row.value)}, {size}")
+        lines.append(f"{name}: {row.measure.show(row.value)}, {size}")
     return "Primary metric against trained parameters. " + "; ".join(lines) + "."

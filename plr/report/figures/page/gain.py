@@ -13,9 +13,10 @@ from plr.report.cells import ResultSet
 from plr.report.figures import plot
 from plr.report.figures.page import PageFigure
 from plr.report.figures.shapes import Figure, Shape, Text
-from plr.report.metrics import LOSS, is_loss, show_signed, unit
+from plr.report.metrics import LOSS, difference_unit
 from plr.report.results import Contrast, gains
 from plr.report.sheets import adapter_label
+from plr.scoring.metric import Metric
 from plr.study.cells import NO_ADAPTER
 
 __all__ = ["ABOUT", "TITLE", "Series", "figures", "gain_figure"]
@@ -41,24 +42,31 @@ def figures(results: ResultSet) -> list[PageFigure]:
     drawn: list[PageFigure] = []
     for task in results.tasks:
         lines = [line for line in results.lines() if line.task == task and line.adapter != NO_ADAPTER]
-        for metric in dict.fromkeys([*(results.primary(line) for line in lines), LOSS]):
+        for name in dict.fromkeys([*(results.primary(line) for line in lines), LOSS]):
             series = [
                 Series(", ".join(dict.fromkeys([line.model, adapter_label(line.adapter)])), points)
                 for line in lines
-                if metric in (results.primary(line), LOSS) and (points := gains(results, line, metric))
+                if name in (results.primary(line), LOSS) and (points := gains(results, line, name))
             ]
             if series:
-                kind = "change of" if is_loss(metric) else "gain in"
-                unit_text = "nats per token, lower is better" if is_loss(metric) else "points"
-                label = f"{task}: {kind} {metric} from restoring to 16 bits ({unit_text})"
-                drawn.append(PageFigure(gain_figure(series, metric, label), [one.name for one in series]))
+                metric = series[0].points[0].measure
+                drawn.append(
+                    PageFigure(gain_figure(series, metric, _label(task, metric)), [one.name for one in series])
+                )
     return drawn
 
 
-def gain_figure(series: Sequence[Series], metric: str, label: str) -> Figure:
+def _label(task: str, metric: Metric) -> str:
+    kind = "gain in" if metric.higher_is_better else "change of"
+    notes = [difference_unit(metric).replace("/", " per "), "" if metric.higher_is_better else "lower is better"]
+    note = ", ".join(part for part in notes if part)
+    return f"{task}: {kind} {metric.name} from restoring to 16 bits" + (f" ({note})" if note else "")
+
+
+def gain_figure(series: Sequence[Series], metric: Metric, label: str) -> Figure:
     """Draw the differences of one metric, a line for each series that has some."""
     series = [one for one in series if one.points]
-    scale = 1 if unit(metric) != "points" else 100
+    scale = metric.scale
     widths = sorted({p.train_bits for one in series for p in one.points}, reverse=True)
     values = [scale * v for one in series for p in one.points for v in (p.difference, p.low, p.high) if v is not None]
     x = plot.bands(len(widths), LEFT, WIDTH - RIGHT)
@@ -77,21 +85,22 @@ def gain_figure(series: Sequence[Series], metric: str, label: str) -> Figure:
     return Figure(WIDTH, HEIGHT, label, _described(series, metric), shapes)
 
 
-def _values(metric: str, contrasts: Sequence[Contrast], points, bars) -> list[Shape]:
+def _values(metric: Metric, contrasts: Sequence[Contrast], points, bars) -> list[Shape]:
     """The difference in words above each bar."""
     return [
-        Text(x, (bar[1] if bar else y) - 7, plot.minus(show_signed(metric, one.difference)), "value", "middle")
+        Text(x, (bar[1] if bar else y) - 7, plot.minus(metric.show_signed(one.difference)), "value", "middle")
         for one, (x, y), bar in zip(contrasts, points, bars, strict=True)
     ]
 
 
-def _described(series: Sequence[Series], metric: str) -> str:
+def _described(series: Sequence[Series], metric: Metric) -> str:
     lines = []
     for one in series:
         points = [
-            f"k = {p.train_bits}: {show_signed(metric, p.difference)}"
-            + ("" if p.low is None else f" ({show_signed(metric, p.low)} to {show_signed(metric, p.high)})")
+            f"k = {p.train_bits}: {metric.show_signed(p.difference)}"
+            + ("" if p.low is None else f" ({metric.show_signed(p.low)} to {metric.show_signed(p.high)})")
             for p in one.points
         ]
         lines.append(f"{one.name}: {', '.join(points)}")
-    return f"Difference in {unit(metric)} with 95 % intervals. " + "; ".join(lines) + "."
+    unit = difference_unit(metric)
+    return f"Difference{' in ' if unit else ''}{unit} with 95 % intervals. " + "; ".join(lines) + "."
