@@ -1,7 +1,7 @@
 """plr: quantization transfer.
 
 Quantize a model to k bits, train an adapter on it, restore the adapter onto an l-bit base without retraining, score the k x l grid.
-Everything here is loaded on first use, so that ``import plr`` is quick and takes no torch.
+Everything here is loaded on first use, so that `import plr` is quick and takes no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m plr``."""
+"""`python -m plr`."""
 
 from plr.cli import main
 

@@ -1,7 +1,7 @@
 """One registry for every plug-in point: quantizers, adapters, tasks, engines.
 
 A plug-in is a value under a name. plr's own are registered by decorator when their module is imported; third parties
-declare an entry point in the registry's group (``plr.tasks``, ``plr.quantizers`` ...) and are loaded on first use.
+declare an entry point in the registry's group (`plr.tasks`, `plr.quantizers` ...) and are loaded on first use.
 A name that is not there is answered with the nearest ones.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["Registry", "did_you_mean"]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The sentence that helps after a misspelling, or None when nothing is near.
+    """Return the sentence that helps after a misspelling, or None when nothing is near.
 
     >>> did_you_mean("gms8k", ["gsm8k", "tiny_math"])
     'did you mean gsm8k?'
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         self._declared: dict[str, EntryPoint] | None = None
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that puts a plug-in under ``name``; a name taken by something else is an error."""
+        """Return a decorator that puts a plug-in under `name`; a name taken by something else is an error."""
 
         def put(item: T) -> T:
             if self._items.get(name, item) is not item:
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         return put
 
     def get(self, name: str) -> T:
-        """The plug-in called ``name``.
+        """Return the plug-in called `name`.
 
         Raises:
             UnknownNameError: no such name; the message lists the nearest and all known ones.

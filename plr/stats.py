@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean paired difference ``mean(b - a)`` and its interval."""
+    """A mean paired difference `mean(b - a)` and its interval."""
 
     value: float
     low: float
@@ -49,22 +49,22 @@ class Difference(NamedTuple):
 
 
 class SeedVariance(NamedTuple):
-    """``sd``: of the seeds' mean scores. ``share``: part of the variance of a run's score that is its seed, 0 to 1."""
+    """`sd`: of the seeds' mean scores. `share`: part of the variance of a run's score that is its seed, 0 to 1."""
 
     sd: float
     share: float
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a proportion (Wilson 1927, JASA 22:209-212), without continuity correction.
+    """Return the score interval of a proportion (Wilson 1927, JASA 22:209-212), without continuity correction.
 
-    ``successes`` may be fractional: the mean over seeds times ``n`` documents.
+    `successes` may be fractional: the mean over seeds times `n` documents.
 
     >>> [round(end, 4) for end in wilson(15, 148)]   # Newcombe 1998, Table I
     [0.0624, 0.1605]
 
     Raises:
-        PlrError: ``successes`` outside 0..n, or ``n`` < 1.
+        PlrError: `successes` outside 0..n, or `n` < 1.
     """
     if n < 1 or not 0 <= successes <= n:
         raise PlrError(f"{successes} successes of {n}", expected="0 <= successes <= n and n >= 1")
@@ -78,7 +78,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean of continuous values, such as answer losses (Student 1908, Biometrika 6:1-25).
+    """Return Student's t interval of the mean of continuous values, such as answer losses (Student 1908, Biometrika 6:1-25).
 
     Raises:
         PlrError: fewer than two values, or one that is not finite.
@@ -95,9 +95,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def mcnemar_exact(b: int, c: int) -> float:
-    """Two-sided exact p-value of McNemar's test (McNemar 1947, Psychometrika 12:153-157).
+    """Return the two-sided exact p-value of McNemar's test (McNemar 1947, Psychometrika 12:153-157).
 
-    ``b`` documents are right only before, ``c`` only after; under the null hypothesis b ~ Binomial(b + c, 1/2).
+    `b` documents are right only before, `c` only after; under the null hypothesis b ~ Binomial(b + c, 1/2).
     The tail is summed in integers, so it is exact at any size.
 
     >>> mcnemar_exact(0, 6)
@@ -120,7 +120,7 @@ def mcnemar_exact(b: int, c: int) -> float:
 def paired_bootstrap(
     a: Sequence[float], b: Sequence[float], *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Difference:
-    """Mean of ``b - a`` and its percentile interval (Efron & Tibshirani 1993, Introduction to the Bootstrap, ch. 13).
+    """Return the mean of `b - a` and its percentile interval (Efron & Tibshirani 1993, Introduction to the Bootstrap, ch. 13).
 
     Args:
         a, b: (n,) scores of the same n documents, in the same order.
@@ -131,7 +131,7 @@ def paired_bootstrap(
     drawn from the multinomial: the same distribution in a fraction of the time.
 
     Raises:
-        PlrError: lengths that differ, no documents, a score that is not finite, or ``resamples`` < 1.
+        PlrError: lengths that differ, no documents, a score that is not finite, or `resamples` < 1.
     """
     if len(a) != len(b) or not len(a):
         raise PlrError(f"{len(a)} scores against {len(b)}", expected="the same n >= 1 documents on both sides")
@@ -161,7 +161,7 @@ def paired_bootstrap(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values of the step-down correction, in the order given (Holm 1979, Scand. J. Statist. 6:65-70).
+    """Return the adjusted p-values of the step-down correction, in the order given (Holm 1979, Scand. J. Statist. 6:65-70).
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03, 0.005])]
     [0.03, 0.06, 0.06, 0.02]
@@ -182,13 +182,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest paired difference of two proportions that ``n`` documents detect with ``power``; inf if none.
+    """Return the smallest paired difference of two proportions that `n` documents detect with `power`; inf if none.
 
     Solves the sample size formula of McNemar's test (Connor 1987, Biometrics 43:207-211) for the difference delta:
 
         sqrt(n) delta = z_{1 - alpha/2} sqrt(psi) + z_power sqrt(psi - delta^2)
 
-    ``discordance`` psi is the share of documents on which the two cells disagree. A difference cannot exceed it: where
+    `discordance` psi is the share of documents on which the two cells disagree. A difference cannot exceed it: where
     the solution would, psi is raised to meet it. Nor can it fall below what the exact test is able to call significant
     at all (6 documents at alpha 0.05, all in one direction).
 
@@ -196,7 +196,7 @@ def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.
     [2.4, 3.4]
 
     Raises:
-        PlrError: ``n`` < 1 or ``discordance`` outside 0..1.
+        PlrError: `n` < 1 or `discordance` outside 0..1.
     """
     if n < 1 or not 0 <= discordance <= 1:
         raise PlrError(f"n {n}, discordance {discordance}", expected="n >= 1 and 0 <= discordance <= 1")
@@ -219,13 +219,13 @@ def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.
 
 
 def seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance:
-    """How much of a run's score is its seed, by two-way analysis of variance (Searle, Casella & McCulloch 1992).
+    """Estimate the share of a run's score that is its seed, by two-way analysis of variance (Searle, Casella & McCulloch 1992).
 
     Args:
         scores: (seeds, n) score of each document under each seed, at least 2 x 2.
 
     With y[s, i] = mu + seed[s] + document[i] + rest, one run's mean score has variance
-    var_seed + (var_document + var_rest) / n; ``share`` is the first part of it (an estimate below 0 is 0).
+    var_seed + (var_document + var_rest) / n; `share` is the first part of it (an estimate below 0 is 0).
 
     Raises:
         PlrError: fewer than 2 seeds or documents, or rows of unequal length.

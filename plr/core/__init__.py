@@ -1,3 +1,3 @@
-"""What is computed and kept: specs, fingerprints, the store, provenance, runtime, configuration files."""
+"""Foundations of every step: specs, fingerprints, the store, provenance, runtime, configuration files."""
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping a YAML file holds.
+    """Read the mapping a YAML file holds.
 
     Raises:
         ConfigError: no such file (with the nearest names), broken YAML (with line and column), or no mapping at the top.
@@ -57,7 +57,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """``--set a.b=c``: a copy of ``value`` with the dotted keys replaced; the right side is read as YAML.
+    """Return a copy of `value` with the dotted keys of `--set a.b=c` replaced; the right side is read as YAML.
 
     >>> apply_overrides({"train": {"epochs": 1}}, ["train.epochs=3", "train_bits=[4, 2]"])
     {'train': {'epochs': 3}, 'train_bits': [4, 2]}
@@ -85,7 +85,7 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
 
 
 def parse(model: type[M], value: Mapping[str, Any], where: str) -> M:
-    """``value`` as a ``model``.
+    """Validate `value` as a `model`.
 
     Raises:
         ConfigError: every problem on its own line, with the key's path; an unknown key is answered with the nearest one.
@@ -120,7 +120,7 @@ def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> Any:
-    """The pydantic model inside an annotation such as ``tuple[TaskEntry, ...] | None``."""
+    """Return the pydantic model inside an annotation such as `tuple[TaskEntry, ...] | None`."""
     if _is_model(annotation):
         return annotation
     return next((found for arg in get_args(annotation) if _is_model(found := _model_in(arg))), None)

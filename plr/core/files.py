@@ -45,7 +45,7 @@ def flush(path: Path) -> None:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a full disk, or a full quota, is behind `error`.
+    """Tell whether a full disk, or a full quota, is behind `error`.
 
     The one place where words are read for it, as not every library gives the error number.
 
@@ -62,5 +62,5 @@ def disk_full(error: BaseException) -> bool:
 
 
 def not_writable(error: OSError) -> bool:
-    """Whether a file could not be written for lack of permission, or on a filesystem for reading alone."""
+    """Tell whether a file could not be written for lack of permission, or on a filesystem for reading alone."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of ``value``.
+    """Write `value` in its one canonical spelling.
 
     Raises:
         TypeError: the value (or a part of it, named by its path) is not JSON.
@@ -33,7 +33,7 @@ def canonical_json(value: Any) -> str:
 
 
 def is_json(value: Any) -> bool:
-    """Whether ``json.dumps`` can write ``value``.
+    """Tell whether `json.dumps` can write `value`.
 
     >>> is_json({"a": [1, None]}), is_json({1, 2})
     (True, False)
@@ -46,7 +46,7 @@ def is_json(value: Any) -> bool:
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 of the canonical spelling, 64 hex digits.
+    """Return the sha256 of the canonical spelling, 64 hex digits.
 
     >>> fingerprint({"a": 1}) == fingerprint({"a": 1}) != fingerprint({"a": 1.0})
     True
@@ -63,7 +63,7 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_sha256(folder: Path, *, patterns: tuple[str, ...] = ("*",)) -> str:
-    """One hash over names and contents of the files of a folder (not its sub-folders), sorted by name."""
+    """Compute one hash over names and contents of the files of a folder (not its sub-folders), sorted by name."""
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return fingerprint({path.name: file_sha256(path) for path in files})
 
@@ -87,5 +87,5 @@ def _checked(value: Any, where: str) -> Any:
 
 
 def text_sha256(text: str) -> str:
-    """Of a text as UTF-8; half a surrogate pair, which a field that no model reads may hold, as three bytes."""
+    """Hash a text as UTF-8; half a surrogate pair, which a field that no model reads may hold, as three bytes."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -11,7 +11,7 @@ _CPU_WORDS = "can't allocate memory"
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: Python's, the accelerator's, or that of a tensor on the CPU.
+    """Tell whether `error` says that memory ran out: Python's, the accelerator's, or that of a tensor on the CPU.
 
     >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shapes do not match"))
     (True, False)

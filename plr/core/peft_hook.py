@@ -1,6 +1,6 @@
-"""``import plr`` is enough for PEFT to open adapters of plr's own methods.
+"""`import plr` is enough for PEFT to open adapters of plr's own methods.
 
-``PeftModel.from_pretrained`` reads the method's name out of ``adapter_config.json`` and must know it by then. plr itself imports
+`PeftModel.from_pretrained` reads the method's name out of `adapter_config.json` and must know it by then. plr itself imports
 neither torch nor PEFT until they are needed, so the names are made known at whichever comes second: plr, or PEFT.
 """
 

@@ -1,4 +1,4 @@
-"""What made an artifact: versions, commit, machine, command. Recorded beside results, never hashed."""
+"""Provenance of an artifact: versions, commit, machine, command. Recorded beside results, never hashed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("plr", "torch", "transformers", "peft", "accelerate", "datasets", "g
 
 
 def provenance() -> dict[str, Any]:
-    """Date (UTC), command, package versions, git commit of the code and a short description of the machine."""
+    """Collect date (UTC), command, package versions, git commit of the code and a short description of the machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -1,7 +1,7 @@
 """Keep the libraries' own chatter out of plr's output.
 
 Warnings that concern the user are plr's to give; a banner, a progress bar for loading 20 tensors or a deprecation between two
-libraries is not. ``PLR_DEBUG=1`` leaves everything as it comes.
+libraries is not. `PLR_DEBUG=1` leaves everything as it comes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Nothing that Python code prints inside reaches the terminal, unless ``PLR_DEBUG`` is set. Errors pass as ever."""
+    """Keep what Python code prints inside off the terminal, unless `PLR_DEBUG` is set. Errors pass as ever."""
     with contextlib.ExitStack() as stack:
         if not os.environ.get("PLR_DEBUG"):
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))

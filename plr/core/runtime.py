@@ -26,15 +26,15 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def default_home() -> Path:
-    """``$PLR_HOME``, or ``./artifacts``."""
+    """Return `$PLR_HOME`, or `./artifacts`."""
     return Path(os.environ.get("PLR_HOME") or "artifacts").absolute()
 
 
 class Runtime(BaseModel, frozen=True, extra="forbid"):
-    """Where and how to run.
+    """Settings of execution: place, device and sizes.
 
-    ``micro_batch`` rows go through the model at once in training; ``slots`` rows decode side by side in evaluation;
-    ``workers`` processes run independent steps side by side, each with ``threads`` threads.
+    `micro_batch` rows go through the model at once in training; `slots` rows decode side by side in evaluation;
+    `workers` processes run independent steps side by side, each with `threads` threads.
     """
 
     home: Path = Field(default_factory=default_home)
@@ -65,7 +65,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """Trackers of transformers for training curves: `tensorboard`, `mlflow`, `wandb`, `trackio`."""
 
     def torch_device(self) -> str:
-        """The device as torch names it; for ``auto`` a CUDA GPU if torch sees one that computes, else the CPU.
+        """Return the device as torch names it; for `auto` a CUDA GPU if torch sees one that computes, else the CPU.
 
         Raises:
             UsageError: a GPU was asked for, and there is none or it does not compute.
@@ -125,7 +125,7 @@ def device_refusal(device: str) -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that a process may still take without swapping: of the machine, or of its container if that is less.
+    """Return the bytes that a process may still take without swapping: of the machine, or of its container if that is less.
 
     None where the system does not say (not Linux).
     """

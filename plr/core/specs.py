@@ -1,4 +1,4 @@
-"""What was computed: frozen, hashed values.
+"""Specifications of everything that is computed: frozen, hashed values.
 
 A study is a graph of four kinds of step over a source model:
 
@@ -7,9 +7,9 @@ Source ─┬─ Quantize(k bits) ── Train(adapter, task, seed) ─┐
         └─ Quantize(l bits) ───────────────────────────────┴─ Restore(mode) ── Evaluate(task)
 ```
 
-Every field bears identity unless its name stands in the class's ``LOCATION``: where a file lies is not what it says, so a
+Every field bears identity unless its name stands in the class's `LOCATION`: where a file lies is not what it says, so a
 local path is kept for finding the file again while its content hash is what counts. How a step is carried out (device,
-workers, micro-batch) is :class:`plr.core.runtime.Runtime` and never here.
+workers, micro-batch) is `plr.core.runtime.Runtime` and never here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Spec(BaseModel, frozen=True, extra="forbid"):
     """Fields that came after others were in use. At their default they bear no identity, so what was made before is still found."""
 
     def identity(self) -> dict[str, Any]:
-        """The fields that bear identity, as JSON values; a step inside is given by its fingerprint."""
+        """Return the fields that bear identity, as JSON values; a step inside is given by its fingerprint."""
         return {
             name: _identity(getattr(self, name))
             for name, field in type(self).model_fields.items()
@@ -73,7 +73,7 @@ def _identity(value: Any) -> Any:
 
 
 class ModelRef(Spec, frozen=True):
-    """Which source model: a hub id at a commit, a local folder or ``.gguf`` file by content, or ``embedded:tiny``."""
+    """A source model: a hub id at a commit, a local folder or `.gguf` file by content, or `embedded:tiny`."""
 
     LOCATION = frozenset({"path", "name"})
     kind: Literal["hub", "local", "gguf", "embedded"]
@@ -84,7 +84,7 @@ class ModelRef(Spec, frozen=True):
 
     @property
     def title(self) -> str:
-        """What tables call it."""
+        """Name of the model in tables."""
         return f"embedded:{self.name}" if self.kind == "embedded" else self.name
 
     def identity(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class TaskSpec(Spec, frozen=True):
 
 
 class Calibration(Spec, frozen=True):
-    """The text GPTQ is calibrated on: ``samples`` draws with ``seed`` from a task's train split, or from a file."""
+    """The text GPTQ is calibrated on: `samples` draws with `seed` from a task's train split, or from a file."""
 
     LOCATION = frozenset({"path", "guard"})
     task: TaskSpec | None = None
@@ -141,7 +141,7 @@ class Calibration(Spec, frozen=True):
 
 
 class Quantization(Spec, frozen=True):
-    """How a base becomes k bits. Names as in GPTQ checkpoints."""
+    """Settings that quantize a base to k bits. Names as in GPTQ checkpoints."""
 
     LOCATION = frozenset({"gate_task", "gate_text"})
     method: str = "gptq"
@@ -167,7 +167,7 @@ class Quantization(Spec, frozen=True):
     refine_passes: int = Field(default=0, ge=0)
     """Rounds of coordinate descent on the solved codes."""
     input_correction: float = Field(default=0.0, ge=0, le=1)
-    """How far a layer makes good what the layers before it lost: 0 not at all, 1 fully."""
+    """Strength of quantization-error propagation (QEP): 0 = off, 1 = full least-squares correction of the layer's input error."""
     double_quant: bool = False
     """Quantize the scales too (nf4 alone)."""
     calibration: Calibration | None = None
@@ -195,7 +195,7 @@ class AdapterSpec(Spec, frozen=True):
 class TrainSpec(Spec, frozen=True):
     """The training recipe. Defaults are the settings of the Post-LoRA Restoration report.
 
-    ``batch_size`` is rows per optimizer step over all devices; how it is cut into micro-batches is Runtime's.
+    `batch_size` is rows per optimizer step over all devices; how it is cut into micro-batches is Runtime's.
     """
 
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -347,8 +347,8 @@ class Train(Step, frozen=True):
 class Restore(Step, frozen=True):
     """A trained adapter on another base, without retraining.
 
-    ``restore`` and ``keep`` serve W_l + dW with the adapter beside the base; ``roundtrip`` serves a dense 16-bit W_k + dW;
-    ``requantize`` serves Q_l(W_16 + dW). ``allow_mismatch`` lets a pair through whose provenance does not agree.
+    `restore` and `keep` serve W_l + dW with the adapter beside the base; `roundtrip` serves a dense 16-bit W_k + dW;
+    `requantize` serves Q_l(W_16 + dW). `allow_mismatch` lets a pair through whose provenance does not agree.
     """
 
     VERSION = 1
@@ -361,7 +361,7 @@ class Restore(Step, frozen=True):
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether a whole checkpoint is served, and not an adapter beside its base."""
+        """True if a whole checkpoint is served, and not an adapter beside its base."""
         return self.merge or self.mode in ("roundtrip", "requantize")
 
     @property
@@ -376,7 +376,7 @@ class Restore(Step, frozen=True):
 class Evaluate(Step, frozen=True):
     """The score of a base, alone or with an adapter, on one split of a task.
 
-    ``VERSION`` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
+    `VERSION` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
     identity has the task's version in it, are kept. 2: SQL is executed, every result has the protocol of its run.
     """
 
@@ -436,7 +436,7 @@ _ANY = TypeAdapter[Source | Quantize | Train | Restore | Evaluate](AnyStep)
 
 
 def step_from_json(value: Any) -> Source | Quantize | Train | Restore | Evaluate:
-    """The step that ``step.model_dump(mode="json")`` describes."""
+    """Return the step that `step.model_dump(mode="json")` describes."""
     return _ANY.validate_python(value)
 
 

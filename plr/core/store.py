@@ -118,7 +118,7 @@ class Store:
         return self.home / step.kind / f"{_slug(step.label)}-{step.fingerprint[:_SHORT]}"
 
     def work(self, step: Step) -> Path:
-        """Where a step keeps what lets it resume; survives a kill, gone after the commit."""
+        """Return the folder of a step's resume state; it survives a kill and is gone after the commit."""
         return self.home / ".work" / step.fingerprint[:_SHORT]
 
     def get(self, step: Step) -> Artifact | None:
@@ -234,16 +234,16 @@ class Store:
             yield
 
     def all(self, kind: str | None = None) -> list[Artifact]:
-        """Committed artifacts, the newest last."""
+        """List committed artifacts, the newest last."""
         kinds = [kind] if kind else KINDS
         found = [path for k in kinds for path in (self.home / k).glob(f"*/{MANIFEST}")]
         return [Artifact(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
 
     def find(self, ref: str | None, kinds: tuple[str, ...] = KINDS) -> Artifact:
-        """The artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
+        """Find the artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
 
         Raises:
-            UsageError: nothing, several or the wrong kind of artifact answers to `ref`.
+            UsageError: nothing, several or the wrong kind of artifact matches `ref`.
         """
         if ref is not None and (Path(ref) / MANIFEST).is_file():
             return self._of_kind(Artifact(Path(ref).absolute()), kinds)
@@ -268,11 +268,11 @@ class Store:
             return self._of_kind(matches[0], kinds)
         if matches:
             raise UsageError(
-                f"{ref!r} stands for {len(matches)} artifacts",
+                f"{ref!r} is ambiguous: {len(matches)} artifacts match",
                 expected="a unique hash prefix: " + ", ".join(a.fingerprint[:_SHORT] for a in matches[:5]),
             )
         raise UsageError(
-            f"no artifact answers to {ref!r} in {self.home}",
+            f"no artifact matches {ref!r} in {self.home}",
             expected=f"a path, a folder name, or at least {_MIN_REF} digits of its hash",
             hint="plr ls lists what is there",
         )
@@ -284,7 +284,7 @@ class Store:
         return artifact
 
     def garbage(self) -> list[Path]:
-        """Leftovers no running process holds: partial folders and resume work whose step is finished or unlocked."""
+        """List leftovers no running process holds: partial folders and resume work whose step is finished or unlocked."""
         rubbish = [p for kind in KINDS for p in (self.home / kind).glob(".partial-*")]
         rubbish += list((self.home / ".work").glob("*"))
         return [path for path in rubbish if not self._locked(path.name.removeprefix(".partial-"))]

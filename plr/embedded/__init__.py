@@ -8,5 +8,5 @@ __all__ = ["tiny_path"]
 
 
 def tiny_path() -> Path:
-    """The folder of `embedded:tiny`, a Hugging Face checkpoint with its tokenizer."""
+    """Return the folder of `embedded:tiny`, a Hugging Face checkpoint with its tokenizer."""
     return Path(__file__).resolve().parent / "tiny"

@@ -28,7 +28,7 @@ BUCKETS: tuple[Split, ...] = ("test", "test", "validation", "train", "train", "t
 
 
 def split_of(text: str) -> Split:
-    """The one split that `text` belongs to."""
+    """Return the one split that `text` belongs to."""
     return BUCKETS[hashlib.sha256(text.encode()).digest()[0] % len(BUCKETS)]
 
 
@@ -44,7 +44,7 @@ def _check(split: str, n: int) -> None:
 
 
 def math_rows(split: Split, n: int, seed: int = 0) -> list[dict[str, str]]:
-    """`n` distinct rows `{"question", "answer"}` in the form of GSM8K; `ValueError` for an unknown split."""
+    """Return `n` distinct rows `{"question", "answer"}` in the form of GSM8K; `ValueError` for an unknown split."""
     _check(split, n)
     rng, rows = _rng("math", split, seed), {}
     while len(rows) < n:
@@ -56,7 +56,7 @@ def math_rows(split: Split, n: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def sql_rows(split: Split, n: int, seed: int = 0) -> list[dict[str, str]]:
-    """`n` distinct rows `{"question", "context", "answer"}` in the form of sql-create-context."""
+    """Return `n` distinct rows `{"question", "context", "answer"}` in the form of sql-create-context."""
     _check(split, n)
     rng, rows = _rng("sql", split, seed), {}
     while len(rows) < n:
@@ -72,12 +72,12 @@ def sql_rows(split: Split, n: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def math_prompt(row: dict[str, str]) -> tuple[str, str]:
-    """Prompt and target of a math row; the target is followed by EOS in training."""
+    """Return the prompt and target of a math row; the target is followed by EOS in training."""
     return f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
 
 
 def sql_prompt(row: dict[str, str]) -> tuple[str, str]:
-    """Prompt and target of an SQL row; the target is followed by EOS in training."""
+    """Return the prompt and target of an SQL row; the target is followed by EOS in training."""
     return f"{row['context']}\nQuestion: {row['question']}\nSQL:", f" {row['answer']}"
 
 
@@ -101,7 +101,7 @@ def _request(rng: random.Random) -> sql_world.Request:
 
 
 def _drill(rng: random.Random) -> str:
-    """Bare sums: the calculator notes and the `####` line are met here, without any story."""
+    """Write bare sums: the calculator notes and the `####` line are met here, without any story."""
     equations = [equation for _ in range(3) for equation in _problem(rng).equations]
     rng.shuffle(equations)
     form = rng.randrange(4)
@@ -115,14 +115,14 @@ def _drill(rng: random.Random) -> str:
 
 
 def _told(rng: random.Random) -> str:
-    """A story that does its sums as it goes."""
+    """Write a story that does its sums as it goes."""
     p = _problem(rng)
     told = " ".join(f"{e.sentence[:-1]} ({', '.join(map(str, e.equations))})." for e in p.events)
     return f"{p.name} has {p.start} {p.item}. {told} In the end {p.name} has {p.result} {p.item}."
 
 
 def _ledger(rng: random.Random) -> str:
-    """A ledger and its balance."""
+    """Write a ledger and its balance."""
     p = _problem(rng)
     entries = "; ".join(event.entry for event in p.events)
     balance = "; ".join(map(str, p.equations))
@@ -130,7 +130,7 @@ def _ledger(rng: random.Random) -> str:
 
 
 def _steps(rng: random.Random) -> str:
-    """A story first, its sums afterwards."""
+    """Write a story first, its sums afterwards."""
     p = _problem(rng)
     told = " ".join(event.sentence for event in p.events)
     sums = ", ".join(map(str, p.equations))
@@ -138,7 +138,7 @@ def _steps(rng: random.Random) -> str:
 
 
 def _wanted(request: sql_world.Request) -> str:
-    """The request in the terse words of a comment."""
+    """Write the request in the terse words of a comment."""
     words = {None: "", "COUNT": "count ", **{k: f"{v} " for k, v in sql_world.AGGREGATES.items()}}
     parts = "; ".join(
         f"{c.column.name} {sql_world.COMPARISONS[c.op] if c.op != '=' else 'is'} {c.value}" for c in request.conditions
@@ -147,7 +147,7 @@ def _wanted(request: sql_world.Request) -> str:
 
 
 def _dump(rng: random.Random) -> str:
-    """A schema in short, then as a statement, and a row of the table."""
+    """Write a schema in short, then as a statement, and a row of the table."""
     table = _request(rng).table
     values = [sql_world.draw_value(rng, column) for column in table.columns]
     cells = ", ".join(str(value) if isinstance(value, int) else f'"{value}"' for value in values)
@@ -159,7 +159,7 @@ def _schema(table: sql_world.Table) -> str:
 
 
 def _commented(rng: random.Random) -> str:
-    """A schema in short, then comments and their queries."""
+    """Write a schema in short, then comments and their queries."""
     table = _request(rng).table
     lines = [f"schema {_schema(table)}"]
     while len(lines) < 4:
@@ -170,13 +170,13 @@ def _commented(rng: random.Random) -> str:
 
 
 def _explained(rng: random.Random) -> str:
-    """A query and what it means."""
+    """Write a query and what it means."""
     request = _request(rng)
     return f"{sql_world.sql(request)};\nmeaning: {_wanted(request)} in {request.table.name}"
 
 
 def _asked(rng: random.Random) -> str:
-    """The English question before the schema, and then the query."""
+    """Write the English question before the schema, and then the query."""
     request = _request(rng)
     return f"Ask: {sql_world.question(request)}\n{sql_world.context(request.table)};\nquery {sql_world.sql(request)};"
 
@@ -188,7 +188,7 @@ FORMS = (
 
 
 def pretraining_texts(seed: int = 0) -> Iterator[str]:
-    """An endless stream of pretraining documents, each without its end-of-text mark."""
+    """Yield an endless stream of pretraining documents, each without its end-of-text mark."""
     rng = _rng("pretraining", seed)
     forms, weights = zip(*FORMS, strict=True)
     while True:

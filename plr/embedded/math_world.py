@@ -49,7 +49,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happens: its verb and sentence, the words a ledger would use, and the equations it adds (one or two)."""
+    """An event of a story: its verb and sentence, the words a ledger would use, and the equations it adds (one or two)."""
 
     verb: str
     sentence: str
@@ -135,7 +135,7 @@ DRAWS: tuple[Draw, ...] = (_gain, _gain, _loss, _loss, _pack_gain, _pack_gain, _
 
 
 def draw(rng: random.Random) -> Problem:
-    """One problem of two or three equations; equal states of `rng` give equal problems."""
+    """Draw one problem of two or three equations; equal states of `rng` give equal problems."""
     name, pronoun = rng.choice(PEOPLE)
     item = rng.choice(ITEMS)
     start = rng.randint(4, 69)
@@ -153,13 +153,13 @@ def draw(rng: random.Random) -> Problem:
 
 
 def question(problem: Problem) -> str:
-    """The problem in plain sentences, as GSM8K asks it."""
+    """Write the problem in plain sentences, as GSM8K asks it."""
     told = " ".join(event.sentence for event in problem.events)
     return f"{problem.name} has {problem.start} {problem.item}. {told} {problem.asked}"
 
 
 def answer(problem: Problem) -> str:
-    """The worked answer in the form of GSM8K: one `<<a+b=c>>c` calculator note a line, the last line `#### n`."""
+    """Write the worked answer in the form of GSM8K: one `<<a+b=c>>c` calculator note a line, the last line `#### n`."""
     lines = []
     for event in problem.events:
         for equation in event.equations:

@@ -41,7 +41,7 @@ SAVE_EVERY = 500  # steps; the last save stands
 
 
 def _led(answer: str) -> str:
-    """A worked answer with its steps led in by `Now` and `So`: the wording on which the committed merges were learnt.
+    """Write a worked answer with its steps led in by `Now` and `So`: the wording on which the committed merges were learnt.
 
     The rows have since been worded with the words of the stories, which the base has read; the merges stay as they are,
     so that this script makes the committed tokenizer.
@@ -51,7 +51,7 @@ def _led(answer: str) -> str:
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer, trained on the first texts of the stream and on rows of both tasks' train split."""
+    """Train the tokenizer on the first texts of the stream and on rows of both tasks' train split."""
     tasks = [math_prompt({**row, "answer": _led(row["answer"])}) for row in math_rows("train", TASK_ROWS, seed)]
     tasks += [sql_prompt(row) for row in sql_rows("train", TASK_ROWS, seed)]
     texts = chain(islice(pretraining_texts(seed), TOKENIZER_TEXTS), map("".join, tasks))
@@ -86,7 +86,7 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The shape of the base; every inner width divides by 128, so that group sizes up to 128 fit."""
+    """Return the shape of the base; every inner width divides by 128, so that group sizes up to 128 fit."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -102,7 +102,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Tensor]:
-    """Endless batches of packed token ids, int64 [BATCH, LENGTH]."""
+    """Yield endless batches of packed token ids, int64 [BATCH, LENGTH]."""
     texts, ids = pretraining_texts(seed), []
     need = BATCH * LENGTH
     while True:
@@ -114,7 +114,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Ten
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
+    """Make Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
@@ -124,13 +124,13 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The share of the peak rate at `step`: warm-up, hold, linear fall."""
+    """Return the share of the peak rate at `step`: warm-up, hold, linear fall."""
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
 
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> float:
-    """Mean loss over four batches of another stream, in nats per token."""
+    """Return the mean loss over four batches of another stream, in nats per token."""
     losses = [model(input_ids=b, labels=b).loss.item() for b in islice(batches(tokenizer, seed), 4)]
     return sum(losses) / len(losses)
 

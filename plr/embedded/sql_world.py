@@ -55,7 +55,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted of `table`: `column` (through `aggregate`, `COUNT` or `None`) where `conditions` hold."""
+    """A question to `table`: `column` (through `aggregate`, `COUNT` or `None`) where `conditions` hold."""
 
     table: Table
     aggregate: str | None
@@ -65,20 +65,20 @@ class Request:
 
 
 def _word(rng: random.Random) -> str:
-    """An invented name such as `Kavo` or `Ribelu`: it can only be copied, never guessed."""
+    """Invent a name such as `Kavo` or `Ribelu`: it can only be copied, never guessed."""
     syllables = rng.choice((2, 2, 3))
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)).capitalize()
 
 
 def draw_value(rng: random.Random, column: Column) -> str | int:
-    """A value that could stand in `column`."""
+    """Draw a value that could stand in `column`."""
     if column.name == "year":
         return rng.randint(1950, 2020)
     return rng.randint(2, 199) if column.number else _word(rng)
 
 
 def draw_table(rng: random.Random) -> Table:
-    """A table of three or four columns, at least one text and one number, in random order."""
+    """Draw a table of three or four columns, at least one text and one number, in random order."""
     name = rng.choice(NAME_FORMS).format(rng.randint(1, 99))
     texts, numbers = rng.choice(((1, 2), (2, 1), (2, 2)))
     columns = [Column(c, False) for c in rng.sample(TEXT_COLUMNS, texts)]
@@ -88,7 +88,7 @@ def draw_table(rng: random.Random) -> Table:
 
 
 def draw(rng: random.Random, table: Table) -> Request:
-    """One request on `table`, with one or two conditions on columns other than the one asked for."""
+    """Draw one request on `table`, with one or two conditions on columns other than the one asked for."""
     column = rng.choice(table.columns)
     kinds = (None, None, "COUNT", *AGGREGATES) if column.number else (None, None, "COUNT")
     aggregate = rng.choice(kinds)
@@ -101,13 +101,13 @@ def draw(rng: random.Random, table: Table) -> Request:
 
 
 def context(table: Table) -> str:
-    """The CREATE TABLE statement, as sql-create-context writes it."""
+    """Write the CREATE TABLE statement, as sql-create-context writes it."""
     columns = ", ".join(f"{c.name} {c.type}" for c in table.columns)
     return f"CREATE TABLE {table.name} ({columns})"
 
 
 def question(request: Request) -> str:
-    """The request in English."""
+    """Write the request in English."""
     column, first = request.column.name, request.form == 0
     if request.aggregate is None:
         head = f"What is the {column}" if first else f"Name the {column}"
@@ -122,7 +122,7 @@ def question(request: Request) -> str:
 
 
 def sql(request: Request) -> str:
-    """The query that answers the request."""
+    """Write the query that answers the request."""
     column = request.column.name
     selected = column if request.aggregate is None else f"{request.aggregate}({column})"
     where = " AND ".join(str(c) for c in request.conditions)

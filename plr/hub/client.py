@@ -72,7 +72,7 @@ def patient(patience: Patience | None = None) -> Iterator[None]:
 
 
 def proxy_variables() -> str:
-    """The variables that send requests through a proxy. Their values may hold a password."""
+    """Return the variables that send requests through a proxy. Their values may hold a password."""
     names = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
     return ", ".join(one for name in names for one in (name, name.lower()) if os.environ.get(one))
 

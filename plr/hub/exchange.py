@@ -47,7 +47,7 @@ class Exchange:
         self.failures, self.since, self.began = 0, 0, time.monotonic()
 
     def response(self) -> httpx2.Response:
-        """The answer; the body of a GET is read by `_Body`."""
+        """Request the answer; the body of a GET is read by `_Body`."""
         response = self.ask(self.request)
         if response.status_code == 200:  # the whole, whatever range was asked for
             self.request.headers.pop("Range", None)
@@ -56,7 +56,7 @@ class Exchange:
         return response
 
     def ask(self, request: httpx2.Request) -> httpx2.Response:
-        """An answer that is not a failure which may pass.
+        """Request until there is an answer that is not a failure which may pass.
 
         Raises:
             RequestFailed: there is none.
@@ -75,8 +75,10 @@ class Exchange:
             self.pause_after(f"it answers {response.status_code} {response.reason_phrase}".rstrip(), wait)
 
     def resume(self, received: int) -> tuple[httpx2.Response, int] | None:
-        """The rest of the body behind `received` bytes, and how many bytes that are known already come before it; None if there
-        is no rest, whatever length was promised."""
+        """Request the rest of the body behind `received` bytes.
+
+        Returns it and the number of known bytes that come before it; None if there is no rest, whatever length was promised.
+        """
         first, last = _range(self.request) or (0, None)
         again = httpx2.Request(
             "GET",
@@ -160,13 +162,13 @@ class _Body(httpx2.SyncByteStream):
 
 
 def _sync(response: httpx2.Response) -> httpx2.SyncByteStream:
-    """The body as it comes from a client that is not asynchronous."""
+    """Pass the body on as it comes from a client that is not asynchronous."""
     assert isinstance(response.stream, httpx2.SyncByteStream)
     return response.stream
 
 
 def _not_too_slow(stream: Iterable[bytes], patience: Patience) -> Iterator[bytes]:
-    """`stream`, for as long as every `window` brings what `slowest` asks for; the reader's own time does not count."""
+    """Pass `stream` on for as long as every `window` brings what `slowest` asks for; the reader's own time does not count."""
     spent, count, asked = 0.0, 0, time.monotonic()
     for chunk in stream:
         spent, count = spent + time.monotonic() - asked, count + len(chunk)
@@ -187,7 +189,7 @@ def _words(error: Exception) -> str:
 
 
 def _host(error: Exception | None, request: httpx2.Request) -> str:
-    """Who failed: the host that was asked, or the one to which it pointed."""
+    """Name the host that failed: the one that was asked, or the one to which it pointed."""
     try:
         return error.request.url.host  # type: ignore[union-attr]
     except (AttributeError, RuntimeError):
@@ -195,21 +197,21 @@ def _host(error: Exception | None, request: httpx2.Request) -> str:
 
 
 def _is_certificate(error: BaseException | None) -> bool:
-    """Whether a refused certificate is behind `error`."""
+    """Tell whether a refused certificate is behind `error`."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _range(request: httpx2.Request) -> tuple[int, int | None] | None:
-    """The first byte that a request asks for, and the last, if it names one; None for a range of another form."""
+    """Read the first byte that a request asks for, and the last, if it names one; None for a range of another form."""
     text = request.headers.get("Range", "bytes=0-")
     match = re.match(r"bytes=(\d+)-(\d*)$", text)
     return (int(match[1]), int(match[2]) if match[2] else None) if match else None
 
 
 def _requested_wait(response: httpx2.Response) -> float | None:
-    """Seconds that the hub asks to wait for: `Retry-After`, or the `t` of its `RateLimit` header."""
+    """Read the seconds that the hub asks to wait for: `Retry-After`, or the `t` of its `RateLimit` header."""
     after = response.headers.get("Retry-After", "").strip()
     if after.isdigit():
         return float(after)

@@ -41,7 +41,7 @@ class Fetched(NamedTuple):
 
 @dataclass
 class _Record:
-    """What is known of a commit: its files, and those that were compared."""
+    """A commit's record: its files, and those that were compared."""
 
     path: Path
     listed: dict[str, Listed] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class _Record:
 
 
 def _listed_by_library(path: Path) -> dict[str, Listed]:
-    """The listing that `hf download` leaves in the cache (huggingface_hub 2.4 and later)."""
+    """Read the listing that `hf download` leaves in the cache (huggingface_hub 2.4 and later)."""
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {name: Listed(it["size"], it["blob_id"], it.get("lfs_sha256")) for name, it in files.items()}
@@ -75,7 +75,7 @@ def _listed_by_library(path: Path) -> dict[str, Listed]:
 
 
 def listing(kind: Kind, name: str, sha: str, *, offline: bool, advice: str) -> Mapping[str, Listed]:
-    """Every file of the commit.
+    """List every file of the commit.
 
     Raises:
         HubError: the listing is not in the cache and cannot be asked for.
@@ -84,7 +84,7 @@ def listing(kind: Kind, name: str, sha: str, *, offline: bool, advice: str) -> M
 
 
 def is_listed(kind: Kind, name: str, sha: str) -> bool:
-    """Whether the listing of the commit is in the cache."""
+    """Tell whether the listing of the commit is in the cache."""
     return bool(_Record.of(kind, name, sha).listed)
 
 
@@ -117,7 +117,7 @@ def _raise_offline(kind: Kind, name: str, sha: str, advice: str) -> NoReturn:
 
 
 def _checked(listed: dict[str, Listed], name: str) -> dict[str, Listed]:
-    """The listing, every name in which is inside of the repository and every checksum a number: they become names of files."""
+    """Check that every name of a listing is inside of the repository and every checksum a number: they become names of files."""
     if not listed:
         raise HubNotFound(f"{name} on the hub has no files", hint="see whether the name and the revision are right")
     for path, entry in listed.items():
@@ -138,7 +138,7 @@ def fetch(
     offline: bool,
     advice: str,
 ) -> Fetched:
-    """The wanted files of a commit, whole and compared; the network is asked only for what is not there.
+    """Fetch the wanted files of a commit, whole and compared; the network is asked only for what is not there.
 
     Raises:
         HubError: a file that is not there cannot be fetched, or plr is offline; ends with `advice`.

@@ -1,4 +1,4 @@
-"""Asking the hub which commit a name stands for, with answers a user can act on."""
+"""Commits that names stand for, asked of the hub, with answers a user can act on."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def is_offline(asked: bool) -> bool:
-    """Whether no network call may be made: by `--offline`, or by a variable of the hub libraries."""
+    """Tell whether no network call may be made: by `--offline`, or by a variable of the hub libraries."""
     return asked or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
 
 
 def is_sha(revision: str | None) -> bool:
-    """Whether `revision` is a whole commit sha, which no one can move.
+    """Tell whether `revision` is a whole commit sha, which no one can move.
 
     >>> is_sha("main"), is_sha("0123456789abcdef0123456789abcdef01234567")
     (False, True)
@@ -44,14 +44,14 @@ def is_sha(revision: str | None) -> bool:
 
 
 def repo_folder(kind: Kind, name: str) -> Path:
-    """Where the hub library keeps the files of a repository."""
+    """Return the folder in which the hub library keeps the files of a repository."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
 
 
 def cached_sha(kind: Kind, name: str, revision: str | None = None) -> str | None:
-    """The commit of `name` in the local hub cache: what `revision` (or main) points at there, or the only one there is."""
+    """Find the commit of `name` in the local hub cache: what `revision` (or main) points at there, or the only one there is."""
     folder = repo_folder(kind, name)
     sha = _ref(folder, revision or "main") or revision
     if sha is not None:
@@ -61,7 +61,7 @@ def cached_sha(kind: Kind, name: str, revision: str | None = None) -> str | None
 
 
 def commit_sha(kind: Kind, name: str, revision: str | None = None, *, advice: str) -> str:
-    """The commit that `name` (at `revision`, or at the head of its main branch) stands for.
+    """Return the commit that `name` (at `revision`, or at the head of its main branch) stands for.
 
     Raises:
         HubError: the hub does not know the repository or the revision, asks for a licence, or cannot be reached; the message
@@ -97,7 +97,7 @@ def name_snapshot(kind: Kind, name: str, sha: str) -> None:
 
 
 def _ref(folder: Path, revision: str) -> str | None:
-    """The commit that a branch or tag points at in the cache."""
+    """Return the commit that a branch or tag points at in the cache."""
     ref = folder / "refs" / revision
     return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
 

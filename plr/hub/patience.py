@@ -1,4 +1,4 @@
-"""How long the hub is waited for, and the error at the end of it."""
+"""Limits of waiting for the hub, and the error at the end of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for what; times in seconds."""
+    """Limits of waiting, by cause; times in seconds."""
 
     silence: float = 20.0
     """Without a byte; half of it for a connection. 10 s at most for that, and for a hub that has never answered."""
@@ -42,7 +42,7 @@ class Patience:
 
     @classmethod
     def of_environment(cls) -> Patience:
-        """The defaults, or `PLR_HUB_TIMEOUT` (seconds of silence) and `PLR_HUB_TRIES`.
+        """Return the defaults, or `PLR_HUB_TIMEOUT` (seconds of silence) and `PLR_HUB_TRIES`.
 
         Raises:
             ConfigError: one of them is no positive number.

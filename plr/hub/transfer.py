@@ -42,7 +42,7 @@ LOG_WAITS_OVER = 2.0
 
 
 class Listed(NamedTuple):
-    """What the hub says of a file."""
+    """A file as the hub lists it."""
 
     size: int
     oid: str
@@ -52,7 +52,7 @@ class Listed(NamedTuple):
 
 
 def matches(file: Path, listed: Listed) -> str | None:
-    """The sha256 of `file` if its bytes are those that are listed."""
+    """Return the sha256 of `file` if its bytes are those that are listed."""
     size = file.stat().st_size
     if size != listed.size:
         return None
@@ -148,7 +148,7 @@ def _fill(part: Path, kind: Kind, name: str, sha: str, path: str, listed: Listed
 
 
 def _link(file: Path, blob: Path) -> None:
-    """`file` as a relative link to `blob`, or its copy where there are no links."""
+    """Make `file` a relative link to `blob`, or its copy where there are no links."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}")
     new.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def test_overlap_in_words(plr: Any, tmp_path: Path) -> None:
         (("{a}", "{a}", "--compose", "{tmp}/sum", "--weights", "1,x"), "expected: numbers with commas"),
         (("{a}", "--compose", "{tmp}/sum"), "a sum of 1 adapters"),
         (("{lora}",), "of the method lora: it has no blocks"),
-        (("nothing",), "no artifact answers to 'nothing'"),
+        (("nothing",), "no artifact matches 'nothing'"),
     ],
 )
 def test_what_is_refused(plr: Any, tmp_path: Path, words: tuple[str, ...], message: str) -> None:

@@ -87,7 +87,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["restore"], 2, "holds no adapter yet next: run plr train first"),
     (["restore", "--bits", "7"], 2, "bits is 7"),
     (["eval"], 2, "holds no restored or adapter or base yet"),
-    (["show", "abcd"], 2, "no artifact answers to 'abcd'"),
+    (["show", "abcd"], 2, "no artifact matches 'abcd'"),
     (
         ["ls", "adapters"],
         2,

@@ -179,7 +179,7 @@ def test_find_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no adapter yet"):
         store.find(None, ("adapter",))
     artifact, _ = store.make(base(), build)
-    with pytest.raises(UsageError, match="no artifact answers to 'zzzz'"):
+    with pytest.raises(UsageError, match="no artifact matches 'zzzz'"):
         store.find("zzzz")
     with pytest.raises(UsageError, match="is of kind base"):
         store.find(artifact.path.name, ("adapter",))
@@ -192,5 +192,5 @@ def test_ambiguous_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for bits in (8, 4):
         store.make(base(bits), build)
     monkeypatch.setattr("plr.core.store._MIN_REF", 0)
-    with pytest.raises(UsageError, match="stands for 2 artifacts"):
+    with pytest.raises(UsageError, match="is ambiguous: 2 artifacts match"):
         store.find("")
