@@ -1,4 +1,4 @@
-"""The gate: how much of the 16-bit model a quantized base still is, on text it was not calibrated on.
+"""The gate: the distance of a quantized base from its 16-bit model, on text it was not calibrated on.
 
 How it works.
 
@@ -70,7 +70,7 @@ class _Text:
 
 
 class Gate:
-    """Measures ``loaded.model`` now, and again whenever :meth:`measure` is called.
+    """Measures `loaded.model` now, and again whenever `measure` is called.
 
     Args:
         loaded: the 16-bit model, about to be quantized in place, and its tokenizer.
@@ -118,12 +118,12 @@ class Gate:
             self.why_not = "no task and no text to measure on"
 
     def measure(self) -> dict[str, Any]:
-        """Compare ``loaded.model``, as it is now, with the 16-bit model: the record for the manifest.
+        """Compare `loaded.model`, as it is now, with the 16-bit model: the record for the manifest.
 
-        ``verdict``; ``chance`` (nats); ``rows``, ``loss_16bit`` and ``loss`` (nats a token of the answers), if there is a task;
-        ``texts``, a list: for each text ``text`` (its name), ``rows``, ``tokens``, ``perplexity_16bit``, ``perplexity``, ``kl``
-        (nats a token), ``top1_agreement`` (share), ``context_free`` (H, nats) and ``kept`` (share of I, None where the text
-        cannot tell), or ``not_measured`` with the reason.
+        `verdict`; `chance` (nats); `rows`, `loss_16bit` and `loss` (nats a token of the answers), if there is a task;
+        `texts`, a list: for each text `text` (its name), `rows`, `tokens`, `perplexity_16bit`, `perplexity`, `kl`
+        (nats a token), `top1_agreement` (share), `context_free` (H, nats) and `kept` (share of I, None where the text
+        cannot tell), or `not_measured` with the reason.
 
         Raises:
             ModelError: the loss is not a number.
@@ -158,7 +158,7 @@ class Gate:
         return text
 
     def _encode(self, task: TaskSpec, row: Example) -> tuple[list[int], list[int]]:
-        """Prompt and answer in tokens; of a task with labels the text alone, for nothing writes the label."""
+        """Encode prompt and answer; of a task with labels the text alone, for nothing writes the label."""
         work = task_of(task)
         if isinstance(work, Classification):
             return encode_texts(self.loaded.tokenizer, [work.texts(row.row)])[0]["input_ids"], []
@@ -189,7 +189,7 @@ class Gate:
         return text
 
     def _cut(self, text: _Text, documents: list[str], max_length: int) -> None:
-        """Windows of ``max_length`` tokens, TEXT_TOKENS in all; the first token of a window is context alone."""
+        """Cut windows of `max_length` tokens, TEXT_TOKENS in all; the first token of a window is context alone."""
         width, room = int(min(max(2, max_length), self.longest)), TEXT_TOKENS
         for document in documents:
             ids = encode_prompt(self.loaded.tokenizer, document[: 8 * TEXT_TOKENS])  # more is not measured
@@ -205,7 +205,7 @@ class Gate:
 
 
 def _measured(text: _Text, shifts: list[Shift]) -> dict[str, Any]:
-    """The record of one text, over all its tokens but the first of each row."""
+    """Make the record of one text, over all its tokens but the first of each row."""
     before, after, kl, same = (
         torch.cat([getattr(shift, name) for shift in shifts]).mean().item()
         for name in ("before", "after", "kl", "same")
@@ -226,7 +226,7 @@ def _measured(text: _Text, shifts: list[Shift]) -> dict[str, Any]:
 
 
 def _answer_loss(text: _Text, shifts: list[Shift]) -> dict[str, float]:
-    """Nats a token of the answers, EOS included."""
+    """Compute the nats a token of the answers, EOS included."""
     tokens = sum(text.answers)
     before, after = (
         sum(getattr(shift, name)[-count:].sum().item() for shift, count in zip(shifts, text.answers, strict=True))
@@ -236,7 +236,7 @@ def _answer_loss(text: _Text, shifts: list[Shift]) -> dict[str, float]:
 
 
 def _entropy(tokens: list[int]) -> float:
-    """The least loss in nats a token of a guess that knows how often each of these tokens occurs, and no context.
+    """Compute the least loss in nats a token of a guess that knows how often each of these tokens occurs, and no context.
 
     >>> round(_entropy([7, 7, 8, 8]), 4)
     0.6931
@@ -245,12 +245,12 @@ def _entropy(tokens: list[int]) -> float:
 
 
 def _exp(nats: float) -> float:
-    """Perplexity; infinite where it is beyond a double, as NaN it stays NaN."""
+    """Compute the perplexity; infinite where it is beyond a double, as NaN it stays NaN."""
     return math.exp(nats) if not nats > 700 else math.inf
 
 
 def _verdict(record: dict[str, Any], why_not: str) -> str:
-    """The rule of the module's docstring, worst first."""
+    """Judge a record by the rule of the module's docstring, worst first."""
     measured = [text for text in record["texts"] if "not_measured" not in text]
     if not measured:
         reasons = dict.fromkeys([*filter(None, [why_not]), *(text["not_measured"] for text in record["texts"])])

@@ -4,7 +4,7 @@ How it works.
 
 1. The model of the source is loaded with a head of as many outputs as the task has labels. The head is new, unless the
    checkpoint has one of that size: its random start is seeded, so that it is the same for all bits and machines. What a trained
-   adapter carries takes its place (PEFT's ``modules_to_save``).
+   adapter carries takes its place (PEFT's `modules_to_save`).
 2. For a k-bit base the linear layers of the body are then replaced by the k-bit layers of the quantized checkpoint, which
    was made without a head, by their names within the body. So one quantized base serves the language model and every head.
 
@@ -30,7 +30,7 @@ HEAD_SEED = 0
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether a model of this config reads a whole text at once and predicts no next token (BERT, RoBERTa, DeBERTa, ...)."""
+    """Tell whether a model of this config reads a whole text at once and predicts no next token (BERT, RoBERTa, DeBERTa, ...)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     decodes = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
@@ -40,7 +40,7 @@ def is_encoder(config: Any) -> bool:
 def load_classifier(
     folder: Path, head: HeadSpec, *, dtype: torch.dtype | str, pad_token_id: int, name: str, **more: Any
 ) -> tuple[Any, bool]:
-    """The model in ``folder`` with ``head``, on the CPU in eval mode; and whether its head came out of the checkpoint.
+    """Load the model in `folder` with `head`, on the CPU in eval mode; and whether its head came out of the checkpoint.
 
     Raises:
         ModelError: no classification model of this architecture, or weights of its body are missing.

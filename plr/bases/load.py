@@ -49,7 +49,7 @@ class Loaded:
 
 
 def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``ref``, with a padding token (the EOS token where the model has none).
+    """Load the tokenizer of `ref`, with a padding token (the EOS token where the model has none).
 
     Raises:
         ModelError: it cannot be loaded, or has no EOS token, and no separator as an encoder's has.
@@ -80,9 +80,9 @@ def load_source(
     offline: bool = False,
     head: HeadSpec | None = None,
 ) -> Loaded:
-    """The unquantized model and its tokenizer; ``auto`` is the dtype it is stored in.
+    """Load the unquantized model and its tokenizer; `auto` is the dtype it is stored in.
 
-    With ``head`` it is a sequence classification model; without, a causal language model, or of an encoder the body alone.
+    With `head` it is a sequence classification model; without, a causal language model, or of an encoder the body alone.
 
     Raises:
         ModelError: transformers cannot load the checkpoint; its own words are given.
@@ -116,14 +116,14 @@ def load_source(
 
 
 def _dense(model: Any) -> Any:
-    """``model`` as what it is: out of a GGUF file it is dense, but transformers 5.23 calls it quantized, and would not save it."""
+    """Mark `model` as dense: out of a GGUF file it is, but transformers 5.23 calls it quantized, and would not save it."""
     if getattr(model, "quantization_method", None) == "gguf":
         model.hf_quantizer.remove_quantization_config(model)
     return model
 
 
 def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
-    """A base at its bits: the source, or the quantized checkpoint out of the store; with ``head``, for classification.
+    """Load a base at its bits: the source, or the quantized checkpoint out of the store; with `head`, for classification.
 
     Raises:
         ModelError: an encoder without a head: it writes no text.
@@ -149,7 +149,7 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
 
 
 def _auto_class(folder: Path, **more: Any) -> Any:
-    """The class that loads a model without a head of its own."""
+    """Return the class that loads a model without a head of its own."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **more)) else AutoModelForCausalLM
@@ -196,10 +196,10 @@ def _reader_of(folder: Path) -> Quantizer:
 
 
 def kernel_for(runtime: Runtime, folder: Path, itemsize: int) -> Literal["packed", "dequantized"]:
-    """Choose the kernel of the k-bit layers of ``folder``: as asked, or for ``auto`` by the device and its memory.
+    """Choose the kernel of the k-bit layers of `folder`: as asked, or for `auto` by the device and its memory.
 
-    On a GPU ``packed``: the codes are read in the kernel, memory is that of k bits. On a CPU ``dequantized``: the weight is
-    unpacked once and kept, which is faster; but ``packed`` where the dense weights, at ``itemsize`` bytes a weight and once for
+    On a GPU `packed`: the codes are read in the kernel, memory is that of k bits. On a CPU `dequantized`: the weight is
+    unpacked once and kept, which is faster; but `packed` where the dense weights, at `itemsize` bytes a weight and once for
     each worker, take more than half of the memory that is free.
     """
     if runtime.kernel != "auto":

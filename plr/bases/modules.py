@@ -41,7 +41,7 @@ def modules_of(metrics: Mapping[str, Any]) -> list[Module]:
 
 
 def disk_bits(folder: Path, modules: Iterable[Module]) -> float | None:
-    """Bits that each weight of the quantized layers takes on disk: codes, scales, zero points and indices.
+    """Count the bits that each weight of the quantized layers takes on disk: codes, scales, zero points and indices.
 
     Read from the headers of the safetensors files; biases are not counted. None where the files or the shapes of the layers are
     not known.
@@ -63,7 +63,7 @@ def disk_bits(folder: Path, modules: Iterable[Module]) -> float | None:
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: its length as a little-endian uint64, then the text."""
+    """Read the JSON header of a safetensors file: its length as a little-endian uint64, then the text."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
     return {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -44,12 +44,12 @@ class SourceHolder:
     def quantize(
         self, step: Quantize, folder: Path, on_progress: Progress | None = None, *, work: Path | None = None
     ) -> dict[str, Any]:
-        """Quantize the source of ``step`` and write the checkpoint to ``folder``.
+        """Quantize the source of `step` and write the checkpoint to `folder`.
 
-        ``work`` survives a kill: finished blocks are kept there, and the next call with the same step goes on after them.
+        `work` survives a kill: finished blocks are kept there, and the next call with the same step goes on after them.
 
         Returns the metrics of the manifest: the calibration record (ids, sha256, token counts, truncations), one entry a
-        module (relative output error, damping, tokens, seconds), and the gate (:mod:`plr.bases.gate`).
+        module (relative output error, damping, tokens, seconds), and the gate (`plr.bases.gate`).
 
         Raises:
             ModelError: a module that cannot be quantized, by name; nothing is rounded instead.

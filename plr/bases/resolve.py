@@ -1,12 +1,12 @@
 """Resolve a `--model` argument to a model named by content, and find its files.
 
-``--model`` takes four forms and each is resolved to a :class:`~plr.core.specs.ModelRef` before anything is hashed:
+`--model` takes four forms and each is resolved to a `ModelRef` before anything is hashed:
 
 =====================  =======================================================
-``embedded:tiny``      the model that ships with plr, by the hash of its files
-``./folder``           a local Hugging Face checkpoint, by the hash of its files
-``./model.gguf``       a GGUF file (dequantized on load), by its hash
-``org/name[@rev]``     a hub model, by the commit sha the revision stands for
+`embedded:tiny`      the model that ships with plr, by the hash of its files
+`./folder`           a local Hugging Face checkpoint, by the hash of its files
+`./model.gguf`       a GGUF file (dequantized on load), by its hash
+`org/name[@rev]`     a hub model, by the commit sha the revision stands for
 =====================  =======================================================
 """
 
@@ -41,7 +41,7 @@ _CHAT_TEMPLATES = "additional_chat_templates/"
 
 
 def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
-    """The identity behind a ``--model`` argument.
+    """Find the identity behind a `--model` argument.
 
     Raises:
         UnknownNameError: no embedded model of that name.
@@ -102,7 +102,7 @@ def _hub(text: str, *, offline: bool) -> ModelRef:
 
 
 def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
-    """Where the files of ``ref`` lie, fetched from the hub if need be.
+    """Return the path of the files of `ref`, fetched from the hub if need be.
 
     Raises:
         ModelError: they are not there and cannot be fetched.
@@ -122,7 +122,7 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
 
 
 def _fetched(ref: ModelRef, *, offline: bool) -> Path:
-    """The folder of a hub model, its files whole and compared with what the hub lists."""
+    """Fetch the folder of a hub model, its files whole and compared with what the hub lists."""
     folder = repo_folder("model", ref.name) / "snapshots" / ref.revision
     if offline and folder.is_dir() and not is_listed("model", ref.name, ref.revision):
         return folder  # another program fetched it; a missing shard is noticed when the weights are read
@@ -134,7 +134,7 @@ def _fetched(ref: ModelRef, *, offline: bool) -> Path:
 
 
 def _wanted(listed: Iterable[str]) -> list[str]:
-    """What transformers reads: no checkpoints or exports in folders, and no second copy of the weights beside ``model*``."""
+    """List the files transformers reads: no checkpoints or exports in folders, no second copy of the weights beside `model*`."""
     here = [path for path in listed if "/" not in path.removeprefix(_CHAT_TEMPLATES)]
     found = [path for path in here if any(fnmatch(path, pattern) for pattern in _HUB_FILES)]
     weights = {path for path in found if path.endswith(".safetensors")}

@@ -1,4 +1,4 @@
-"""Which layers of a model get quantized: found by structure, not by a list of model names.
+"""Layers of a model that get quantized: found by structure, not by a list of model names.
 
 The transformer blocks are the outermost `nn.ModuleList` whose linear layers hold the most parameters; every linear layer
 within it is a target, unless skipped. Embeddings, heads and poolers lie outside of it.

@@ -38,14 +38,14 @@ __all__ = ["dense_bytes", "load_checkpoint"]
 
 
 class _Format(NamedTuple):
-    """How the codes of a checkpoint are stored."""
+    """Storage format of a checkpoint's codes."""
 
     bits: int
     checkpoint_format: str
 
 
 class _Keys(Protocol):
-    """What `load_state_dict` returns."""
+    """Result of `load_state_dict`."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]

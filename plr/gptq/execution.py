@@ -18,7 +18,7 @@ __all__ = ["Execution", "Options", "settings_and_execution"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a quantization is carried out."""
+    """Settings of execution of a quantization."""
 
     work: Path | None = None
     """A folder that survives a kill: finished blocks are kept there, and a later call with the same arguments goes on after

@@ -1,4 +1,4 @@
-"""How a layer of k-bit codes is multiplied: which kernel serves a device, and the three products it is made of.
+"""Products with a layer of k-bit codes: which kernel serves a device, and the three products it is made of.
 
 - On a CUDA GPU with Triton (torch's CUDA wheels bring it), up to `FUSED_ROWS` rows go through kernels that read the codes
   and never make a dense weight. More rows: a Triton kernel writes the dense weight, cuBLAS multiplies, and the weight is

@@ -32,7 +32,7 @@ __all__ = ["Layers", "ModuleReport", "Progress"]
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """What happened to one layer."""
+    """A report on one quantized layer."""
 
     name: str
     in_features: int

@@ -216,7 +216,7 @@ class PackedLinear(nn.Linear):
         return conv
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[.., in] -> [.., out]`."""
+        """Multiply by the weight: `[.., in] -> [.., out]`."""
         kind, bias = input.device.type, self.bias
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.compute_dtype
         if torch.is_autocast_enabled(kind):

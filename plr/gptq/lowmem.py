@@ -43,7 +43,7 @@ class _Reached(BaseException):
 
 
 class _Output(NamedTuple):
-    """How a block returns its hidden state: by itself, or first in a tuple, before `rest`."""
+    """Form of a block's output: the hidden state by itself, or first in a tuple, before `rest`."""
 
     in_tuple: bool
     rest: tuple[object, ...]

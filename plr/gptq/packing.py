@@ -51,7 +51,7 @@ class Codes(NamedTuple):
 
     @property
     def offset(self) -> int:
-        """What to add to a stored zero point: 1 in v1, else 0; the sum wraps around at `2**bits`."""
+        """Number to add to a stored zero point: 1 in v1, else 0; the sum wraps around at `2**bits`."""
         return _offset(self.checkpoint_format)
 
     def zeros(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What lets a killed quantization go on: one file for each finished block.
+"""Resume state of a killed quantization: one file for each finished block.
 
 How it works:
 

@@ -24,7 +24,7 @@ METHODS: tuple[Method, ...] = ("gptq", "rtn")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a layer is quantized. Equal settings on equal inputs give equal bytes.
+    """Knobs of a layer's quantization. Equal settings on equal inputs give equal bytes.
 
     Raises:
         GPTQError: an unknown method, or an `input_correction` out of range. Other values are checked by what uses them.

@@ -1,6 +1,7 @@
-"""GPTQ, Algorithm 1 of Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
-Pre-trained Transformers" (2022, arXiv:2210.17323): quantize the columns of W one by one, each time letting the columns
-still to come absorb the error.
+"""GPTQ: quantize the columns of W one by one, each time letting the columns still to come absorb the error.
+
+Algorithm 1 of Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
+Pre-trained Transformers" (2022, arXiv:2210.17323).
 
 How it works (letters as in the paper; `W [out, in]`, `H [in, in]`):
 

@@ -44,7 +44,7 @@ def both_streams(packed: nn.Module, linear: nn.Module) -> Generator[None]:
 
 
 def forward_in(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to `dtype` on `device`; nothing for None and float32."""
+    """Enter autocast to `dtype` on `device`; nothing for None and float32."""
     if dtype is None or dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype, cache_enabled=False)

@@ -50,7 +50,7 @@ def _jit(kernel: Any) -> Any:
 
 @_jit
 def _field(words, index, mask, stride, n, BITS: tl.constexpr):
-    """The codes number `index` of a stream of words with this stride, at offsets `n`; shapes broadcast."""
+    """Unpack the codes number `index` of a stream of words with this stride, at offsets `n`; shapes broadcast."""
     bit = index * BITS
     word, shift = bit // 32, bit % 32
     value = tl.load(words + word * stride + n, mask=mask, other=0).to(tl.uint32, bitcast=True) >> shift.to(tl.uint32)
@@ -77,7 +77,7 @@ def _tile(
     OFFSET: tl.constexpr,  # 1: zero points are stored less 1 (v1)
     ONE_GROUP: tl.constexpr,  # all of k lie in one group, columns in order
 ):
-    """`W^T [BK, BN]` in fp32; zero outside of K and N."""
+    """Load a tile `W^T [BK, BN]` in fp32; zero outside of K and N."""
     inside = (k[:, None] < K) & (n[None, :] < N)
     code = _field(qweight, k[:, None], inside, N, n[None, :], BITS)
     if ONE_GROUP:
@@ -188,7 +188,7 @@ def _dense(
 
 
 def linear(x: Tensor, codes: Codes, bias: Tensor | None = None, *, split: int | None = None) -> Tensor:
-    """`x [.., in] -> x W^T + bias [.., out]` in the dtype of `x`: fp16, bf16 or fp32. `split=None`: by the machine."""
+    """Multiply `x [.., in] -> x W^T + bias [.., out]` in the dtype of `x`: fp16, bf16 or fp32. `split=None`: by the machine."""
     M, K, N = x.numel() // codes.in_features, codes.in_features, codes.out_features
     BM, BN, BK = _tiles(M, x.dtype)
     tiles = _cdiv(M, BM) * _cdiv(N, BN)
@@ -207,7 +207,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None = None, *, split: int | 
 
 
 def input_grad(dy: Tensor, codes: Codes, *, split: int | None = None) -> Tensor:
-    """`dy [.., out] -> dy W [.., in]` in the dtype of `dy`: fp16, bf16 or fp32."""
+    """Multiply `dy [.., out] -> dy W [.., in]` in the dtype of `dy`: fp16, bf16 or fp32."""
     M, K, N = dy.numel() // codes.out_features, codes.in_features, codes.out_features
     BM, BN, BK = _tiles(M, dy.dtype)
     tiles = _cdiv(M, BM) * _cdiv(K, BK)
@@ -225,7 +225,7 @@ def input_grad(dy: Tensor, codes: Codes, *, split: int | None = None) -> Tensor:
 
 
 def dequantize(codes: Codes, dtype: torch.dtype) -> Tensor:
-    """The dense weight `[out, in]`, contiguous: fp16, bf16 or fp32."""
+    """Unpack the dense weight `[out, in]`, contiguous: fp16, bf16 or fp32."""
     K, N = codes.in_features, codes.out_features
     weight = torch.empty(N, K, dtype=dtype, device=codes.qweight.device)
     BN, BK = 64, 64
@@ -237,7 +237,7 @@ def dequantize(codes: Codes, dtype: torch.dtype) -> Tensor:
 
 
 def _shape(codes: Codes, BK: int) -> dict[str, Any]:
-    """What all kernels take besides the tensors, by name."""
+    """Collect the arguments of all kernels besides the tensors, by name."""
     groups = codes.scales.shape[0]
     group = codes.in_features // groups
     return {
@@ -256,17 +256,17 @@ def _cdiv(n: int, size: int) -> int:
 
 
 def _tiles(M: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """BM, BN, BK: a row tile that M fills, and tiles of W that leave room for it in registers."""
+    """Choose BM, BN, BK: a row tile that M fills, and tiles of W that leave room for it in registers."""
     BM = 16 if M <= 16 else 32 if M <= 32 else 64
     return (BM, 64, 32) if dtype == torch.float32 else (BM, 64, 64)
 
 
 def _split(tiles: int, steps: int, device: torch.device) -> int:
-    """Parts of the loop, so that there are about two programs for each multiprocessor."""
+    """Choose the parts of the loop, so that there are about two programs for each multiprocessor."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     return max(1, min(2 * processors // tiles, steps // STEPS_A_PART, MAX_SPLIT))
 
 
 def _on(tensor: Tensor) -> Any:
-    """Triton launches on the current device: make it the tensor's."""
+    """Make the tensor's device the current one, where Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()

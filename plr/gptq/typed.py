@@ -1,4 +1,4 @@
-"""What torch and safetensors leave untyped and `plr.gptq` uses, with its types."""
+"""Types for the parts of torch and safetensors that `plr.gptq` uses and that declare none."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ __all__ = ["WIDTHS", "Execution", "Quantizer", "check_settings", "methods_help",
 
 WIDTHS = (8, 4, 3, 2)
 PASSED_OVER = ("method", "bits", "damp_percent", "block_size", "calibration", "gate_task", "gate_text")
-"""Settings that ask for nothing a method could lack (``Quantizer.check``), or that it is chosen by."""
+"""Settings that ask for nothing a method could lack (`Quantizer.check`), or that it is chosen by."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a quantization is carried out: nothing of it changes what is meant by its result."""
+    """Settings of execution of a quantization: nothing of it changes what is meant by its result."""
 
     work: Path | None = None
     """A folder that survives a kill, for what lets the same call go on where it was."""
@@ -125,10 +125,10 @@ class Quantizer(ABC):
 def check_settings(
     method: str, spec: Quantization, takes: Mapping[str, Sequence[Any]], *, free: Sequence[str] | None = None
 ) -> None:
-    """Raise ``UsageError`` that names every field of ``spec`` whose value is not among those ``method`` takes.
+    """Raise `UsageError` that names every field of `spec` whose value is not among those `method` takes.
 
-    With ``free``, the fields that may have any value, all others but ``PASSED_OVER`` have to be left at their default unless
-    ``takes`` says otherwise: so a field that is new to ``Quantization`` is refused by each method that does not name it.
+    With `free`, the fields that may have any value, all others but `PASSED_OVER` have to be left at their default unless
+    `takes` says otherwise: so a field that is new to `Quantization` is refused by each method that does not name it.
     """
     if free is not None:
         named = {*takes, *free, *PASSED_OVER}

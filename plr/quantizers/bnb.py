@@ -2,18 +2,18 @@
 
 How it works:
 
-1. the layers that GPTQ would quantize (:func:`plr.gptq.blocks.find_targets`) become ``Linear4bit`` or ``Linear8bitLt``; the
-   others stay as they are and are named in ``llm_int8_skip_modules``. So a base has the same layers in k bits whatever made it;
-2. the ``state_dict`` of such a model with a ``quantization_config`` is a checkpoint that opens in plain transformers. The block
-   size stands in the tensors themselves (``weight.quant_state.bitsandbytes__nf4``);
+1. the layers that GPTQ would quantize (`plr.gptq.blocks.find_targets`) become `Linear4bit` or `Linear8bitLt`; the
+   others stay as they are and are named in `llm_int8_skip_modules`. So a base has the same layers in k bits whatever made it;
+2. the `state_dict` of such a model with a `quantization_config` is a checkpoint that opens in plain transformers. The block
+   size stands in the tensors themselves (`weight.quant_state.bitsandbytes__nf4`);
 3. it is read back by transformers, and set to compute in the dtype of the run.
 
-``nf4`` (Dettmers et al. 2023, QLoRA, section 3): one of 16 NormalFloat levels times the largest value of a block of ``group_size``
-consecutive weights of a row. Scales are float32 (32 / group_size bits a weight), or with ``double_quant`` 8 bits and a float32 for
+`nf4` (Dettmers et al. 2023, QLoRA, section 3): one of 16 NormalFloat levels times the largest value of a block of `group_size`
+consecutive weights of a row. Scales are float32 (32 / group_size bits a weight), or with `double_quant` 8 bits and a float32 for
 every 256 of them. A block that spans two rows is an error: bitsandbytes 0.50.2 reads it with the wrong scale on a CPU with AVX512
 (measured: 6 to 30 % error in the product, on rows of 80 to 640).
 
-``int8`` (Dettmers et al. 2022, LLM.int8()): codes of 8 bits and one float32 scale a row. The inputs are rounded too, a scale for
+`int8` (Dettmers et al. 2022, LLM.int8()): codes of 8 bits and one float32 scale a row. The inputs are rounded too, a scale for
 each position, but for columns that hold a value of 6 or more. Which columns these are is found for the batch as a whole: the logits
 of a row depend, at the size of that rounding, on the rows beside it. On a CPU bitsandbytes does so in evaluation only; in training
 it multiplies by the dequantized weight.
@@ -56,10 +56,10 @@ _SHARD = "5GB"
 
 
 class BitsAndBytesQuantizer(Quantizer):
-    """``nf4``: 4 bits, ``group_size`` is bitsandbytes' block size (QLoRA: 64). ``int8``: 8 bits, group_size -1 (one scale a row).
+    """`nf4`: 4 bits, `group_size` is bitsandbytes' block size (QLoRA: 64). `int8`: 8 bits, group_size -1 (one scale a row).
 
-    Both round to nearest on a grid of their own: no calibration. ``sym`` must be left at true, although NF4's levels are not
-    quite symmetric: there is no zero point to search for. ``damp_percent`` and ``block_size`` have no meaning here.
+    Both round to nearest on a grid of their own: no calibration. `sym` must be left at true, although NF4's levels are not
+    quite symmetric: there is no zero point to search for. `damp_percent` and `block_size` have no meaning here.
     """
 
     needs_calibration = False
@@ -149,7 +149,7 @@ class BitsAndBytesQuantizer(Quantizer):
         return {"modules": modules, "bitsandbytes": bnb.__version__}
 
     def _layer(self, bnb: Any, linear: Any, weight: Tensor, spec: Quantization, dtype: torch.dtype) -> Any:
-        """The k-bit layer for ``linear``, whose weight is ``weight`` float32 [out, in], on its device. It writes to neither."""
+        """Make the k-bit layer for `linear`, whose weight is `weight` float32 [out, in], on its device. It writes to neither."""
         import torch
 
         sizes = (weight.shape[1], weight.shape[0], linear.bias is not None)
@@ -177,7 +177,7 @@ class BitsAndBytesQuantizer(Quantizer):
         return layer.train(linear.training)
 
     def _config(self, spec: Quantization, dtype: str, skipped: list[str]) -> dict[str, Any]:
-        """``quantization_config`` of the checkpoint, every key spelled out."""
+        """Make the `quantization_config` of the checkpoint, every key spelled out."""
         return {
             "quant_method": "bitsandbytes",
             "load_in_4bit": self.method == "nf4",
@@ -194,7 +194,7 @@ class BitsAndBytesQuantizer(Quantizer):
 
 
 def load_bitsandbytes(folder: Path, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """The model in ``folder``, its layers as bitsandbytes', computing in ``dtype``; in eval mode.
+    """Load the model in `folder`, its layers as bitsandbytes', computing in `dtype`; in eval mode.
 
     Raises:
         MissingDependencyError: bitsandbytes is not installed.
@@ -241,7 +241,7 @@ def _dense_layer(module: Any) -> nn.Module:
 
 
 def _dequantized(module: Any) -> Tensor:
-    """The weight float32 [out, in] of a layer of bitsandbytes."""
+    """Return the weight float32 [out, in] of a layer of bitsandbytes."""
     bnb, weight = _bitsandbytes(), module.weight
     if type(module).__name__ == "Linear4bit":
         return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).float()
@@ -254,7 +254,7 @@ def _unpacks(step: Any) -> bool:
 
 
 def _settle(module: Any, dtype: torch.dtype) -> None:
-    """Have a 4-bit layer compute in ``dtype``, without the packing that has no gradient (see the module's docstring)."""
+    """Have a 4-bit layer compute in `dtype`, without the packing that has no gradient (see the module's docstring)."""
     if type(module).__name__ == "Linear4bit" and _is_bitsandbytes(module):
         module.compute_dtype, module.compute_type_is_set = dtype, True
         module.weight.quant_state.dtype = dtype
@@ -262,7 +262,7 @@ def _settle(module: Any, dtype: torch.dtype) -> None:
 
 
 def _check_blocks(in_features: dict[str, int], block: int) -> None:
-    """Raise ``ModelError`` for the first layer whose rows are not a whole number of blocks."""
+    """Raise `ModelError` for the first layer whose rows are not a whole number of blocks."""
     for name, size in in_features.items():
         if size % block:
             fitting = [
@@ -276,7 +276,7 @@ def _check_blocks(in_features: dict[str, int], block: int) -> None:
 
 
 def _bitsandbytes() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
         MissingDependencyError: it is not installed, or cannot be imported here.

@@ -22,9 +22,9 @@ __all__ = ["GPTQQuantizer"]
 
 
 class GPTQQuantizer(Quantizer):
-    """GPTQ (Frantar et al. 2022) or, with ``method="rtn"``, plain rounding in the same checkpoint format.
+    """GPTQ (Frantar et al. 2022) or, with `method="rtn"`, plain rounding in the same checkpoint format.
 
-    Rounding has no Hessian: it takes none of what orders columns or weighs errors, and passes over ``damp_percent``.
+    Rounding has no Hessian: it takes none of what orders columns or weighs errors, and passes over `damp_percent`.
     """
 
     formats = ("gptq",)
@@ -111,7 +111,7 @@ class GPTQQuantizer(Quantizer):
 
 
 def settings_of(spec: Quantization, method: Literal["gptq", "rtn"]) -> Settings:
-    """Read the knobs of plr's own GPTQ off ``spec``, by the names of their fields."""
+    """Read the knobs of plr's own GPTQ off `spec`, by the names of their fields."""
     from plr.gptq import Settings
 
     knobs = {field.name: getattr(spec, field.name) for field in fields(Settings)}

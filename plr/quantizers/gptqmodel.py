@@ -5,12 +5,12 @@ How it works:
 1. GPTQModel loads from a folder, so the model is saved to a scratch folder inside the target, with a tokenizer of one word: it
    insists on one, and calibration comes as token ids;
 2. every setting that can change a result is spelled out; nothing is left to a default. Rounding to nearest in place of a layer
-   that GPTQ cannot solve is off (``fallback=None``), and so is damping that grows by itself; a layer that comes back unsolved is an
+   that GPTQ cannot solve is off (`fallback=None`), and so is damping that grows by itself; a layer that comes back unsolved is an
    error;
-3. the checkpoint is read back with :func:`plr.gptq.load_checkpoint`, which proves that it loads, and its layers are put into the
+3. the checkpoint is read back with `plr.gptq.load_checkpoint`, which proves that it loads, and its layers are put into the
    model, as any quantizer does.
 
-Where it differs from method ``gptq`` under the same settings: scales of groups smaller than 128 are those of the weights before the
+Where it differs from method `gptq` under the same settings: scales of groups smaller than 128 are those of the weights before the
 128 columns around them were corrected, and codes are solved for float32 scales, which the file then rounds to float16.
 """
 
@@ -134,7 +134,7 @@ class GPTQModelQuantizer(Quantizer):
 def _run(
     model: Any, rows: list[dict[str, Tensor]], spec: Quantization, scratch: Path, device: str
 ) -> list[dict[str, Any]]:
-    """Quantize ``model``, from a copy on disk, on ``device``, into ``scratch/quantized``.
+    """Quantize `model`, from a copy on disk, on `device`, into `scratch/quantized`.
 
     Returns GPTQModel's log, one entry a layer.
     """
@@ -188,7 +188,7 @@ def _run(
 
 
 def _rows(batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """One entry a sample, padding taken off: int64 [t]."""
+    """List one entry a sample, padding taken off: int64 [t]."""
     rows: list[dict[str, Tensor]] = []
     for batch in batches:
         for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
@@ -198,7 +198,7 @@ def _rows(batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 def _report(entry: dict[str, Any], prefix: str, spec: Quantization) -> dict[str, Any]:
-    """What is recorded of one layer.
+    """Make the record of one layer.
 
     Raises:
         ModelError: GPTQModel has not solved it.
@@ -222,7 +222,7 @@ def _report(entry: dict[str, Any], prefix: str, spec: Quantization) -> dict[str,
 
 
 def _number(text: Any) -> float:
-    """The number in a cell of GPTQModel's log; NaN for words ("rtn fallback: ...")."""
+    """Read the number in a cell of GPTQModel's log; NaN for words ("rtn fallback: ...")."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -240,7 +240,7 @@ def _save_stand_in_tokenizer(folder: Path) -> None:
 
 @contextmanager
 def _logs_in(folder: Path) -> Iterator[None]:
-    """GPTQModel writes its logs to ``logs/`` where the user stands; here they go to ``folder``."""
+    """Send GPTQModel's logs to `folder`: it writes them to `logs/` where the user stands."""
     from gptqmodel.looper import loop_processor
 
     before = loop_processor._PROJECT_LOG_DIR
