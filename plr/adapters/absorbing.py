@@ -1,16 +1,16 @@
 """LoRA initialisations that move a part of the base into the adapter, converted back so that they restore to any base.
 
-1. PiSSA and OLoRA start at ``B_0 A_0`` instead of zero and take ``s B_0 A_0`` out of the base: training sees
-   ``W - s B_0 A_0 + s B A``. Such an adapter is right on its own changed base and wrong on every other.
-2. The update of the source is ``s (B A - B_0 A_0)``: a LoRA of rank 2r with ``A' = [A; A_0]`` and ``B' = [B, -B_0]``. This is
-   what is saved, with ``init_lora_weights: true``, so nothing is taken out of a base when it is loaded. With DoRA the
+1. PiSSA and OLoRA start at `B_0 A_0` instead of zero and take `s B_0 A_0` out of the base: training sees
+   `W - s B_0 A_0 + s B A`. Such an adapter is right on its own changed base and wrong on every other.
+2. The update of the source is `s (B A - B_0 A_0)`: a LoRA of rank 2r with `A' = [A; A_0]` and `B' = [B, -B_0]`. This is
+   what is saved, with `init_lora_weights: true`, so nothing is taken out of a base when it is loaded. With DoRA the
    direction is that of the same sum, so the magnitudes stay.
-3. Every layer's scaling s is kept: ``lora_alpha' = 2 r s`` with rsLoRA off, layer by layer where ranks or alphas differ.
+3. Every layer's scaling s is kept: `lora_alpha' = 2 r s` with rsLoRA off, layer by layer where ranks or alphas differ.
 4. Other such inits are refused. LoftQ quantizes the base itself, in its own format; CorDA, EVA, LoRA-GA and EoRA need data
    that this run does not hand them. On a k-bit base the changed weight would have to be quantized anew.
 
-What it gives up: twice the rank on disk and while serving. On a half-precision base PEFT rounds the residual ``W - s B_0 A_0`` and
-the pair to that precision; this rounding is in what was trained and not in what is saved (``base_dtype`` in the record says so).
+What it gives up: twice the rank on disk and while serving. On a half-precision base PEFT rounds the residual `W - s B_0 A_0` and
+the pair to that precision; this rounding is in what was trained and not in what is saved (`base_dtype` in the record says so).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUANTIZES = ("loftq",)
 
 
 def absorbs(config: Mapping[str, Any]) -> bool:
-    """Whether LoRA with ``config`` changes the base when it is attached, and is converted when it is saved.
+    """Tell whether LoRA with `config` changes the base when it is attached, and is converted when it is saved.
 
     >>> absorbs({"init_lora_weights": "pissa_niter_16"}), absorbs({"init_lora_weights": True}), absorbs({})
     (True, False, False)
@@ -46,10 +46,11 @@ def absorbs(config: Mapping[str, Any]) -> bool:
 
 
 def refuse(config: Mapping[str, Any], quantized: bool) -> None:
-    """
+    """Refuse an initialisation that plr does not make, or not on a quantized base.
+
     Raises:
         ConfigError: an initialisation that needs data, or quantizes the base itself.
-        ModelError: one that changes the base, on a base of k bits (``quantized``).
+        ModelError: one that changes the base, on a base of k bits (`quantized`).
     """
     init = _init(config)
     if init.startswith(QUANTIZES):
@@ -73,7 +74,7 @@ def refuse(config: Mapping[str, Any], quantized: bool) -> None:
 
 
 def initial(model: Any, name: str = "default") -> dict[str, Tensor]:
-    """``A_0`` and ``B_0`` of each layer under the keys of a saved adapter, on the CPU; call it right after attaching."""
+    """Return `A_0` and `B_0` of each layer under the keys of a saved adapter, on the CPU; call it right after attaching."""
     return {
         f"{key}.{part}.weight": getattr(layer, part)[name].weight.detach().to("cpu", copy=True)
         for key, layer in _layers(model, name).items()
@@ -82,9 +83,9 @@ def initial(model: Any, name: str = "default") -> dict[str, Tensor]:
 
 
 def converted(model: Any, initial: Mapping[str, Tensor], name: str = "default") -> tuple[Any, dict[str, Tensor]]:
-    """A LoRA configuration and tensors (under the keys of a saved adapter) that do on the source what ``model`` does.
+    """Return a LoRA configuration and tensors (under the keys of a saved adapter) that do on the source what `model` does.
 
-    ``initial`` is what :func:`initial` gave. Trained heads and DoRA's magnitudes are taken over.
+    `initial` is what `initial` gave. Trained heads and DoRA's magnitudes are taken over.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -108,7 +109,7 @@ def converted(model: Any, initial: Mapping[str, Tensor], name: str = "default") 
 
 
 def save_converted(model: Any, initial: Mapping[str, Tensor], folder: Path, name: str = "default") -> dict[str, Any]:
-    """Write the converted adapter in PEFT's format, and what was done as ``conversion.json``, which is also returned."""
+    """Write the converted adapter in PEFT's format, and what was done as `conversion.json`, which is also returned."""
     from safetensors.torch import save_file
 
     own = model.peft_config[name]
@@ -141,7 +142,7 @@ def _product(tensors: Mapping[str, Tensor], key: str) -> Tensor:
 
 
 def _layers(model: Any, name: str) -> dict[str, Any]:
-    """The LoRA layers of ``model`` by the names of a saved adapter."""
+    """Return the LoRA layers of `model` by the names of a saved adapter."""
     from peft.tuners.lora import LoraLayer
 
     return {
@@ -154,5 +155,5 @@ def _init(config: Mapping[str, Any]) -> str:
 
 
 def _whole(number: float) -> float:
-    """An int where it is one: PEFT and those who read its files expect it for lora_alpha."""
+    """Return an int where it is one: PEFT and those who read its files expect it for lora_alpha."""
     return int(number) if float(number).is_integer() else number

@@ -18,7 +18,7 @@ __all__ = ["AdaLora"]
 
 
 class AdaLora(PeftMethod):
-    """``tinit`` and ``tfinal`` below 1 are fractions of the optimizer steps; ``total_step`` is the run's own."""
+    """`tinit` and `tfinal` below 1 are fractions of the optimizer steps; `total_step` is the run's own."""
 
     filled_in = frozenset({"total_step", "rank_pattern"})
 

@@ -22,7 +22,7 @@ Kind = Literal["generation", "classification"]
 
 @dataclass(frozen=True)
 class Properties:
-    """What a method is, for people who choose one and for the commands that use it."""
+    """Properties of a method, for people who choose one and for the commands that use it."""
 
     summary: str
     """One line: what is trained, and where."""
@@ -49,7 +49,7 @@ class AdapterMethod(ABC):
 
     @abstractmethod
     def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole configuration: the method's defaults with ``config`` over them; this is what is hashed.
+        """Return the whole configuration: the method's defaults with `config` over them; this is what is hashed.
 
         Raises:
             ConfigError: an unknown key or a value of the wrong kind.
@@ -59,9 +59,9 @@ class AdapterMethod(ABC):
     def attach(
         self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
     ) -> Any:
-        """The base with a fresh trainable adapter; only the adapter (and a classification head) requires gradients.
+        """Put a fresh trainable adapter on the base; only the adapter (and a classification head) requires gradients.
 
-        ``steps`` is how many optimizer steps will follow, for methods that plan ahead.
+        `steps` is how many optimizer steps will follow, for methods that plan ahead.
 
         Raises:
             ModelError: the base has nothing that the method could be attached to, or is quantized and must not be.
@@ -69,34 +69,34 @@ class AdapterMethod(ABC):
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
-        """Write the adapter (safetensors + JSON) to ``folder``."""
+        """Write the adapter (safetensors + JSON) to `folder`."""
 
     @abstractmethod
     def load(self, model: Any, folder: Path, name: str) -> Any:
-        """Attach a saved adapter under ``name`` and make it the active one; ``model`` may already carry others."""
+        """Attach a saved adapter under `name` and make it the active one; `model` may already carry others."""
 
     @abstractmethod
     def unload(self, model: Any, name: str) -> Any:
-        """Take the adapter called ``name`` off again; the result computes as if it had never been there."""
+        """Take the adapter called `name` off again; the result computes as if it had never been there."""
 
     @abstractmethod
     def merge(self, model: Any) -> nn.Module:
-        """The dense base with the active adapter added into its weights.
+        """Merge the active adapter into the weights of the dense base.
 
         Raises:
             ModelError: what the method trains is no part of the base's weights.
         """
 
     def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
-        """What must happen between optimizer steps."""
+        """Return the callbacks of the trainer that act between optimizer steps."""
         return ()
 
     def buffers(self, model: Any) -> dict[str, Tensor]:
-        """Tensors that are no parameters but belong to the state of training: saved in checkpoints, read back in place."""
+        """Return the tensors of the state of training that are no parameters: saved in checkpoints, read back in place."""
         return {}
 
     def updated_parameters(self, model: Any) -> int:
-        """How many weights of the base the trained adapter changes when merged; 0 for one that stays beside it."""
+        """Count the weights of the base that the trained adapter changes when merged; 0 for one that stays beside it."""
         return 0
 
 

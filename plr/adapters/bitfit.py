@@ -1,13 +1,13 @@
 """BitFit (Ben Zaken et al., 2022, arXiv:2106.10199): train the bias terms and nothing else, as a method of PEFT.
 
-1. Each targeted module (linear, LayerNorm ...) is wrapped: ``y = base(x) + delta``, delta [features] zero at the start. That is
+1. Each targeted module (linear, LayerNorm ...) is wrapped: `y = base(x) + delta`, delta [features] zero at the start. That is
    the bias plus delta, written so that the base keeps its bias: it works at every bit width, and delta moves to any other.
-2. ``target_modules: null`` means every module with a bias outside the heads that are saved whole; the names found are written
+2. `target_modules: null` means every module with a bias outside the heads that are saved whole; the names found are written
    into the saved configuration.
-3. A model without biases (Llama) has nothing to train. ``add_biases: true`` gives the targeted linear layers a zero bias, which
+3. A model without biases (Llama) has nothing to train. `add_biases: true` gives the targeted linear layers a zero bias, which
    is again a delta.
 4. Merging adds delta to the bias. A layer that had none gets one, and then the model's configuration must say so, or its
-   checkpoint would lose them on loading: the flags (``attention_bias`` ...) are tried on an empty copy of the architecture, and
+   checkpoint would lose them on loading: the flags (`attention_bias` ...) are tried on an empty copy of the architecture, and
    where no setting of them yields the biases that were trained, merging is refused before anything is changed.
 
 What it gives up: merged in a half-precision base, delta is rounded with the bias.
@@ -40,7 +40,7 @@ FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias", "
 
 @dataclass
 class BitFitConfig(PeftConfig):
-    """Which biases train; see the module's docstring."""
+    """Configuration of BitFit: which biases train; see the module's docstring."""
 
     target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names, suffixes or one regex; None: every module that has a bias."}
@@ -61,7 +61,7 @@ class BitFitConfig(PeftConfig):
 
 
 class BitFitLayer(WrapperLayer):
-    """``base_layer`` with, for each adapter name, ``bitfit_delta[name]`` [features] added to its output."""
+    """`base_layer` with, for each adapter name, `bitfit_delta[name]` [features] added to its output."""
 
     adapter_layer_names = ("bitfit_delta",)
 
@@ -71,13 +71,13 @@ class BitFitLayer(WrapperLayer):
         self._unmerged: Tensor | None = None  # the bias before the first merge
 
     def update_layer(self, name: str, config: BitFitConfig) -> None:
-        """Add a fresh delta called ``name``."""
+        """Add a fresh delta called `name`."""
         self.bitfit_delta[name] = nn.Parameter(torch.zeros(_features(self.base_layer)))
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """``base_layer``'s output [.., features] plus the active deltas."""
+        """Add the active deltas to `base_layer`'s output [.., features]."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         output = self.base_layer(*args, **kwargs)
@@ -92,7 +92,7 @@ class BitFitLayer(WrapperLayer):
         """Add the deltas to the bias; one that was not there is made.
 
         Raises:
-            ValueError: ``safe_merge`` and the sum is not finite.
+            ValueError: `safe_merge` and the sum is not finite.
         """
         base: Any = self.base_layer
         for name in [n for n in check_adapters_to_merge(self, adapter_names) if n in self.bitfit_delta]:
@@ -131,10 +131,10 @@ class BitFitModel(WrapperModel):
         return peft_config  # the modules are needed, not the type of the model: see _prepare_model
 
     def _prepare_model(self, peft_config: BitFitConfig, model: nn.Module) -> None:
-        """Write the targets into ``peft_config`` if it names none.
+        """Write the targets into `peft_config` if it names none.
 
         Raises:
-            ModelError: a target has no bias and ``add_biases`` is off, or cannot have one.
+            ModelError: a target has no bias and `add_biases` is off, or cannot have one.
         """
         if peft_config.target_modules is None:
             peft_config.target_modules = set(_biased(model, peft_config))  # type: ignore[assignment]
@@ -153,7 +153,8 @@ class BitFitModel(WrapperModel):
                 raise _no_bias(f"bitfit was to train the bias of {name}, which has none")
 
     def _check_merge_allowed(self) -> None:
-        """
+        """Refuse to merge into a model that could not be saved and loaded again.
+
         Raises:
             ModelError: the merged model could not be saved and loaded again.
         """
@@ -183,7 +184,7 @@ class BitFitModel(WrapperModel):
         return model
 
     def _added(self) -> dict[str, BitFitLayer]:
-        """Wrapped layers without a bias of their own, by the names of the base model."""
+        """List wrapped layers without a bias of their own, by the names of the base model."""
         layers = {name: m for name, m in self.model.named_modules() if isinstance(m, BitFitLayer)}
         return {
             name: m for name, m in layers.items() if m.base_layer.bias is None or (m.merged and m._unmerged is None)
@@ -199,7 +200,7 @@ def _no_bias(given: str) -> ModelError:
 
 
 def _bare(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules of the base by name, without adapters: those inside are left out, those wrapped are given bare."""
+    """List the modules of the base by name, without adapters: those inside are left out, those wrapped are given bare."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     wrapped = tuple(f"{name}." for name in layers)
     modules = [(name, module) for name, module in model.named_modules() if not name.startswith(wrapped)]
@@ -207,7 +208,7 @@ def _bare(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _biased(model: nn.Module, config: BitFitConfig) -> list[str]:
-    """Names of the modules whose bias trains by default."""
+    """List the names of the modules whose bias trains by default."""
     heads = {"lm_head", *(config.modules_to_save or ())}
     aside = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper))
     output = getattr(model, "get_output_embeddings", lambda: None)()
@@ -226,7 +227,7 @@ def _biased(model: nn.Module, config: BitFitConfig) -> list[str]:
 
 
 def _features(module: nn.Module) -> int:
-    """Width of what the module returns."""
+    """Return the width of what the module returns."""
     bias = getattr(module, "bias", None)
     if bias is not None:
         return bias.shape[0]
@@ -234,7 +235,7 @@ def _features(module: nn.Module) -> int:
 
 
 def _flags(model: Any, added: set[str]) -> tuple[dict[str, bool], set[str]]:
-    """Flags to set in the model's configuration so that its architecture has the biases ``added``; all biases it has then.
+    """Find flags to set in the model's configuration so that its architecture has the biases `added`; all biases it has then.
 
     Raises:
         ModelError: no setting of the flags yields them.

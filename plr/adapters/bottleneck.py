@@ -1,14 +1,14 @@
 """Bottleneck adapters: a small two-layer network beside or behind a module, as a method of PEFT.
 
-1. *serial* (Houlsby et al., 2019, arXiv:1902.00751, figure 2): ``h = f(x) + s * up(act(down(f(x))))``, put on the output
+1. *serial* (Houlsby et al., 2019, arXiv:1902.00751, figure 2): `h = f(x) + s * up(act(down(f(x))))`, put on the output
    projection of each sublayer, so before the residual connection;
-2. *parallel* (He et al., 2022, arXiv:2110.04366, equation 8): ``h = f(x) + s * up(act(down(x)))``, around a whole module such
-   as ``mlp``, or around a linear layer;
-3. ``up`` starts at zero: the adapted model is the base, bit for bit, until the first step;
+2. *parallel* (He et al., 2022, arXiv:2110.04366, equation 8): `h = f(x) + s * up(act(down(x)))`, around a whole module such
+   as `mlp`, or around a linear layer;
+3. `up` starts at zero: the adapted model is the base, bit for bit, until the first step;
 4. the wrapped module is only called, its weight is never read: a dense layer, a layer of k-bit codes and a module of any
    number of layers are all the same to it.
 
-With several active adapters their terms are added (each sees ``f(x)`` or ``x``, not what another made of it).
+With several active adapters their terms are added (each sees `f(x)` or `x`, not what another made of it).
 
 What it gives up: merging (there is a non-linearity in it, so no weight can hold it). In post-norm encoders the term passes the
 dropout that follows the projection; Houlsby's own code adds it behind.
@@ -96,9 +96,9 @@ class BottleneckConfig(PeftConfig):
 
 
 class BottleneckLayer(WrapperLayer):
-    """``base_layer`` (any module that returns one tensor) with bottleneck adapters by name.
+    """`base_layer` (any module that returns one tensor) with bottleneck adapters by name.
 
-    For each name: ``bottleneck_down[name]`` Linear [d -> m], ``bottleneck_up[name]`` Linear [m -> d_out], both with bias;
+    For each name: `bottleneck_down[name]` Linear [d -> m], `bottleneck_up[name]` Linear [m -> d_out], both with bias;
     d is the width of the module's output (serial) or input (parallel), d_out that of its output.
     """
 
@@ -116,7 +116,7 @@ class BottleneckLayer(WrapperLayer):
         self.scaling: dict[str, float] = {}
 
     def update_layer(self, name: str, config: BottleneckConfig) -> None:
-        """Add a fresh adapter called ``name``: phi = m (d + 1) + d_out (m + 1) parameters."""
+        """Add a fresh adapter called `name`: phi = m (d + 1) + d_out (m + 1) parameters."""
         width = self.out_features if config.mode == "serial" else self.in_features
         down, up = nn.Linear(width, config.bottleneck_size), nn.Linear(config.bottleneck_size, self.out_features)
         nn.init.zeros_(up.weight)
@@ -129,7 +129,7 @@ class BottleneckLayer(WrapperLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``base_layer`` takes; its output [.., d_out] with the terms of the active adapters added."""
+        """Add the terms of the active adapters to the output [.., d_out] of `base_layer`, whose arguments it takes."""
         output = self.base_layer(*args, **kwargs)
         active = [name for name in self.active_adapters if name in self.bottleneck_down]
         if self.disable_adapters or not active:
@@ -146,11 +146,11 @@ class BottleneckLayer(WrapperLayer):
         return total
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Always refused: see :func:`refuse_merge`."""
+        """Refuse to merge: see `refuse_merge`."""
         refuse_merge()
 
     def unmerge(self) -> None:
-        """Nothing is ever merged."""
+        """Do nothing: nothing is ever merged."""
 
     def _check(self, output: Any) -> None:
         if not isinstance(output, Tensor) or output.shape[-1] != self.out_features:
@@ -191,7 +191,8 @@ class BottleneckModel(WrapperModel):
 
 
 def refuse_merge() -> None:
-    """
+    """Refuse to merge a bottleneck adapter.
+
     Raises:
         ModelError: always; a bottleneck adapter is no part of any weight.
     """
@@ -207,7 +208,7 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _widths(module: nn.Module, name: str) -> tuple[int, int]:
-    """Widths of input and output: of a linear layer, or of the first and last linear layer inside a module."""
+    """Return the widths of input and output: of a linear layer, or of the first and last linear layer inside a module."""
     linears = [(first, last) for first, last in map(_linear_widths, module.modules()) if first and last]
     own = _linear_widths(module)
     if own != (0, 0):

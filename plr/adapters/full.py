@@ -4,7 +4,7 @@ All weights train, in float32. What is saved is a whole checkpoint of transforme
 place of the base's, in the base's dtype; the base's own are kept on the CPU, so that they can go back bit for bit.
 
 What it gives up: it does not go on a k-bit base, because the difference to the source is no separate part that could be added
-there. Mode ``requantize`` quantizes the trained weights instead.
+there. Mode `requantize` quantizes the trained weights instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FullMethod(AdapterMethod):
     def attach(
         self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
     ) -> Any:
-        """``model`` itself, in float32, all of it trainable (a classification head too)."""
+        """Make all of `model` trainable, in float32 (a classification head too)."""
         if is_quantized(model):
             raise ModelError(
                 f"full fine-tuning was asked for on a quantized {type(model).__name__}",
@@ -60,12 +60,13 @@ class FullMethod(AdapterMethod):
         return model
 
     def save(self, model: Any, folder: Path) -> None:
-        """A whole checkpoint in float32; the tokenizer is the source's."""
+        """Write a whole checkpoint in float32; the tokenizer is the source's."""
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
 
     def load(self, model: Any, folder: Path, name: str) -> Any:
-        """
+        """Load the saved weights into `model`.
+
         Raises:
             ModelError: a k-bit base, or one that carries something already.
             ProvenanceError: a checkpoint of another architecture or size.
@@ -99,10 +100,10 @@ class FullMethod(AdapterMethod):
         return model.eval()
 
     def unload(self, model: Any, name: str) -> Any:
-        """The base with its own weights again, bit for bit.
+        """Give the base its own weights again, bit for bit.
 
         Raises:
-            ModelError: nothing was loaded under ``name``; a model that was trained here has no weights to go back to.
+            ModelError: nothing was loaded under `name`; a model that was trained here has no weights to go back to.
         """
         loaded, kept = getattr(model, REPLACED, (None, {}))
         if loaded != name:
@@ -116,7 +117,7 @@ class FullMethod(AdapterMethod):
         return model
 
     def merge(self, model: Any) -> nn.Module:
-        """``model``: its weights are the result."""
+        """Return `model`: its weights are the result."""
         if hasattr(model, REPLACED):
             delattr(model, REPLACED)
         return model
@@ -126,7 +127,7 @@ class FullMethod(AdapterMethod):
 
 
 def _read(model_class: Any, folder: Path) -> dict[str, Tensor]:
-    """The tensors of a saved checkpoint, in float32, under the names of the model's own state."""
+    """Read the tensors of a saved checkpoint, in float32, under the names of the model's own state."""
     import torch
 
     model, found = model_class.from_pretrained(

@@ -1,8 +1,8 @@
 """Every method PEFT has, also those without an entry in plr's table: found by name, no PEFT imported before it is used.
 
-``adapters.get("waveft")`` gives a method whose configuration is dumped from PEFT's config class when it is resolved, so that
-the whole of it stands in the step and nothing is inherited. What such a method needs from the user (``num_virtual_tokens`` of
-``cartridge``, a ``vector_length`` of ``vblora`` that divides the layers) PEFT itself asks for. Four cannot train one adapter for
+`adapters.get("waveft")` gives a method whose configuration is dumped from PEFT's config class when it is resolved, so that
+the whole of it stands in the step and nothing is inherited. What such a method needs from the user (`num_virtual_tokens` of
+`cartridge`, a `vector_length` of `vblora` that divides the layers) PEFT itself asks for. Four cannot train one adapter for
 one task and are refused with the reason.
 """
 
@@ -39,7 +39,7 @@ REFUSED = {
 
 @cache
 def peft_names() -> tuple[str, ...]:
-    """The names of PEFT's methods in lower case, read from the source of its enum: importing PEFT takes seconds."""
+    """List the names of PEFT's methods in lower case, read from the source of its enum: importing PEFT takes seconds."""
     found = importlib.util.find_spec("peft")
     if found is None or found.origin is None:
         return ()
@@ -93,7 +93,7 @@ class OtherPeftMethod(PeftMethod):
 
 
 def _defaults(config_class: Any) -> dict[str, Any]:
-    """Every field of a PEFT config that JSON can hold, with its default; target_modules by name."""
+    """List every field of a PEFT config that JSON can hold, with its default; target_modules by name."""
     values: dict[str, Any] = {}
     for field in fields(config_class):
         if field.name in SET_BY_PLR:

@@ -10,7 +10,7 @@ __all__ = ["LlamaAdapter"]
 
 
 class LlamaAdapter(PeftMethod):
-    """``adapter_layers`` is the most layers that are adapted, from the top; the number taken stands in the saved config."""
+    """`adapter_layers` is the most layers that are adapted, from the top; the number taken stands in the saved config."""
 
     def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
         return {**config, "adapter_layers": min(config["adapter_layers"], model.config.num_hidden_layers)}

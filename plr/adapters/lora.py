@@ -18,12 +18,13 @@ STATE = "plr_initial_adapter"
 
 
 class Lora(PeftMethod):
-    """See :mod:`plr.adapters.absorbing` for what ``init_lora_weights: pissa`` and ``olora`` become."""
+    """LoRA; see `plr.adapters.absorbing` for what `init_lora_weights: pissa` and `olora` become."""
 
     def attach(
         self, model: Any, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
     ) -> Any:
-        """
+        """Put a fresh LoRA adapter on `model`.
+
         Raises:
             ConfigError, ModelError: an initialisation that plr does not make, or not on a quantized base.
         """
@@ -40,7 +41,8 @@ class Lora(PeftMethod):
             super().save(model, folder)
 
     def unload(self, model: Any, name: str) -> Any:
-        """
+        """Take the adapter off `model`.
+
         Raises:
             ModelError: an adapter in training that holds a part of the base.
         """

@@ -2,9 +2,9 @@
 
 The keys written here are the method's identity: they are hashed, and no default of a library stands behind them. Start
 values are chosen so that a fresh adapter changes nothing wherever the method allows it, because the same adapter is put on
-other bases later. A name that is not here but known to PEFT is found too, see :mod:`plr.adapters.known`.
+other bases later. A name that is not here but known to PEFT is found too, see `plr.adapters.known`.
 
-``learning_rate`` is relative to LoRA's on the same base. It was found on the embedded base at 16 bits: tiny_math, 30 steps of 8
+`learning_rate` is relative to LoRA's on the same base. It was found on the embedded base at 16 bits: tiny_math, 30 steps of 8
 rows, AdamW, linear decay, LoRA at 6e-3, factors in steps of about three, seed 0; taken is the best held-out loss or a little below
 it (a short run likes a higher rate than a long one). At 4 bits, 60 steps at these rates end at 0.19 to 0.40 nats a token where LoRA
 ends at 0.23 (prompt tuning: 1.15, from 3.5). One model and one seed: a start for a search, not its end.
@@ -56,7 +56,7 @@ def _peft(
     family: Any = "reparameterization",
     **properties: Any,
 ) -> None:
-    """One row of the table; ``properties`` are those of :class:`~plr.adapters.base.Properties` that differ from LoRA's."""
+    """Make one row of the table; `properties` are those of `Properties` that differ from LoRA's."""
     said = Properties(summary=summary, source=source, family=family, **properties)
     adapters.register(name)(made_by(config_class, config, said, module, updates=updates, state=state))
 
@@ -416,7 +416,7 @@ adapters.register("full")(FullMethod())
 
 
 def _of_peft(name: str) -> AdapterMethod | None:
-    """A method of PEFT without an entry above; PEFT's name for LLaMA-Adapter is its entry's other name."""
+    """Make a method of PEFT without an entry above; PEFT's name for LLaMA-Adapter is its entry's other name."""
     if name == "adaption_prompt":
         return adapters.get("llama_adapter")
     return OtherPeftMethod(name) if name in peft_names() else None

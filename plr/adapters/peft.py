@@ -1,8 +1,8 @@
 """One entry for the methods of PEFT, and for plr's own that are made like PEFT's.
 
 A method is its PEFT config class, the keys plr spells out by default, and its properties. Adapters are saved in PEFT's own
-format; ``base_model_name_or_path`` names the source model (never a local folder of k-bit weights), so that the adapter opens
-with ``PeftModel.from_pretrained`` on any machine. Which base it was trained on stands in the manifest beside it.
+format; `base_model_name_or_path` names the source model (never a local folder of k-bit weights), so that the adapter opens
+with `PeftModel.from_pretrained` on any machine. Which base it was trained on stands in the manifest beside it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ TASK_TYPES: dict[Kind, str] = {"generation": "CAUSAL_LM", "classification": "SEQ
 
 
 class PeftMethod(AdapterMethod):
-    """A method of PEFT, e.g. ``PeftMethod("LoraConfig", {"r": 16, ...})``.
+    """A method of PEFT, e.g. `PeftMethod("LoraConfig", {"r": 16, ...})`.
 
     Args:
-        config_class: its name in ``module``.
+        config_class: its name in `module`.
         defaults: every key that bears identity; a user may give any other key of the config class too.
         properties: what it is; by default a family like LoRA.
         module: where the config class is defined; importing it makes PEFT know the method.
@@ -59,7 +59,7 @@ class PeftMethod(AdapterMethod):
     """
 
     filled_in: frozenset[str] = frozenset()
-    """Keys that depend on the run: plr fills them in, see :meth:`settings`."""
+    """Keys that depend on the run: plr fills them in, see `settings`."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class PeftMethod(AdapterMethod):
                 ) from error
 
     def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
-        """``config`` as PEFT wants it: what depends on the run is filled in.
+        """Complete `config` for PEFT: what depends on the run is filled in.
 
         Raises:
             ModelError: the run is too short for what the method plans.
@@ -229,7 +229,7 @@ NO_NEWS = (
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Without those warnings of PEFT's that say nothing; all others pass."""
+    """Silence those warnings of PEFT's that say nothing; all others pass."""
     with warnings.catch_warnings():
         for message in NO_NEWS:
             warnings.filterwarnings("ignore", message=message)
@@ -254,7 +254,7 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
 
 
 def _layer_is_foreign(error: Exception) -> bool:
-    """Whether a method of PEFT says that it cannot be put on a kind of layer.
+    """Tell whether a method of PEFT says that it cannot be put on a kind of layer.
 
     Some raise TypeError or NotImplementedError for it, others a ValueError as for anything else: of those the words alone tell.
     """
@@ -270,15 +270,15 @@ def _acts(layer: Any, name: str) -> bool:
 
 
 def _weights_of(layer: Any) -> int:
-    """How many weights a layer has; a k-bit one by its shape."""
+    """Count the weights of a layer; those of a k-bit one by its shape."""
     shape = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
     return shape[0] * shape[1] if None not in shape else sum(p.numel() for p in layer.parameters())  # type: ignore[operator]
 
 
 def _bared(model: Any) -> Any:
-    """``model`` without the adapter's layers: each is replaced by the layer it was put on, a trained head by the untrained one.
+    """Take the adapter's layers off `model`: each makes room for the layer it was put on, a trained head for the untrained one.
 
-    PEFT's own ``unload`` assigns the base layer's weight to the base layer, which a k-bit layer refuses.
+    PEFT's own `unload` assigns the base layer's weight to the base layer, which a k-bit layer refuses.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper

@@ -34,7 +34,7 @@ def add_member(enum: type[E], value: str) -> E:
 
 
 def register(name: str, config_class: Any, model_class: Any) -> PeftType:
-    """Make ``name`` (lower case) a method of PEFT; its member of ``PeftType``. A second call does nothing.
+    """Make `name` (lower case) a method of PEFT; its member of `PeftType`. A second call does nothing.
 
     Raises:
         KeyError: PEFT, or another package, has a method of that name already.

@@ -2,7 +2,7 @@
 
 How it works, at every step:
 
-1. Before the optimizer: the gradient of ``orth_reg_weight * mean ||P P^T - I||_F`` (Equation 4 of the paper) is added in closed
+1. Before the optimizer: the gradient of `orth_reg_weight * mean ||P P^T - I||_F` (Equation 4 of the paper) is added in closed
    form. PEFT adds the penalty to a loss that the model computes itself; plr's trainer computes the loss outside.
 2. After it: PEFT's allocator updates the importance of each triplet (its gradient is still there) and zeroes the singular
    values that the budget of this step has no room for.
@@ -24,7 +24,7 @@ __all__ = ["RankBudget"]
 
 
 class RankBudget(TrainerCallback):
-    """The callback of one adapted model; ``tensors`` is its state, read and written in place."""
+    """The callback of one adapted model; `tensors` is its state, read and written in place."""
 
     def __init__(self, model: Any, adapter: str) -> None:
         self.tuner = model.base_model

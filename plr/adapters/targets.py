@@ -1,15 +1,15 @@
-"""Where an adapter goes: target modules named as in Llama, found in any architecture.
+"""Places of an adapter: target modules named as in Llama, found in any architecture.
 
-A default list such as ``[q_proj, k_proj, v_proj, o_proj]`` is part of an adapter's identity and is written down before any
+A default list such as `[q_proj, k_proj, v_proj, o_proj]` is part of an adapter's identity and is written down before any
 model is loaded. So that one list serves every architecture:
 
 1. A name that the model has (a whole module name, or its end after a dot) stands for itself, as in PEFT.
-2. A name of Llama's that the model lacks is a *role*, and stands for the modules of that role in its family: ``o_proj`` is
-   ``attention.output.dense`` in RoBERTa. The table below is all there is to it; the names taken stand in the saved
-   ``adapter_config.json``.
+2. A name of Llama's that the model lacks is a *role*, and stands for the modules of that role in its family: `o_proj` is
+   `attention.output.dense` in RoBERTa. The table below is all there is to it; the names taken stand in the saved
+   `adapter_config.json`.
 3. A list of which nothing is found is an error that says what layers the model does have.
 
-What it gives up: a fused projection (GPT-2's ``c_attn``) is one module, so ``q_proj`` there means queries, keys and values.
+What it gives up: a fused projection (GPT-2's `c_attn`) is one module, so `q_proj` there means queries, keys and values.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ ROLES: dict[str, dict[str, str]] = {
     "roberta": _BERT,
     "xlm-roberta": _BERT,
 }
-"""model_type -> role -> the end of a module's name, or a pattern (``re:``) for whole names."""
+"""model_type -> role -> the end of a module's name, or a pattern (`re:`) for whole names."""
 
 
 def named_in(model: nn.Module, config: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """``config`` with its lists of modules in the names of ``model``.
+    """Translate the lists of modules in `config` to the names of `model`.
 
     Raises:
-        ModelError: ``target_modules`` is a list and the model has none of them.
+        ModelError: `target_modules` is a list and the model has none of them.
     """
     names = [name for name, _ in model.named_modules()]
     roles = ROLES.get(str(getattr(getattr(model, "config", None), "model_type", "")), {})
@@ -96,7 +96,7 @@ def named_in(model: nn.Module, config: Mapping[str, Any], method: str) -> dict[s
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """The last parts of the names of all linear layers (k-bit ones and GPT-2's Conv1D too), the output layer left out."""
+    """List the last parts of the names of all linear layers (k-bit ones and GPT-2's Conv1D too), the output layer left out."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

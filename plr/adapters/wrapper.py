@@ -1,7 +1,7 @@
-"""What plr's methods that only *call* the wrapped module have in common, as methods of PEFT (bottleneck, BitFit).
+"""Common base of plr's methods that only *call* the wrapped module, as methods of PEFT (bottleneck, BitFit).
 
 The module is never asked for its weight, so a layer of k-bit codes, whose dense weight would have to be computed, costs nothing
-and loses nothing, and a whole ``mlp`` is as good as a layer.
+and loses nothing, and a whole `mlp` is as good as a layer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["WrapperLayer", "WrapperModel"]
 
 
 class WrapperLayer(nn.Module, BaseTunerLayer):
-    """``base_layer`` in a wrapper that adds to its output; ``module_name`` is its name in the base model."""
+    """`base_layer` in a wrapper that adds to its output; `module_name` is its name in the base model."""
 
     def __init__(self, base_layer: nn.Module, module_name: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class WrapperLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
 
     def update_layer(self, name: str, config: Any) -> None:
-        """Add a fresh adapter called ``name``."""
+        """Add a fresh adapter called `name`."""
         raise NotImplementedError
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[Any, Any]:
@@ -44,7 +44,7 @@ class WrapperLayer(nn.Module, BaseTunerLayer):
 
 
 class WrapperModel(BaseTuner):
-    """A base whose target modules are wrapped in ``tuner_layer_cls``."""
+    """A base whose target modules are wrapped in `tuner_layer_cls`."""
 
     tuner_layer_cls: type[WrapperLayer]
 
@@ -76,9 +76,10 @@ class WrapperModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """
+        """Refuse `adapter_names`, else let the forward pass.
+
         Raises:
-            ModelError: ``adapter_names`` was given, one adapter for each row; PEFT would leave it unheard.
+            ModelError: `adapter_names` was given, one adapter for each row; PEFT would leave it unheard.
         """
         if kwargs.get("adapter_names") is not None:
             raise ModelError(

@@ -1,7 +1,7 @@
 """ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a high-rank update out of low-rank ones, one after another.
 
-The update is ``s sum_i B_i A_i`` over ``restarts + 1`` pairs of rank r, of which only the last trains; how a restart is made
-stands in :mod:`plr.adapters.relora.restarts`. What is saved is an ordinary LoRA adapter of rank ``(restarts + 1) r``
+The update is `s sum_i B_i A_i` over `restarts + 1` pairs of rank r, of which only the last trains; how a restart is made
+stands in `plr.adapters.relora.restarts`. What is saved is an ordinary LoRA adapter of rank `(restarts + 1) r`
 with all pairs side by side, so it opens in PEFT, goes on a base of any width, and merges like LoRA.
 
 Where this differs from the paper: it trains an adapter of a given base, so nothing trains at full rank first; and on a base of
@@ -51,9 +51,9 @@ STATE = "plr_restarts"
 class ReLoraMethod(AdapterMethod):
     """LoRA with restarts.
 
-    Keys: ``r``, ``lora_alpha``, ``lora_dropout``, ``target_modules`` as LoRA's; ``restarts``: how often;
-    ``warmup_fraction``: of the steps between two restarts; ``reset_share``: of Adam's moments that a restart sets to zero
-    (paper: 0.9 to 0.99, or all); ``merge_into_base``: add what was learned into dense weights while training (a step then
+    Keys: `r`, `lora_alpha`, `lora_dropout`, `target_modules` as LoRA's; `restarts`: how often;
+    `warmup_fraction`: of the steps between two restarts; `reset_share`: of Adam's moments that a restart sets to zero
+    (paper: 0.9 to 0.99, or all); `merge_into_base`: add what was learned into dense weights while training (a step then
     costs what LoRA's costs).
     """
 
@@ -85,9 +85,10 @@ class ReLoraMethod(AdapterMethod):
     def attach(
         self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
     ) -> Any:
-        """
+        """Put a fresh LoRA adapter on `model`, with room for its restarts.
+
         Raises:
-            ConfigError: more restarts than ``steps`` have room for.
+            ConfigError: more restarts than `steps` have room for.
             ModelError: targets that are not there, or are no linear layers.
         """
         if 0 < steps <= config["restarts"]:
@@ -118,7 +119,7 @@ class ReLoraMethod(AdapterMethod):
         return {} if state is None else state.buffers()
 
     def save(self, model: Any, folder: Path) -> None:
-        """A LoRA adapter of rank ``(restarts made + 1) r`` in PEFT's format."""
+        """Write a LoRA adapter of rank `(restarts made + 1) r` in PEFT's format."""
         state = _state(model)
         if state is None:
             self._lora.save(model, folder)
@@ -172,7 +173,7 @@ def _state(model: Any) -> Restarts | None:
 
 
 def _sort_lists(file: Path) -> None:
-    """PEFT keeps names in sets: without this their order would differ from run to run."""
+    """Sort the lists of names in a JSON file: PEFT keeps them in sets, whose order differs from run to run."""
     config = json.loads(file.read_text())
     for value in config.values():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):

@@ -1,17 +1,17 @@
 """ReLoRA's restarts: what was learned so far is put aside, and a fresh pair of low rank goes on from there.
 
-1. Before a restart each layer computes ``W x + s sum_{j<i} B_j A_j x + s B A x``. A restart makes the trained pair (B, A) the next
+1. Before a restart each layer computes `W x + s sum_{j<i} B_j A_j x + s B A x`. A restart makes the trained pair (B, A) the next
    of the sum, draws A anew and sets B to zero: the function stays what it was.
 2. The sum is kept as two tall tensors, A [restarts * r, in] and B [out, restarts * r], filled from the left. They say all there
    is to say: what is saved, checkpointed and resumed are these and the number of restarts made.
-3. *Dense layer*: the weight itself becomes ``W_0 + s B A`` (rounded once, from the weight of the start, which is kept on the CPU),
+3. *Dense layer*: the weight itself becomes `W_0 + s B A` (rounded once, from the weight of the start, which is kept on the CPU),
    so a step costs what LoRA's costs. *k-bit layer*: there is no weight to add to; the sum is computed beside it.
-4. The moments of Adam belong to the pair that has gone: a ``reset_share`` of them, the smallest, are set to zero. With a share
+4. The moments of Adam belong to the pair that has gone: a `reset_share` of them, the smallest, are set to zero. With a share
    of 1 the counter of its steps starts again too.
 5. After a restart the learning rate rises from near zero to the scheduler's value. It is set just before the optimizer's step and
    set back just after, so the scheduler never sees it.
 
-What it gives up: while a model trains, ``disable_adapter`` on dense layers shows the base with the sum in it.
+What it gives up: while a model trains, `disable_adapter` on dense layers shows the base with the sum in it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass
 class Restarts:
-    """The state of a ReLoRA run; ``begin`` puts it on a model with a fresh LoRA adapter."""
+    """The state of a ReLoRA run; `begin` puts it on a model with a fresh LoRA adapter."""
 
     parts: dict[str, Part]
     r: int
@@ -61,9 +61,10 @@ class Restarts:
 
     @classmethod
     def begin(cls, model: nn.Module, *, name: str, restarts: int, seed: int, merge: bool) -> Restarts:
-        """
+        """Begin a run on a model with a fresh LoRA adapter.
+
         Args:
-            name: the LoRA adapter of ``model``.
+            name: the LoRA adapter of `model`.
             merge: add into the weights of dense layers; else the sum is computed beside them too.
 
         Raises:
@@ -96,7 +97,7 @@ class Restarts:
     def restart(self, optimizer: Any = None, reset_share: float = 0.0) -> None:
         """Put the trained pairs aside and start fresh ones; the function of the model does not change.
 
-        ``optimizer``: whose moments of these pairs are reset; None: none.
+        `optimizer`: whose moments of these pairs are reset; None: none.
         """
         start = int(self.done) * self.r
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (int(self.done) + 1))
@@ -115,7 +116,7 @@ class Restarts:
         self.apply()
 
     def apply(self) -> None:
-        """Make the weights of merging layers ``W_0 + s B A`` of what is put aside now; the same bytes each time."""
+        """Make the weights of merging layers `W_0 + s B A` of what is put aside now; the same bytes each time."""
         rows = int(self.done) * self.r
         with torch.no_grad():
             for part in (part for part in self.parts.values() if part.merges):
@@ -133,7 +134,7 @@ class Restarts:
                 base.weight.copy_(weight)
 
     def sums(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The whole update of each layer as one pair: A [(done + 1) r, in], B [out, (done + 1) r]."""
+        """Compute the whole update of each layer as one pair: A [(done + 1) r, in], B [out, (done + 1) r]."""
         rows = int(self.done) * self.r
         pairs = {key: (part, *self._pair(part)) for key, part in self.parts.items()}
         return {
@@ -142,17 +143,17 @@ class Restarts:
         }
 
     def buffers(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the trained pairs."""
+        """Return the tensors a checkpoint must hold beside the trained pairs."""
         held = {"relora.done": self.done}
         for key, part in self.parts.items():
             held |= {f"{key}.relora_A": part.a, f"{key}.relora_B": part.b}
         return held
 
     def end(self, *, keep: bool) -> None:
-        """Take the sum off again (``keep=False``: dense weights are those of the start, bit for bit), or leave it in dense weights.
+        """Take the sum off again (`keep=False`: dense weights are those of the start, bit for bit), or leave it in dense weights.
 
         Raises:
-            ModelError: ``keep`` and a layer has no dense weight.
+            ModelError: `keep` and a layer has no dense weight.
         """
         packed = [key for key, part in self.parts.items() if not _is_dense(part.layer.get_base_layer())]
         if keep and packed:
@@ -201,7 +202,7 @@ class Jagged(TrainerCallback):
         self.rates: list[float] = []
 
     def points(self, steps: int) -> list[int]:
-        """After which of ``steps`` optimizer steps a restart is made.
+        """List those of `steps` optimizer steps that a restart follows.
 
         Raises:
             TrainingError: there are too few.
@@ -215,7 +216,7 @@ class Jagged(TrainerCallback):
         return [steps * i // (self.restarts + 1) for i in range(1, self.restarts + 1)]
 
     def factor(self, step: int, steps: int) -> float:
-        """What the learning rate of the optimizer step that follows ``step`` others is multiplied by."""
+        """Return the factor on the learning rate of the optimizer step that follows `step` others."""
         last = max((point for point in self.points(steps) if point <= step), default=None)
         warmup = round(self.warmup_fraction * steps / (self.restarts + 1))
         return 1.0 if last is None else min(1.0, (step - last + 1) / (warmup + 1))
@@ -249,7 +250,7 @@ def _is_dense(layer: nn.Module) -> bool:
 
 
 def reset(moments: Mapping[str, Any], share: float) -> None:
-    """Set a ``share`` of the moments of one parameter to zero, in place: those where the first moment is smallest.
+    """Set a `share` of the moments of one parameter to zero, in place: those where the first moment is smallest.
 
     The same places in every moment. Chosen for each by itself, a first moment could be left without its second, and Adam's next
     step there would be as large as the one divided by almost nothing.

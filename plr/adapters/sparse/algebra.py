@@ -10,7 +10,7 @@ Two adapters touch each other only in blocks that both have chosen. For a pair, 
 - *same start*: most scores of blocks that neither has chosen are equal, so both began from one draw (one seed). Then what they
   share is mostly that draw, not their tasks: TopK keeps its first choice unless training moves it.
 
-The sum (:func:`compose`) needs no retraining and loses nothing: its blocks are the union, so k differs from module to module. A
+The sum (`compose`) needs no retraining and loses nothing: its blocks are the union, so k differs from module to module. A
 block's score is the highest it has in any adapter that chose it (0.001 at least: v stays positive), other blocks stay below all
 of these, and the values are the sum divided by that score.
 """
@@ -34,12 +34,12 @@ LEAST = 1e-3
 
 
 def overlaps(adapters: Sequence[SparseAdapter]) -> list[dict[str, Any]]:
-    """:func:`overlap` of every pair."""
+    """Compute the `overlap` of every pair."""
     return [overlap(a, b) for a, b in combinations(adapters, 2)]
 
 
 def overlap(a: SparseAdapter, b: SparseAdapter) -> dict[str, Any]:
-    """The numbers of one pair, in all and (``modules``) by module.
+    """Measure the overlap of one pair, in all and (`modules`) by module.
 
     Raises:
         UsageError: no module is adapted by both, or one is cut into different blocks.
@@ -59,7 +59,7 @@ def overlap(a: SparseAdapter, b: SparseAdapter) -> dict[str, Any]:
 
 
 def compose(adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """Write the sum of ``adapters`` (each times its weight) to ``folder`` as one sparse adapter in PEFT's format.
+    """Write the sum of `adapters` (each times its weight) to `folder` as one sparse adapter in PEFT's format.
 
     Returns:
         How many blocks the sum has, and of how many adapters.
@@ -110,7 +110,7 @@ def compose(adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[f
 
 
 def _of_module(a: BlockModule, b: BlockModule, pair: tuple[SparseAdapter, SparseAdapter]) -> dict[str, float]:
-    """Counts and sums that add up over modules."""
+    """Return the counts and sums that add up over modules."""
     _check_blocks([a, b], pair)
     slot_a = {int(place): slot for slot, place in enumerate(a.positions)}
     slot_b = {int(place): slot for slot, place in enumerate(b.positions)}
@@ -185,7 +185,7 @@ def _check_sum(adapters: Sequence[SparseAdapter], weights: Sequence[float], fold
 
 
 def _config(adapter: SparseAdapter, counts: dict[str, int]) -> dict[str, Any]:
-    """The first adapter's configuration with what differs in the sum: k of every module, by its full name."""
+    """Return the first adapter's configuration with what differs in the sum: k of every module, by its full name."""
     exact: dict[str, Any] = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern", "budget"))
     changed = {
         "k": max(counts.values()),

@@ -1,4 +1,4 @@
-"""How many blocks each module of a sparse adapter gets: patterns, the ramp over the depth, the global budget.
+"""Block budget of each module of a sparse adapter: patterns, the ramp over the depth, the global budget.
 
 1. `base` is `k`, or the value of the first key of `k_pattern` that matches the module's name (a regex, as PEFT's `rank_pattern`).
 2. `k_ramp = last / first` multiplies it by a line over the depth with mean 1: fewer blocks near the input, more near the output.
@@ -51,7 +51,7 @@ class Grid:
 
 
 def check_grid(grid: Grid, k: int) -> None:
-    """Whether the weight can be cut into that grid and k of its blocks be chosen.
+    """Tell whether the weight can be cut into that grid and k of its blocks be chosen.
 
     Raises:
         SparseConfigError: n or m does not divide, or k is more than there are blocks.
@@ -72,12 +72,12 @@ def check_grid(grid: Grid, k: int) -> None:
 
 
 def _nearest(size: int, parts: int) -> int:
-    """The divisor of `size` nearest to `parts`; the larger of two equally near."""
+    """Return the divisor of `size` nearest to `parts`; the larger of two equally near."""
     return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - parts), -d))
 
 
 def pattern_value(pattern: Mapping[str, int], name: str, default: int) -> int:
-    """The value of the first key that matches `name`, whole or from a dot on.
+    """Return the value of the first key that matches `name`, whole or from a dot on.
 
     >>> pattern_value({r"layers\\.1\\..*": 9, "q_proj": 2}, "model.layers.0.q_proj", 5)
     2
@@ -89,7 +89,7 @@ def pattern_value(pattern: Mapping[str, int], name: str, default: int) -> int:
 
 
 def distribute(grids: Sequence[Grid], base: Sequence[int], ramp: float = 1.0, budget: int | None = None) -> list[int]:
-    """k of each module, in order.
+    """Distribute the blocks: k of each module, in order.
 
     Args:
         grids: the modules in the order in which the model has them.
@@ -127,7 +127,7 @@ def distribute(grids: Sequence[Grid], base: Sequence[int], ramp: float = 1.0, bu
 
 
 def _line(grids: Sequence[Grid], ramp: float) -> list[float]:
-    """A factor for each module: linear over the depth, last / first = ramp, mean of first and last 1."""
+    """Return a factor for each module: linear over the depth, last / first = ramp, mean of first and last 1."""
     if ramp == 1.0:
         return [1.0] * len(grids)
     found = [re.match(r"(.*?\.)??(\d+)(\.|$)", grid.name) for grid in grids]
@@ -146,7 +146,7 @@ def _line(grids: Sequence[Grid], ramp: float) -> list[float]:
 
 
 def _fit(grids: Sequence[Grid], quotas: Sequence[float], budget: int) -> list[int]:
-    """The largest common factor on `quotas` that fits, rounded."""
+    """Return the largest common factor on `quotas` that fits, rounded."""
     scores = sum(grid.blocks for grid in grids)
     least = scores + sum(grid.block for grid in grids)
     if budget < least:
@@ -173,7 +173,7 @@ def _fit(grids: Sequence[Grid], quotas: Sequence[float], budget: int) -> list[in
 
 
 def _round(quotas: Sequence[float], cost: Sequence[int], total: int, most: Sequence[int] | None = None) -> list[int]:
-    """Whole numbers near `quotas` of total cost at most `total`: floors, then one more for the largest remainder, and again."""
+    """Round `quotas` to whole numbers of total cost at most `total`: floors, then one more for the largest remainder, and again."""
     counts = [math.floor(q + 1e-9) for q in quotas]
     left = total - sum(c * k for c, k in zip(cost, counts, strict=True))
     while True:

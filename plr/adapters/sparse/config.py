@@ -89,10 +89,10 @@ class SparseConfig(PeftConfig):
 
     @classmethod
     def roberta(cls, **changes: Any) -> SparseConfig:
-        """The paper's setting for RoBERTa (width 768)."""
+        """Return the paper's setting for RoBERTa (width 768)."""
         return cls(**{"n": 24, "m": 32, "k": 15, "alpha": 1.0, **changes})
 
     @classmethod
     def llama3_8b(cls, **changes: Any) -> SparseConfig:
-        """The paper's setting for Llama-3-8B on an 8-bit base."""
+        """Return the paper's setting for Llama-3-8B on an 8-bit base."""
         return cls(**{"n": 64, "m": 64, "k": 50, "alpha": 2.0, **changes})

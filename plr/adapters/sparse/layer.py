@@ -46,7 +46,7 @@ TEST_VALUES_STD = 0.1  # of W^v under init_weights=False
 
 
 def features(module: nn.Module, name: str = "the layer") -> tuple[int, int]:
-    """(d_out, d_in) of the weight of a linear layer.
+    """Return (d_out, d_in) of the weight of a linear layer.
 
     Raises:
         SparseLayerError: it is no linear layer.
@@ -71,7 +71,7 @@ def features(module: nn.Module, name: str = "the layer") -> tuple[int, int]:
 
 
 def draw_scores(n: int, m: int, k: int, std: float) -> Tensor:
-    """W^p `[n, m]`: normal, or half-normal where fewer than k+1 of them would be positive (see 3 above)."""
+    """Draw W^p `[n, m]`: normal, or half-normal where fewer than k+1 of them would be positive (see 3 above)."""
     scores = torch.randn(n, m) * std
     if not scores.is_meta and int((scores > 0).sum()) < min(k + 1, n * m):
         scores = scores.abs()
@@ -79,7 +79,7 @@ def draw_scores(n: int, m: int, k: int, std: float) -> Tensor:
 
 
 def reassign(scores: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The blocks of the slots after `scores [n, m]` changed: `(positions [k], keep bool [k])`.
+    """Choose the blocks of the slots after `scores [n, m]` changed: `(positions [k], keep bool [k])`.
 
     A slot keeps its block while no k others have a higher score; the j-th slot that does not gets the j-th best block outside.
     Shapes do not depend on values: it compiles without a graph break.
@@ -151,7 +151,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         self._moved.pop(adapter_name, None)
 
     def positions(self, adapter_name: str) -> Tensor:
-        """int64 `[k]`: the block of each slot, `row * m + col`."""
+        """Return the block of each slot, `row * m + col`: int64 `[k]`."""
         return cast(Tensor, self.sparse_positions[adapter_name])
 
     # -- selection --
@@ -175,13 +175,13 @@ class SparseLayer(nn.Module, BaseTunerLayer):
                 self._moved[adapter_name] = ~keep if moved is None else moved.to(keep.device) | ~keep
 
     def take_moved(self, adapter_name: str) -> Tensor | None:
-        """bool `[k]`: the slots that moved since the last call; None where none did. Not known of compiled forwards."""
+        """Take the slots that moved since the last call, bool `[k]`; None where none did. Not known of compiled forwards."""
         return self._moved.pop(adapter_name, None)
 
     # -- forward --
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
-        """`[.., d_in] -> [.., d_out]`; `adapter_names` gives each row of the batch its own adapter (`__base__`: none)."""
+        """Multiply `[.., d_in] -> [.., d_out]`; `adapter_names` gives each row of the batch its own adapter (`__base__`: none)."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         if adapter_names is not None:
@@ -225,7 +225,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
     # -- merging --
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW `[d_out, d_in]` (of a Conv1D `[d_in, d_out]`), dense, in the adapter's dtype."""
+        """Compute dW `[d_out, d_in]` (of a Conv1D `[d_in, d_out]`), dense, in the adapter's dtype."""
         n, m = self.sparse_scores[adapter].shape
         delta = dense_blocks(self._blocks(adapter), self.positions(adapter), n, m)
         return delta.t() if isinstance(self.get_base_layer(), Conv1D) else delta
@@ -261,7 +261,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
             grid[rows, :, cols] = self._unmerged.pop(name).to(grid)
 
     def _base_grid(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The base weight as a view `[n, bo, m, bi]`, and the rows and columns `[k]` of the adapter's blocks."""
+        """Return the base weight as a view `[n, bo, m, bi]`, and the rows and columns `[k]` of the adapter's blocks."""
         base = self.get_base_layer()
         weight: Any = base._parameters.get("weight")
         dense = (

@@ -14,7 +14,7 @@ __all__ = ["Sparse"]
 
 
 class Sparse(PeftMethod):
-    """See :mod:`plr.adapters.sparse.tuner`."""
+    """The sparse TopK-block adapter; see `plr.adapters.sparse.tuner`."""
 
     def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
         from plr.adapters.sparse.tuner import FreshSlots

@@ -30,7 +30,7 @@ __all__ = ["add_block_product", "dense_blocks", "weighted_blocks"]
 def add_block_product(
     result: Tensor, x: Tensor, scores: Tensor, values: Tensor, positions: Tensor, alpha: float
 ) -> Tensor:
-    """`result + x dW^T` as a new tensor of the dtype of `result`.
+    """Compute `result + x dW^T` as a new tensor of the dtype of `result`.
 
     Args:
         result: `[.., d_out]`, what the base layer made of `x`.
@@ -51,13 +51,13 @@ def add_block_product(
 
 
 def weighted_blocks(scores: Tensor, values: Tensor, positions: Tensor, alpha: float) -> Tensor:
-    """`[k, bo, bi]`: the content of each slot's block of dW, in the dtype of `values`."""
+    """Compute the content of each slot's block of dW, `[k, bo, bi]`, in the dtype of `values`."""
     v = scores.flatten().index_select(0, positions) * alpha
     return v.to(values.dtype)[:, None, None] * values
 
 
 def dense_blocks(blocks: Tensor, positions: Tensor, n: int, m: int) -> Tensor:
-    """The whole `[n*bo, m*bi]` matrix with `blocks [k, bo, bi]` at `positions` and zeros elsewhere; only merging needs it."""
+    """Build the whole `[n*bo, m*bi]` matrix: `blocks [k, bo, bi]` at `positions`, zeros elsewhere; only merging needs it."""
     _, bo, bi = blocks.shape
     grid = blocks.new_zeros(n * m, bo, bi)
     return grid.index_copy(0, positions, blocks).view(n, m, bo, bi).transpose(1, 2).reshape(n * bo, m * bi)
@@ -112,7 +112,7 @@ def _forward(
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of result, x, scores and values; None for positions, alpha and dtype."""
+    """Return the gradients of result, x, scores and values; None for positions, alpha and dtype."""
     x, values, positions, row, col, v = ctx.saved_tensors
     n, m, dtype = ctx.n, ctx.m, ctx.dtype
     Y = _gather(grad, row, n).to(dtype)  # [k, T, bo]
@@ -135,7 +135,7 @@ def _autocast(kind: str) -> bool:
 
 
 def _gather(x: Tensor, parts: Tensor, count: int) -> Tensor:
-    """Parts `[k]` of the `count` equal parts of the last dimension of `x [.., d]`: `[k, T, d/count]`."""
+    """Gather parts `[k]` of the `count` equal parts of the last dimension of `x [.., d]`: `[k, T, d/count]`."""
     d = x.shape[-1]
     return x.reshape(-1, count, d // count).index_select(1, parts).transpose(0, 1)
 

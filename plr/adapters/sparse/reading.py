@@ -1,10 +1,10 @@
-"""What a saved sparse adapter says of itself: where it writes, how strongly, and which blocks would have wanted in.
+"""Read a saved sparse adapter: chosen blocks, their magnitudes, and runner-up blocks by score.
 
 How it works.
 
 1. The adapter's file is read as it is (numpy and the standard library; no model, no torch). Every adapted layer has its
-   scores W^p ``[n, m]``, the values W^v ``[k, d_out/n, d_in/m]`` and the places of its k blocks.
-2. Slot i adds ``alpha * W^p[place i] * W^v[i]`` to block i; its *energy* is the sum of squares of that.
+   scores W^p `[n, m]`, the values W^v `[k, d_out/n, d_in/m]` and the places of its k blocks.
+2. Slot i adds `alpha * W^p[place i] * W^v[i]` to block i; its *energy* is the sum of squares of that.
 3. *Threshold*: the lowest score among the chosen blocks; *bar*: the best score outside.
 4. *Level*: the score that k of n * m draws of the initial normal distribution are expected to reach, its quantile at
    1 - k/(n m). *Wanted*: how many blocks stand above it.
@@ -69,7 +69,7 @@ THIRDS = ("near the input", "middle", "near the output")
 
 @dataclass(frozen=True, eq=False)
 class BlockModule:
-    """One adapted layer: ``scores [n, m]``, ``values [k, rows, columns]``, ``positions [k]`` (row * m + column)."""
+    """One adapted layer: `scores [n, m]`, `values [k, rows, columns]`, `positions [k]` (row * m + column)."""
 
     name: str
     layer: int
@@ -118,12 +118,12 @@ class BlockModule:
 
     @property
     def wanted(self) -> int | None:
-        """How many blocks stand above the level."""
+        """Number of blocks that stand above the level."""
         return None if self.level is None else int((self.scores > self.level).sum())
 
     @property
     def tried(self) -> float | None:
-        """How many blocks have had a slot, estimated; not below k."""
+        """Number of blocks that have had a slot, estimated; not below k."""
         if self.bar is None or self.init_std is None:
             return None
         above = self._folded * (1 - NormalDist(0.0, self.init_std).cdf(self.bar))
@@ -131,18 +131,18 @@ class BlockModule:
 
     @property
     def restless(self) -> bool:
-        """Whether more blocks wanted a slot, or had one, than the luck of the draw explains."""
+        """True if more blocks wanted a slot, or had one, than the luck of the draw explains."""
         most = self.k + 2 * math.sqrt(self.k * (1 - self.k / self.scores.size))
         return any(count is not None and count > most for count in (self.wanted, self.tried))
 
     @cached_property
     def delta(self) -> Array:
-        """What slot i adds to its block, ``[k, rows, columns]``."""
+        """Update that slot i adds to its block, `[k, rows, columns]`."""
         return (self.alpha * self.scores.reshape(-1)[self.positions])[:, None, None] * self.values
 
     @cached_property
     def energies(self) -> Array:
-        """The sum of squares that each slot adds, ``[k]``."""
+        """The sum of squares that each slot adds, `[k]`."""
         return (self.delta**2).sum(axis=(1, 2))
 
     @property
@@ -152,7 +152,7 @@ class BlockModule:
 
 @dataclass(frozen=True, eq=False)
 class SparseAdapter:
-    """A saved sparse adapter. ``others`` are the names of its further tensors: heads and other ``modules_to_save``."""
+    """A saved sparse adapter. `others` are the names of its further tensors: heads and other `modules_to_save`."""
 
     name: str
     folder: Path
@@ -170,7 +170,7 @@ class SparseAdapter:
 
 
 def read_sparse(folder: Path, name: str = "") -> SparseAdapter:
-    """The sparse adapter that PEFT saved in ``folder``.
+    """Read the sparse adapter that PEFT saved in `folder`.
 
     Raises:
         UsageError: no saved adapter, or one of another method.
@@ -216,7 +216,7 @@ def read_sparse(folder: Path, name: str = "") -> SparseAdapter:
 
 
 def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
-    """The sparse adapters among ``steps`` that are in the store, in their order."""
+    """List the sparse adapters among `steps` that are in the store, in their order."""
     from plr.core.specs import Train
 
     found = []
@@ -227,7 +227,7 @@ def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
 
 
 def module_rows(adapter: SparseAdapter) -> list[dict[str, Any]]:
-    """One record a module, input first: numbers for the table and for ``--json``."""
+    """List one record a module, input first: numbers for the table and for `--json`."""
     total = adapter.energy
     return [
         {
@@ -253,7 +253,7 @@ def module_rows(adapter: SparseAdapter) -> list[dict[str, Any]]:
 
 
 def depth_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records of :func:`module_rows` by kind and third of the depth: means of k, wanted and tried; restless modules; energy."""
+    """Group the records of `module_rows` by kind and third of the depth: means of k, wanted and tried; restless modules; energy."""
     layers = sorted({row["layer"] for row in rows})
     third = {layer: THIRDS[3 * i // len(layers)] for i, layer in enumerate(layers)}
     found = []
@@ -280,7 +280,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _order(kind: str) -> int:
-    """The place of a kind of module in its layer, by the names that are usual; unknown ones come last."""
+    """Return the place of a kind of module in its layer, by the names that are usual; unknown ones come last."""
     last = kind.rpartition(".")[2]
     return USUAL.index(last) if last in USUAL else len(USUAL)
 
@@ -306,7 +306,7 @@ def _check(name: str, scores: Any, values: Any, positions: Any) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Every tensor of a safetensors file as numpy; bfloat16 becomes float32."""
+    """Read every tensor of a safetensors file as numpy; bfloat16 becomes float32."""
     import numpy as np
 
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}

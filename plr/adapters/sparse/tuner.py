@@ -31,7 +31,7 @@ __all__ = ["SPARSE", "FreshSlots", "SparseConfig", "SparseModel", "changed_param
 
 
 class SparseModel(BaseTuner):
-    """A model whose target layers are :class:`~plr.adapters.sparse.layer.SparseLayer`. Made by PEFT."""
+    """A model whose target layers are `SparseLayer`. Made by PEFT."""
 
     prefix = "sparse_"
     peft_config: dict[str, Any]
@@ -86,7 +86,7 @@ class SparseModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """As PEFT's, after a look at the positions.
+        """Check the positions, then remap as PEFT does.
 
         Raises:
             IntegrityError: positions that are no k different blocks of the grid.
@@ -201,7 +201,7 @@ class SparseModel(BaseTuner):
 
 
 def changed_parameters(model: nn.Module) -> int:
-    """How many weights of the base the active sparse adapters can change: the elements of their blocks, each counted once."""
+    """Count the weights of the base that the active sparse adapters can change: the elements of their blocks, each counted once."""
     changed = 0
     for layer in model.modules():
         if isinstance(layer, SparseLayer) and not layer.disable_adapters:
@@ -215,7 +215,7 @@ def changed_parameters(model: nn.Module) -> int:
 
 
 def clear_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Zero the optimizer's moments of slots that moved since the last call; how many did.
+    """Zero the optimizer's moments of slots that moved since the last call; returns how many did.
 
     To be called between backward and step, so that what the old block learned does not push the new one.
     """
@@ -233,7 +233,7 @@ def clear_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 class FreshSlots(TrainerCallback):
-    """Calls :func:`clear_moments` before each optimizer step."""
+    """Calls `clear_moments` before each optimizer step."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         clear_moments(kwargs["model"], kwargs["optimizer"])
@@ -266,7 +266,7 @@ def _with_adapter_names(_module: nn.Module, args: Any, kwargs: dict[str, Any], *
 def _weighted_sum(
     layer: SparseLayer, adapters: Sequence[str], weights: Sequence[float], alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(scores, values, positions) of the adapter that computes the weighted sum on this layer."""
+    """Return (scores, values, positions) of the adapter that computes the weighted sum on this layer."""
     parts = [(name, weight) for name, weight in zip(adapters, weights, strict=True) if name in layer.sparse_values]
     positions = torch.cat([layer.positions(name) for name, _ in parts]).unique()
     scores = torch.stack([layer.sparse_scores[name].detach() for name, _ in parts]).amax(0)
@@ -282,4 +282,4 @@ def _weighted_sum(
 
 
 SPARSE = register("sparse", SparseConfig, SparseModel)
-"""The method's member of PEFT's ``PeftType``."""
+"""The method's member of PEFT's `PeftType`."""
