@@ -19,7 +19,7 @@ __all__ = ["run_batched"]
 
 @contextmanager
 def _plain_greedy(base: Any, ends: frozenset[int], pad: int) -> Iterator[None]:
-    """Without the penalties, forced and suppressed tokens that a checkpoint's generation_config may hold."""
+    """Leave out the penalties, forced and suppressed tokens that a checkpoint's generation_config may hold."""
     own = base.generation_config
     base.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=pad)
     try:
@@ -72,7 +72,7 @@ def run_batched(
 
 
 def _until_end(new: list[int], ends: frozenset[int], stops: StopStrings) -> list[int]:
-    """Generated tokens without the padding that follows EOS or a stop string."""
+    """Cut generated tokens: without the padding that follows EOS or a stop string."""
     out: list[int] = []
     for token in new:
         out.append(token)

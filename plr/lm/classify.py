@@ -44,12 +44,12 @@ Encoded = dict[str, list[int]]
 
 
 def has_head(model: Any) -> bool:
-    """Whether `model` (or the base inside its adapter) is a sequence classification model."""
+    """Tell whether `model` (or the base inside its adapter) is a sequence classification model."""
     return type(unwrap(model)).__name__.endswith("ForSequenceClassification")
 
 
 def needs_equal_lengths(model: Any) -> bool:
-    """Whether a batch must not be padded: virtual tokens before the text of a decoder."""
+    """Tell whether a batch must not be padded: virtual tokens before the text of a decoder."""
     config: Any = getattr(model, "active_peft_config", None)
     by_embeddings = getattr(config, "peft_type", None) in (
         "PROMPT_TUNING",
@@ -63,7 +63,7 @@ def needs_equal_lengths(model: Any) -> bool:
 def encode_texts(
     tokenizer: Any, texts: Sequence[Texts], max_length: int | None = None, *, names: Sequence[str] | None = None
 ) -> list[Encoded]:
-    """The tokens of each text or pair: `input_ids`, and `token_type_ids` where the tokenizer makes them.
+    """Tokenize each text or pair: `input_ids`, and `token_type_ids` where the tokenizer makes them.
 
     Args:
         names: what messages call the rows, for example their ids.
@@ -93,7 +93,7 @@ def encode_texts(
 
 
 def collate(tokenizer: Any, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask` and, as the rows have them, `token_type_ids`: int64 `[b, t]`, padded on the right."""
+    """Collate `input_ids`, `attention_mask` and, as the rows have them, `token_type_ids`: int64 `[b, t]`, padded on the right."""
     width = max(len(row["input_ids"]) for row in rows)
     batch = {"input_ids": torch.full((len(rows), width), tokenizer.pad_token_id)}
     others = ["attention_mask", *(key for key in rows[0] if key != "input_ids")]
@@ -106,7 +106,7 @@ def collate(tokenizer: Any, rows: Sequence[Encoded]) -> dict[str, Tensor]:
 
 
 def head_loss(logits: Tensor, labels: Tensor, regression: bool, reduction: str = "sum") -> Tensor:
-    """Cross entropy of `logits [b, labels]` at `labels int64 [b]`, or squared error of `logits [b, 1]`; in float32.
+    """Compute the cross entropy of `logits [b, labels]` at `labels int64 [b]`, or squared error of `logits [b, 1]`; in float32.
 
     `reduction` is `sum`, `mean` or `none`, over rows.
     """
@@ -123,7 +123,7 @@ def classify(
     max_tokens_per_batch: int = 4096,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The head's outputs `[rows, outputs]`, float32 on the CPU, in the order of `texts`.
+    """Compute the head's outputs `[rows, outputs]`, float32 on the CPU, in the order of `texts`.
 
     Raises:
         DataError: a text does not fit into the model's positions.
@@ -160,7 +160,7 @@ def classify(
 
 
 def head_limit(model: Any) -> int | None:
-    """The most tokens of a text: RoBERTa counts its positions from behind the padding id."""
+    """Return the most tokens of a text: RoBERTa counts its positions from behind the padding id."""
     limit, base = position_limit(model), unwrap(model)
     for name, module in base.named_modules():
         if (
@@ -175,7 +175,7 @@ def head_limit(model: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model says of a few texts, float32 on the CPU."""
+    """Outputs of a model for a few texts, float32 on the CPU."""
 
     outputs: Tensor
     """`[texts, n]`: the logits of the next token, or the head's outputs."""
@@ -183,7 +183,7 @@ class Probe:
     """`[texts, hidden]`: the body's last states, their mean over positions; of a model with a head alone."""
 
     def change(self, later: Probe) -> float:
-        """The largest change of an output; 0 if nothing acts on the body.
+        """Return the largest change of an output; 0 if nothing acts on the body.
 
         A trained head by itself changes every output: what acts below it must be seen below it.
         """
@@ -193,7 +193,7 @@ class Probe:
 
 
 def probe(model: Any, tokenizer: Any, texts: Sequence[str] | Sequence[Texts]) -> Probe:
-    """What `model` says of `texts`, one by one, so that equal weights give equal bits.
+    """Compute the outputs of `model` for `texts`, one by one, so that equal weights give equal bits.
 
     Two probes that differ prove that an adapter is active.
     """
@@ -209,7 +209,7 @@ def probe(model: Any, tokenizer: Any, texts: Sequence[str] | Sequence[Texts]) ->
 
 
 def _batches(lengths: list[int], budget: int, equal: bool) -> Iterator[list[int]]:
-    """Row numbers, longest first, of at most `budget` padded tokens (one row at least); `equal`: of one length."""
+    """Batch row numbers, longest first, of at most `budget` padded tokens (one row at least); `equal`: of one length."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         longest = lengths[batch[0]] if batch else 0

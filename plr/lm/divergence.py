@@ -1,4 +1,4 @@
-"""How far a model has moved from what it was: KL divergence, loss and agreement, token by token.
+"""Distance of a model from what it was: KL divergence, loss and agreement, token by token.
 
 How it works.
 
@@ -39,7 +39,7 @@ _Finish = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shift:
-    """What happened to the predictions in one row of `t` tokens: four vectors `[t-1]`, float64 on the CPU."""
+    """Change of the predictions in one row of `t` tokens: four vectors `[t-1]`, float64 on the CPU."""
 
     before: Tensor
     """Nats the reference gives to each token but the first."""
@@ -52,7 +52,7 @@ class Shift:
 
 
 class Reference:
-    """What a model says of `rows` now, to compare a later model with.
+    """Predictions of a model for `rows` now, to compare a later model with.
 
     Args:
         model: a transformers causal language model, as it is before the change.
@@ -81,7 +81,7 @@ class Reference:
                 self.inputs[i] = own.cpu()
 
     def compare(self, model: Any) -> list[Shift]:
-        """One `Shift` a row, in the order of the rows; the reference stays what it is, for the next model.
+        """Compute one `Shift` a row, in the order of the rows; the reference stays what it is, for the next model.
 
         Raises:
             ModelError: the model has no output head any more.
@@ -96,7 +96,7 @@ class Reference:
         return [shifts[i] for i in range(len(self.rows))]
 
     def _run(self, model: Any, batch: list[int]) -> tuple[Tensor, Tensor]:
-        """The head's input `[b, t-1, hidden]` of a batch and the model's own logits `[b, 1, vocabulary]` at column 0."""
+        """Compute the head's input `[b, t-1, hidden]` of a batch and the model's own logits `[b, 1, vocabulary]` at column 0."""
         ids = torch.zeros(len(batch), max(len(self.rows[i]) for i in batch) - 1, dtype=torch.long)
         for row, i in enumerate(batch):
             ids[row, : len(self.rows[i]) - 1] = torch.tensor(self.rows[i][:-1])
@@ -107,7 +107,7 @@ class Reference:
             yield i, x[row, : len(self.rows[i]) - 1]
 
     def _shift(self, head: nn.Module, was: Tensor, now: Tensor, targets: Tensor) -> Shift:
-        """Both inputs `[t-1, hidden]` through their heads, piece by piece; `targets [t-1]`."""
+        """Run both inputs `[t-1, hidden]` through their heads, piece by piece; `targets [t-1]`."""
         parts: list[Tensor] = []
         size, at = 1, 0  # the vocabulary is known after the first token
         while at < len(targets):
@@ -122,7 +122,7 @@ class Reference:
         return Shift(*torch.cat(parts, dim=1))
 
     def _log_probabilities(self, head: nn.Module, x: Tensor) -> Tensor:
-        """`[n, hidden] -> [n, vocabulary]`, float32."""
+        """Compute log-probabilities `[n, hidden] -> [n, vocabulary]`, float32."""
         return self.finish(head(x)).float().log_softmax(-1)
 
 
@@ -150,7 +150,7 @@ def _head(model: Any) -> nn.Module:
 
 
 def _finish(config: Any) -> _Finish:
-    """What the model does to its logits behind the head: Gemma caps, Cohere and Falcon-H1 multiply, Granite divides."""
+    """Find what the model does to its logits behind the head: Gemma caps, Cohere and Falcon-H1 multiply, Granite divides."""
     cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     scale = (getattr(config, "logit_scale", None) or 1.0) * (getattr(config, "lm_head_multiplier", None) or 1.0)
     scale /= getattr(config, "logits_scaling", None) or 1.0
@@ -178,7 +178,7 @@ def _check_causal(model: Any, rows: list[list[int]]) -> None:
 
 
 def _check_logits(ours: Tensor, theirs: Tensor) -> None:
-    """Both `[b, 1, vocabulary]`; only the head's arithmetic may differ (another shape of matrix product)."""
+    """Compare logits, both `[b, 1, vocabulary]`; only the head's arithmetic may differ (another shape of matrix product)."""
     ours, theirs = ours.float(), theirs.float()
     tolerance = 2e-2 * float(theirs.abs().max())
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0.0, atol=tolerance, equal_nan=True):
@@ -219,7 +219,7 @@ def _tap(head: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Row numbers, longest first, in batches of at most `budget` padded tokens (one row at least)."""
+    """Batch row numbers, longest first, in batches of at most `budget` padded tokens (one row at least)."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > budget:

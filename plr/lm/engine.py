@@ -107,7 +107,7 @@ class SlotEngine:
     # -- prompts enter --
 
     def _share(self) -> int:
-        """How many first tokens of all prompts are computed once: the common ones, never a prompt's last."""
+        """Count the first tokens of all prompts that are computed once: the common ones, never a prompt's last."""
         if len(self.pending) < 2:
             return 0
         low, high = min(r.ids for r in self.pending), max(r.ids for r in self.pending)
@@ -118,7 +118,7 @@ class SlotEngine:
         return common if worth else 0
 
     def _fill_prefix(self) -> None:
-        """Keys and values of the shared tokens, in a cache of one row."""
+        """Compute keys and values of the shared tokens, in a cache of one row."""
         if self.virtual:
             prompt = self.model.get_prompt(1)
             if isinstance(prompt, DynamicCache):  # prefix tuning: keys and values themselves
@@ -154,7 +154,7 @@ class SlotEngine:
             free -= count
 
     def _prefill(self, cache: SlotCache, rows: slice, start: int, texts: list[list[int]]) -> None:
-        """Keys and values of `texts`, padded on the right, into columns `start ...` of `rows`."""
+        """Compute keys and values of `texts`, padded on the right, into columns `start ...` of `rows`."""
         width = max(map(len, texts))
         ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=self.device)
         self._forward(cache, rows, start, start + width, input_ids=ids)
@@ -184,7 +184,7 @@ class SlotEngine:
             served.check()
 
     def _dtype(self) -> torch.dtype:
-        """What attention computes in: of the keys, and before there are any, of the embeddings."""
+        """Return the dtype of attention: of the keys, and before there are any, of the embeddings."""
         return self.cache.dtype or self.prefix.dtype or unwrap(self.model).get_input_embeddings().weight.dtype
 
     def _mask(self) -> Tensor:
@@ -197,7 +197,7 @@ class SlotEngine:
     # -- rows run --
 
     def _step(self) -> list[int]:
-        """One token more in every running row; the rows that are done, last first."""
+        """Generate one token more in every running row; returns the rows that are done, last first."""
         active, longest = len(self.running), max(self.columns) + 1
         position, mask = self.position[:active], self._mask()
         column = position - self.origin

@@ -55,7 +55,7 @@ def generate(
     on_progress: Callable[[int, int], None] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Generation]:
-    """Greedy answers to `prompts`, in their order: the text `model.generate(do_sample=False)` writes for each alone.
+    """Generate greedy answers to `prompts`, in their order: the text `model.generate(do_sample=False)` writes for each alone.
 
     `model` is a transformers causal language model, plain or wrapped by PEFT, on any device, in any mode (restored
     afterwards). Of its `generation_config` only the EOS ids are read: no penalty, no sampling, no forced token.

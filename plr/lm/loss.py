@@ -59,8 +59,9 @@ def answer_loss(
     on_progress: Callable[[int, int], None] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[AnswerLoss]:
-    """The teacher-forced loss of each `(prompt, target)`, in order; log-softmax in float32. `names` is what messages call the
-    rows, instead of numbers from 0.
+    """Compute the teacher-forced loss of each `(prompt, target)`, in order; log-softmax in float32.
+
+    `names` is what messages call the rows, instead of numbers from 0.
 
     Raises:
         DataError: a prompt has no token, or a pair does not fit into the model's positions.
@@ -77,7 +78,7 @@ def answer_loss(
 def perplexity(
     model: Any, tokenizer: Any, texts: Sequence[str], *, max_length: int = 512, max_tokens_per_batch: int = 4096
 ) -> tuple[float, int]:
-    """`(perplexity, tokens scored)` of `texts`, cut into windows of `max_length` tokens that do not overlap.
+    """Compute `(perplexity, tokens scored)` of `texts`, cut into windows of `max_length` tokens that do not overlap.
 
     The first token of a window is context only. A text's windows begin anew; nothing of it is dropped.
 
@@ -100,7 +101,7 @@ def perplexity(
 
 
 def logits_probe(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """The logits that follow each of a few texts, `[texts, vocabulary]`, float32 on the CPU.
+    """Compute the logits that follow each of a few texts, `[texts, vocabulary]`, float32 on the CPU.
 
     Two probes that differ prove that an adapter is active. Texts run one by one, so equal weights give equal bits.
     """
@@ -121,7 +122,7 @@ def _losses(
     on_progress: Callable[[int, int], None] | None,
     names: Sequence[str] | None = None,
 ) -> list[float]:
-    """For each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it."""
+    """Compute for each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it."""
     limit, virtual = position_limit(model), prompt_learning(model)
     for i, (ids, _) in enumerate(rows):
         if limit is not None and virtual + len(ids) - 1 > limit:
@@ -166,7 +167,7 @@ def _losses(
 
 
 def _shared(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
-    """How many first tokens of all rows are computed once; 0 where that is not worth it, or no cache of the model can hold them."""
+    """Count the first tokens of all rows to compute once; 0 where it is not worth it, or no cache of the model can hold them."""
     if len(rows) < 2 or prompt_learning(model):
         return 0
     low, high = min(ids for ids, _ in rows), max(ids for ids, _ in rows)
@@ -180,7 +181,7 @@ def _shared(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
 
 
 def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values `[1, heads, tokens, head_dim]` of every layer."""
+    """Compute keys and values `[1, heads, tokens, head_dim]` of every layer."""
     cache = DynamicCache(config=decoder_config(model))
     tokens = torch.tensor([ids], device=input_device(model))
     more = {"logits_to_keep": 1} if keeps else {}
@@ -191,7 +192,7 @@ def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tenso
 def _behind(
     prefix: list[tuple[Tensor, Tensor]], batch: int, shared: int, width: int, device: torch.device
 ) -> dict[str, Any]:
-    """Arguments of a forward over `batch` rows of `width` tokens that follow the prefix."""
+    """Make the arguments of a forward over `batch` rows of `width` tokens that follow the prefix."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix):
         cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
@@ -202,8 +203,10 @@ def _behind(
 def _batches(
     rows: Sequence[tuple[list[int], int]], budget: int, vocabulary: int, shared: int = 0
 ) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, of at most `budget` padded tokens (one row at least), and behind a
-    prefix of `shared` tokens with a cache of at most `4 * budget`."""
+    """Batch row numbers by like length, longest first: at most `budget` padded tokens (one row at least).
+
+    Behind a prefix of `shared` tokens the cache holds at most `4 * budget`.
+    """
     batch: list[int] = []
     width = first = 0
     for i in sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), rows[i][1])):

@@ -42,7 +42,7 @@ _TYPES = (torch.float32, torch.bfloat16)
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[int]:
-    """Inside, the linear layers of `model` multiply laid-out copies of their weights; yields how many do.
+    """Let the linear layers of `model` multiply laid-out copies of their weights inside; yields how many do.
 
     For inference only: nothing is differentiable inside. A weight that is changed inside has no effect until the end.
     """
@@ -69,7 +69,7 @@ def lays_out(dtype: torch.dtype) -> bool:
 
 
 def _layers(model: nn.Module) -> list[tuple[nn.Linear, Tensor]]:
-    """What is worth it, with its dense weights; nothing where the machine or the memory does not allow it."""
+    """List the layers that are worth it, with their dense weights; none where the machine or the memory does not allow it."""
     if (
         platform.machine() not in ("x86_64", "AMD64")
         or not torch.backends.mkldnn.is_available()

@@ -43,7 +43,7 @@ class Refused(Exception):
 
 
 def why_not_slot_attention(model: Any) -> str | None:
-    """The reason why `model`, which runs in slots, runs with attention of its own; None if nothing speaks against this."""
+    """Return the reason why `model`, which runs in slots, runs with attention of its own; None if nothing speaks against this."""
     if any(tensor.device.type != "cpu" for tensor in unwrap(model).parameters()):
         return "it is not on the CPU alone"
     if not hasattr(torch.ops.aten, _KERNEL):
@@ -68,7 +68,7 @@ class SlotAttention:
 
     @contextmanager
     def serving(self, model: Any) -> Iterator[None]:
-        """Inside, `model` attends through this object."""
+        """Let `model` attend through this object inside."""
         config, name = decoder_config(model), f"plr-slots-{id(self):x}"
         before = config._attn_implementation
         AttentionInterface.register(name, self._attend)
@@ -80,14 +80,14 @@ class SlotAttention:
             AttentionInterface._global_mapping.pop(name)  # there is no public way to take a name back
 
     def plan(self, mask: Tensor | None, columns: Sequence[int] = ()) -> None:
-        """The next forward is given `mask`; if it is a decode step, new tokens are written at `columns`, one a row."""
+        """Prepare the next forward with `mask`; if it is a decode step, new tokens are written at `columns`, one a row."""
         rows = max(ROWS, torch.get_num_threads())
         starts = range(0, len(columns), rows)
         self._blocks = [(slice(i, i + rows), max(columns[i : i + rows]) + 1) for i in starts]
         self._mask = mask
 
     def check(self) -> None:
-        """After a forward.
+        """Check, after a forward, that every layer attended through this object.
 
         Raises:
             Refused: a layer has not attended through this object.
@@ -108,8 +108,11 @@ class SlotAttention:
         is_causal: bool | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """transformers' interface: `query` `[rows, heads, tokens, head_dim]`, `key` and `value` those of the own columns,
-        `[rows, kv_heads, columns, head_dim]`, `attention_mask` additive; the result is `[rows, tokens, heads, head_dim]`."""
+        """Attend, with the arguments of transformers' interface; the result is `[rows, tokens, heads, head_dim]`.
+
+        `query` is `[rows, heads, tokens, head_dim]`; `key` and `value` are those of the own columns,
+        `[rows, kv_heads, columns, head_dim]`; `attention_mask` is additive.
+        """
         layer, self.cache.latest = self.cache.latest, None
         if layer is None:
             raise Refused("its layers share keys and values")
@@ -139,7 +142,7 @@ class SlotAttention:
     def _step(
         self, queries: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
     ) -> tuple[Tensor, Tensor]:
-        """Of one token a row: `[rows, groups, heads of a group, head_dim]`, and the logarithms `[rows, groups, heads ...]`."""
+        """Attend for one token a row: `[rows, groups, heads of a group, head_dim]`, and logarithms `[rows, groups, heads ...]`."""
         parts = [
             self._kernel(
                 queries[rows], key[rows, :, :end], value[rows, :, :end], attn_mask=mask[rows, :, :, :end], scale=scaling
@@ -160,7 +163,7 @@ class SlotAttention:
         dropout: float,
         others: dict[str, Any],
     ) -> None:
-        """Raises `Refused` where a call wants something else than plain attention of a decoder to its own keys."""
+        """Raise `Refused` where a call wants something else than plain attention of a decoder to its own keys."""
         for name, given in others.items():
             if name not in _NO_MATTER and given is not None and given is not False:
                 raise Refused(f"its attention takes {name}")

@@ -31,7 +31,7 @@ __all__ = ["SlotCache"]
 
 @dataclass
 class _Plan:
-    """What the next forward writes and reads; shared by all layers."""
+    """Plan of the columns that the next forward writes and reads; shared by all layers."""
 
     slots: int
     columns: int
@@ -96,7 +96,7 @@ class _SlotLayer(CacheLayerMixin):
         self.values[:, :, :length] = other.values
 
     def get_seq_length(self) -> int:
-        """Tokens before those of the coming forward, in its longest row."""
+        """Count the tokens before those of the coming forward, in its longest row."""
         return self.plan.origin + (self.plan.stop - 1 if self.plan.point else self.plan.start)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -107,8 +107,10 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """The cache of `slots` running answers of at most `columns` tokens each, prompt included; `origin` tokens before
-    column 0 lie elsewhere."""
+    """The cache of `slots` running answers of at most `columns` tokens each, prompt included.
+
+    `origin` tokens before column 0 lie elsewhere.
+    """
 
     def __init__(self, layers: int, slots: int, columns: int, origin: int = 0) -> None:
         self.plan = _Plan(slots, columns, origin)
@@ -124,18 +126,20 @@ class SlotCache(Cache):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of the stored keys; None before the first forward."""
+        """Type of the stored keys; None before the first forward."""
         first = self.slot_layers[0]
         return first.keys.dtype if first.is_initialized else None
 
     def plan_block(self, rows: slice, start: int, stop: int) -> None:
-        """The next forward writes columns `start .. stop-1` of `rows`, and attends to those before as well."""
+        """Let the next forward write columns `start .. stop-1` of `rows`, and attend to those before as well."""
         plan = self.plan
         plan.rows, plan.start, plan.stop, plan.point = rows, start, stop, False
 
     def plan_point(self, row: Tensor, column: Tensor, longest: int) -> None:
-        """The next forward writes one token in each of the rows `row = 0 .. n-1`, at `column` (both int64, `[n]`), and
-        attends to the first `longest` columns."""
+        """Let the next forward write one token a row and attend to the first `longest` columns.
+
+        The rows are `row = 0 .. n-1`; each token goes to its `column` (both int64, `[n]`).
+        """
         plan = self.plan
         plan.rows, plan.stop, plan.point = slice(0, row.shape[0]), longest, True
         plan.places = {row.device: (row, column)}

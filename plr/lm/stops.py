@@ -39,7 +39,7 @@ class StopStrings:
         self._may_complete: dict[int, bool] = {}
 
     def may_complete(self, token: int) -> bool:
-        """Whether `token` can be the one that completes a stop string; False is certain, True is not."""
+        """Tell whether `token` can be the one that completes a stop string; False is certain, True is not."""
         known = self._may_complete.get(token)
         if known is None:
             text = decode(self.tokenizer, [token])
@@ -49,7 +49,7 @@ class StopStrings:
         return known
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """`(text before the stop string, the stop string)` for the one that comes first in `text`, else None."""
+        """Find `(text before the stop string, the stop string)` for the one that comes first in `text`, else None."""
         hits = [(at, i) for i, s in enumerate(self.strings) if (at := text.find(s)) >= 0]
         if not hits:
             return None
@@ -57,5 +57,5 @@ class StopStrings:
         return text[:at], self.strings[i]
 
     def cut(self, ids: list[int]) -> bool:
-        """Whether the text of `ids`, the last of which is new, holds a stop string."""
+        """Tell whether the text of `ids`, the last of which is new, holds a stop string."""
         return self.may_complete(ids[-1]) and self.find(decode(self.tokenizer, ids)) is not None

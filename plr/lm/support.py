@@ -1,4 +1,4 @@
-"""What a model is, as far as running it goes: its base, its virtual tokens, and whether slots can express it."""
+"""Properties of a model that decide how it runs: its base, its virtual tokens, and whether slots can express it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GROWING_ROPE = ("dynamic", "longrope")  # frequencies that depend on the longes
 
 
 def unwrap(model: Any) -> Any:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
+    """Return the transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -39,31 +39,31 @@ def input_device(model: Any) -> torch.device:
 
 
 def accepts(model: Any, name: str) -> bool:
-    """Whether the base model's `forward` has the parameter `name`."""
+    """Tell whether the base model's `forward` has the parameter `name`."""
     return name in inspect.signature(unwrap(model).forward).parameters
 
 
 def _adapter_config(model: Any) -> Any:
-    """The PEFT config in force; None for a plain model and inside `disable_adapter()`."""
+    """Return the PEFT config in force; None for a plain model and inside `disable_adapter()`."""
     if not hasattr(model, "get_base_model") or getattr(model, "_adapters_disabled", False):
         return None
     return getattr(model, "active_peft_config", None)
 
 
 def prompt_learning(model: Any) -> int:
-    """How many virtual tokens a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt."""
+    """Count the virtual tokens that a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt."""
     config = _adapter_config(model)
     return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 
 
 def position_limit(model: Any) -> int | None:
-    """The most tokens the model's positions can tell apart, None where the config names no limit."""
+    """Return the most tokens the model's positions can tell apart, None where the config names no limit."""
     limit = getattr(decoder_config(model), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
 def why_not_slots(model: Any, longest: int) -> str | None:
-    """The reason why texts of up to `longest` tokens of this model cannot run in a slot cache, None if they can.
+    """Return the reason why texts of up to `longest` tokens of this model cannot run in a slot cache, None if they can.
 
     Every reason is read off the model's structure: which cache layers transformers makes for it, which arguments its
     `forward` takes, which attention it runs.
@@ -96,7 +96,7 @@ def why_not_slots(model: Any, longest: int) -> str | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; every module's own `training` flag as before afterwards."""
+    """Set evaluation mode and no gradients inside; afterwards every module's own `training` flag is as before."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How text becomes tokens and tokens become text, for training, generation and loss alike.
+"""Tokenization and its reverse, for training, generation and loss alike.
 
 A prompt is tokenized alone, with the BOS its tokenizer adds; a target is tokenized alone, without special tokens, and
 ends with EOS. The two are concatenated. So the boundary is the same at training, where the target follows, and at
@@ -16,7 +16,7 @@ __all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt",
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """The token ids of `prompt`, begun by BOS where the tokenizer adds one, never ended by EOS.
+    """Encode `prompt` as token ids, begun by BOS where the tokenizer adds one, never ended by EOS.
 
     A prompt that already spells its BOS out, as chat templates do, does not get a second one.
 
@@ -80,7 +80,7 @@ def check_room(
 
 
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
-    """`(prompt ids, target ids + EOS)`: the one place that says how a training or scoring pair is tokenized.
+    """Encode `(prompt ids, target ids + EOS)`: the one place that says how a training or scoring pair is tokenized.
 
     Raises:
         DataError: half of a surrogate pair, which is no text.
@@ -110,12 +110,12 @@ def _check_unicode(text: str) -> None:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
+    """List the ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = declared if isinstance(declared, list | tuple) else [declared]
     return frozenset(int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
 def decode(tokenizer: Any, ids: list[int]) -> str:
-    """The text of generated `ids`, special tokens left out, spaces as the tokens have them."""
+    """Decode the text of generated `ids`, special tokens left out, spaces as the tokens have them."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

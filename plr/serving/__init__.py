@@ -1,6 +1,6 @@
 """Other engines that serve what plr made, and what they cannot serve.
 
-``plr.serving.vllm`` is imported where it is used: it loads torch.
+`plr.serving.vllm` is imported where it is used: it loads torch.
 """
 
 from plr.serving.check import check_engine

@@ -1,4 +1,4 @@
-"""Whether the engine that a cell names can serve it, asked when the cell is planned."""
+"""Check at planning time that the engine a cell names can serve it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_engine"]
 
 
 def check_engine(step: Evaluate) -> None:
-    """Refuse, before any work, what the engine of ``step`` cannot serve.
+    """Refuse, before any work, what the engine of `step` cannot serve.
 
     Raises:
         UsageError: with the reason, and what can.

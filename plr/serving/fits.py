@@ -1,11 +1,11 @@
-"""What vLLM can serve of what plr makes: read off vLLM's own loaders, and asked before any work.
+"""Compatibility rules for vLLM, mirrored from its loaders and checked at planning time.
 
 The rules are those of vLLM 0.32 and 0.33, from the source of their wheels:
 
-1. GPTQ (``AutoGPTQConfig``): 8 and 4 bits, symmetric, no activation order across groups, groups of 32, 64, 128 or a whole row.
+1. GPTQ (`AutoGPTQConfig`): 8 and 4 bits, symmetric, no activation order across groups, groups of 32, 64, 128 or a whole row.
    Zero points are not read: a symmetric grid has its zero in the middle, which is what plr writes.
 2. bitsandbytes, GGUF and fewer than 4 bits: no reader is left.
-3. LoRA (``PEFTHelper``): PEFT's own files, rank up to 512, also rsLoRA and ranks or alphas by layer. Whatever changes the
+3. LoRA (`PEFTHelper`): PEFT's own files, rank up to 512, also rsLoRA and ranks or alphas by layer. Whatever changes the
    meaning of A and B, or trains anything else, is refused there. Keys that vLLM does not read at all are refused here.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["MAX_RANK", "RANKS", "lora_rank", "lora_targets", "room_for_rank", "why_not_vllm"]
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``max_lora_rank`` may be."""
+"""What `max_lora_rank` may be."""
 MAX_RANK = RANKS[-1]
 GROUPS = (-1, 32, 64, 128)
 GPTQ_METHODS = ("gptq", "rtn", "gptqmodel")
@@ -25,7 +25,7 @@ LORA_METHODS = ("lora", "rslora", "pissa", "olora", "relora")
 """Methods whose saved adapter is an ordinary LoRA."""
 CHANGES_NOTHING_LATER = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 CONVERTED = ("pissa", "olora")
-"""Initialisations that plr converts when it saves: then twice the rank, with ``init_lora_weights: true``."""
+"""Initialisations that plr converts when it saves: then twice the rank, with `init_lora_weights: true`."""
 MORE_THAN_LORA = {
     "use_dora": "DoRA has a magnitude beside A and B",
     "lora_bias": "its B has a bias",
@@ -41,7 +41,7 @@ MORE_THAN_LORA = {
     "arrow_config": "Arrow routes between adapters",
     "kasa_config": "KaSA is more than A and B",
 }
-"""Keys of PEFT's LoraConfig under which an adapter is more than ``s B A`` beside a layer."""
+"""Keys of PEFT's LoraConfig under which an adapter is more than `s B A` beside a layer."""
 
 
 def why_not_vllm(
@@ -55,15 +55,15 @@ def why_not_vllm(
     head: bool = False,
     gguf: bool = False,
 ) -> str | None:
-    """The reason why vLLM cannot serve a cell, for an error message; None if nothing stands against it.
+    """Explain why vLLM cannot serve a cell, for an error message; None if nothing stands against it.
 
     Args:
-        step_bits: width of the weights as they are served: 16 for a merged or ``roundtrip`` checkpoint.
+        step_bits: width of the weights as they are served: 16 for a merged or `roundtrip` checkpoint.
         quantization_method: the quantizer's name in plr; None at 16 bits.
         adapter_method: the method's name in plr; None for a base alone.
-        adapter_config: its resolved configuration, or the saved ``adapter_config.json``, which says more.
+        adapter_config: its resolved configuration, or the saved `adapter_config.json`, which says more.
         merged: whether the adapter is part of the checkpoint, so that nothing is asked of it.
-        quantization: ``bits``, ``group_size``, ``sym``, ``desc_act`` of the step or of the checkpoint's ``quantization_config``.
+        quantization: `bits`, `group_size`, `sym`, `desc_act` of the step or of the checkpoint's `quantization_config`.
         head: whether the task is scored with a classification head.
         gguf: whether the source is a GGUF file.
 
@@ -81,7 +81,7 @@ def why_not_vllm(
 
 
 def lora_rank(method: str, config: Mapping[str, Any]) -> int:
-    """The largest rank of a LoRA as it is saved: what ``max_lora_rank`` must hold."""
+    """Return the largest rank of a LoRA as it is saved: what `max_lora_rank` must hold."""
     rank = max([int(config.get("r", 0)), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
     if "peft_type" in config:
         return rank
@@ -91,7 +91,7 @@ def lora_rank(method: str, config: Mapping[str, Any]) -> int:
 
 
 def lora_targets(configs: Iterable[Mapping[str, Any]]) -> frozenset[str] | None:
-    """The names of all layers that saved LoRA adapters are on; None where one gives them as a pattern.
+    """Return the names of all layers that saved LoRA adapters are on; None where one gives them as a pattern.
 
     >>> sorted(lora_targets([{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj", "q_proj"]}]))
     ['q_proj', 'v_proj']
@@ -108,7 +108,7 @@ def lora_targets(configs: Iterable[Mapping[str, Any]]) -> frozenset[str] | None:
 
 
 def room_for_rank(rank: int) -> int:
-    """The least ``max_lora_rank`` that holds ``rank``.
+    """Return the least `max_lora_rank` that holds `rank`.
 
     >>> room_for_rank(4), room_for_rank(64), room_for_rank(65)
     (8, 64, 128)

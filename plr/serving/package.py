@@ -14,7 +14,7 @@ from plr.errors import MissingDependencyError, ModelError, PlrError, ResourceErr
 __all__ = ["ENVIRONMENT", "failures", "not_served", "require_vllm"]
 
 OLDEST = (0, 32)
-"""Older versions read ``desc_act`` and pass over ``alpha_pattern`` in silence."""
+"""Older versions read `desc_act` and pass over `alpha_pattern` in silence."""
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -26,7 +26,7 @@ OWN_ENVIRONMENT = "pip install 'plr[vllm]' in an environment of its own (vLLM pi
 
 
 def require_vllm() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
         MissingDependencyError: it is not installed, cannot be imported here, or is too old.
@@ -57,14 +57,14 @@ def require_vllm() -> Any:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """What vLLM raises when it cannot do what it is asked."""
+    """List the errors vLLM raises when it cannot do what it is asked."""
     from vllm.exceptions import VLLMError  # type: ignore[import-not-found]
 
     return (VLLMError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
 
 
 def not_served(folder: Path, error: BaseException) -> PlrError:
-    """What to raise when vLLM raised ``error`` over the checkpoint in ``folder``."""
+    """Make the error to raise when vLLM raised `error` over the checkpoint in `folder`."""
     import torch
 
     words = _first_line(error)
@@ -83,7 +83,7 @@ def not_served(folder: Path, error: BaseException) -> PlrError:
 
 
 def _memory_is_short(error: BaseException) -> bool:
-    """Whether vLLM has no room for the weights, or for the keys and values of one text.
+    """Tell whether vLLM has no room for the weights, or for the keys and values of one text.
 
     It plans its memory, and raises a ValueError as for any other setting when the plan fails; what its engine process ran out of
     comes as a RuntimeError with the words of the first. The words alone tell these from others.
@@ -93,7 +93,7 @@ def _memory_is_short(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """The line that says something: pydantic's first counts errors, and its others end in a description of the input."""
+    """Find the line that says something: pydantic's first counts errors, and its others end in a description of the input."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     counted = "validation error" in lines[0] and len(lines) > 1
     return lines[1].partition(" [type=")[0].removeprefix("Value error, ") if counted else lines[0]

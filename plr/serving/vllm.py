@@ -45,7 +45,7 @@ class VllmEngine:
     Args:
         model_folder: a checkpoint at 16 bits, or a GPTQ checkpoint at 8 or 4.
         tokenizer_folder: where the tokenizer lies.
-        dtype: of the computation: ``bfloat16``, ``float16``, ``float32`` or ``auto``: the checkpoint's, and for a GPTQ base
+        dtype: of the computation: `bfloat16`, `float16`, `float32` or `auto`: the checkpoint's, and for a GPTQ base
             float16, as its scales are (vLLM rounds them to the dtype of the computation).
         max_model_len: most tokens of prompt and answer together; None: what the model's positions allow.
         seed: vLLM's; greedy answers do not depend on it.
@@ -128,7 +128,7 @@ class VllmEngine:
         on_progress: Callable[[int, int], None] | None = None,
         names: Sequence[str] | None = None,
     ) -> list[Generation]:
-        """Greedy answers to `prompts` (texts, or token ids), in their order; see `plr.lm.generate` for what an answer is.
+        """Generate greedy answers to `prompts` (texts, or token ids), in their order; see `plr.lm.generate` for what an answer is.
 
         `adapter` is the folder of a saved LoRA. `on_progress(done, total)` is called as answers finish, `names` is what
         messages call the prompts.
@@ -164,7 +164,7 @@ class VllmEngine:
         adapter: Path | str | None = None,
         names: Sequence[str] | None = None,
     ) -> list[AnswerLoss]:
-        """The teacher-forced loss of each `(prompt, target)`, as `plr.lm.answer_loss` has it, from vLLM's prompt log-probabilities.
+        """Compute the teacher-forced loss of each `(prompt, target)`, as `plr.lm.answer_loss` does, from vLLM's log-probabilities.
 
         A pair takes one position more than there: vLLM must generate a token.
 
@@ -181,8 +181,9 @@ class VllmEngine:
         return [AnswerLoss(-math.fsum(row[-n:]), n) for row, n in zip(terms, counts, strict=True)]
 
     def adapter_change(self, pairs: Sequence[tuple[str, str]], adapter: Path | str) -> float:
-        """How far `adapter` moves the log-probability of a token of `pairs` (`(prompt, target)`, target and EOS included) at most,
-        in nats; 0.0 if it moves none farther than two runs without it lie apart.
+        """Measure the largest change, in nats, that `adapter` makes to the log-probability of a token of `pairs`.
+
+        A pair is `(prompt, target)`, target and EOS included; 0.0 if it moves none farther than two runs without it lie apart.
 
         Texts run one by one, so that equal weights mean equal sums. One that is too long is read as far as there is room.
 
@@ -217,7 +218,7 @@ class VllmEngine:
         request: Any,
         on_progress: Callable[[int, int], None] | None,
     ) -> list[Any]:
-        """vLLM's outputs, in the order of `prompts`."""
+        """Run vLLM: its outputs, in the order of `prompts`."""
         if not prompts:
             return []
         if self._llm is None:
@@ -234,7 +235,7 @@ class VllmEngine:
             raise not_served(self.folder, error) from error
 
     def _logprobs(self, texts: list[list[int]], request: Any) -> list[list[float]]:
-        """Of each text the log-probabilities of its tokens after the first."""
+        """Compute of each text the log-probabilities of its tokens after the first."""
         done = self._run(texts, {"max_tokens": 1, "prompt_logprobs": 0}, request, None)
         return [
             [output.prompt_logprobs[at][ids[at]].logprob for at in range(1, len(ids))]
@@ -242,7 +243,7 @@ class VllmEngine:
         ]
 
     def _cut(self, ids: list[int], stops: StopStrings) -> int | None:
-        """How many of `ids` there are with the token that completes the first stop string."""
+        """Count the `ids` up to the token that completes the first stop string."""
         if not stops.strings:
             return None
         return next((n for n in range(1, len(ids) + 1) if stops.cut(ids[:n])), None)
@@ -299,7 +300,7 @@ def _check_dtype(dtype: str, *, quantized: bool, adapters: bool) -> None:
 
 
 def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """The ids that end an answer, as transformers would read them from ``folder``; see `end_tokens`."""
+    """List the ids that end an answer, as transformers would read them from `folder`; see `end_tokens`."""
     config = _json(folder, "config.json")
     declared = _json(folder, "generation_config.json") or config.get("text_config") or config
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=declared.get("eos_token_id")))
@@ -307,13 +308,13 @@ def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a folder; empty where there is none."""
+    """Read a JSON file of a folder; empty where there is none."""
     file = folder / name
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _bar(on_progress: Callable[[int, int], None]) -> Callable[..., Any]:
-    """What vLLM takes for a tqdm, which draws nothing and tells ``on_progress`` of the answers that are done."""
+    """Make what vLLM takes for a tqdm, which draws nothing and tells `on_progress` of the answers that are done."""
     from tqdm import tqdm
 
     class Told(tqdm):  # type: ignore[type-arg]

@@ -1,4 +1,4 @@
-"""What a training and its adapter cost: peak memory of one step, and the time a forward pass takes with the adapter on.
+"""Costs of a training and its adapter: peak memory of one step, and the time a forward pass takes with the adapter on.
 
 Both are measured, not derived. Times are ratios of interleaved passes, so a busy machine slows both sides alike.
 """
@@ -26,7 +26,7 @@ _PASSES = 7  # the first is not counted
 
 
 def reset_peak_memory() -> None:
-    """Let :func:`peak_memory` count from here: what earlier steps left is given back, and the kernel forgets its peak (Linux)."""
+    """Let `peak_memory` count from here: what earlier steps left is given back, and the kernel forgets its peak (Linux)."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -42,7 +42,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU's allocator, or on the CPU the largest resident set (base, activations, optimizer, libraries)."""
+    """Return the peak in bytes: of the GPU's allocator, or on the CPU of the resident set (base, activations, optimizer ...)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if _STATUS.exists():
@@ -53,7 +53,7 @@ def peak_memory() -> int:
 
 
 def inference_overhead(model: Any, forward: Callable[[], Any]) -> float:
-    """Time of ``forward`` with the adapter on over that with it switched off: the median of interleaved passes.
+    """Measure the time of `forward` with the adapter on over that with it switched off: the median of interleaved passes.
 
     1.0 for a model that has no adapter beside its weights.
     """

@@ -1,6 +1,6 @@
-"""What a training minimises: the loss of the answer's tokens, or that of a classification head.
+"""Objectives of training: the loss of the answer's tokens, or that of a classification head.
 
-An objective encodes rows, collates a micro-batch, gives its summed loss and validates; :class:`plr.training.trainer.PlrTrainer`
+An objective encodes rows, collates a micro-batch, gives its summed loss and validates; `plr.training.trainer.PlrTrainer`
 divides the sum by the items (answer tokens or rows) of the whole optimizer batch, so that micro-batches change no update.
 """
 
@@ -40,27 +40,27 @@ class Objective(ABC):
 
     @abstractmethod
     def bind(self, model: Any) -> None:
-        """The model with its adapter is there: what the batches look like may depend on it."""
+        """Take note of the model with its adapter: what the batches look like may depend on it."""
 
     @abstractmethod
     def collate(self, rows: list[Any]) -> dict[str, Any]:
-        """Rows -> tensors of a micro-batch; ``labels`` and ``shift_labels`` hold IGNORE where there is nothing to count."""
+        """Collate rows to the tensors of a micro-batch; `labels` and `shift_labels` hold IGNORE where there is nothing to count."""
 
     @abstractmethod
     def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
-        """The summed loss of a micro-batch, and the model's outputs."""
+        """Compute the summed loss of a micro-batch, and the model's outputs."""
 
     @abstractmethod
     def validate(self, model: Any) -> dict[str, float]:
-        """``loss``, the mean of an item over the validation rows; and the task's metrics, where a pass over the rows gives them."""
+        """Compute `loss`, the mean of an item over the validation rows, and the task's metrics, where a pass gives them."""
 
 
 class AnswerCollator:
     """Rows -> tensors: input_ids, attention_mask, position_ids int64 [b, t]; labels int64 [b, n] of the last n tokens.
 
-    Padded on the left, all answers stand in the last columns, and ``n`` is the longest of them. ``right`` pads on the right,
+    Padded on the left, all answers stand in the last columns, and `n` is the longest of them. `right` pads on the right,
     as virtual tokens want it that a prompt-learning method puts before the row: nothing must stand between them and the text.
-    ``labels`` hold IGNORE where a row has prompt or padding; the logits that predict them are those of the last ``n + 1``
+    `labels` hold IGNORE where a row has prompt or padding; the logits that predict them are those of the last `n + 1`
     positions but one.
     """
 

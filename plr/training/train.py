@@ -47,14 +47,14 @@ def train(
     runtime: Runtime,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train the adapter of ``step`` and write it to ``folder``.
+    """Train the adapter of `step` and write it to `folder`.
 
-    Goes on from the last checkpoint in ``store.work(step)`` if an earlier run was killed. Returns the metrics of the
+    Goes on from the last checkpoint in `store.work(step)` if an earlier run was killed. Returns the metrics of the
     manifest: loss curve, best validation loss, trainable and updated parameters, seconds a step, peak memory, what the adapter
     costs a forward pass, row and token counts.
 
     Raises:
-        ConfigError, MissingDependencyError: a tracker in ``runtime.report_to`` that is none, or is not installed.
+        ConfigError, MissingDependencyError: a tracker in `runtime.report_to` that is none, or is not installed.
         DataError: rows that do not fit max_length; nothing is cut.
         TrainingError: the loss is not finite.
         ResourceError: out of GPU memory.
@@ -141,7 +141,7 @@ def train(
 
 
 def _overhead(model: Any, objective: Objective, runtime: Runtime) -> float:
-    """What the adapter costs a forward pass over a few training rows, unmerged."""
+    """Measure what the adapter costs a forward pass over a few training rows, unmerged."""
     batch = objective.collate(list(objective.rows[:PROBE_ROWS]))
     labels = batch.pop("labels").to(runtime.torch_device())
     batch.pop("shift_labels")

@@ -1,8 +1,8 @@
 """transformers' Trainer, taught four things.
 
-1. *The loss is the objective's* (:mod:`plr.training.objectives`): that of the answer's tokens, with logits at the
+1. *The loss is the objective's* (`plr.training.objectives`): that of the answer's tokens, with logits at the
    answer only, or that of a classification head; always divided by the items of the whole optimizer batch.
-2. *The batch is a value, its cutting is not.* Each optimizer step takes ``batch_size`` rows drawn by the seed; inside that
+2. *The batch is a value, its cutting is not.* Each optimizer step takes `batch_size` rows drawn by the seed; inside that
    batch rows are sorted by length before they are cut into micro-batches, so padding is small and the update is the same
    for every micro-batch size.
 3. *Checkpoints hold no pickle and are atomic.* Trained tensors and optimizer moments as safetensors, the rest as JSON, in a
@@ -33,7 +33,7 @@ __all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint",
 
 
 def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[int]:
-    """Row indices in the order of training: one permutation an epoch, each batch sorted by length, longest first.
+    """List row indices in the order of training: one permutation an epoch, each batch sorted by length, longest first.
 
     The last epoch may be partial. Batches are cut across epoch ends, so only the very last one can be short.
     """
@@ -50,7 +50,7 @@ def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, se
 
 
 class OrderedRows(Dataset[Any]):
-    """Rows in training order: item ``i`` is the ``i``-th row the model sees, over all epochs."""
+    """Rows in training order: item `i` is the `i`-th row the model sees, over all epochs."""
 
     def __init__(self, rows: Sequence[Any], order: Sequence[int]) -> None:
         self.rows, self.order = rows, order
@@ -63,7 +63,7 @@ class OrderedRows(Dataset[Any]):
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports steps, and asks for a checkpoint whenever ``checkpoint_seconds`` have passed."""
+    """Reports steps, and asks for a checkpoint whenever `checkpoint_seconds` have passed."""
 
     def __init__(self, on_progress: Callable[[int, int], None] | None, checkpoint_seconds: float) -> None:
         self.on_progress = on_progress
@@ -80,8 +80,11 @@ class ProgressCallback(TrainerCallback):
 
 
 class PlrTrainer(Trainer):
-    """See the module's docstring. ``save_best`` writes the adapter to a folder; ``buffers`` are saved in checkpoints beside what is
-    trained, and read back in place."""
+    """The Trainer of the module's docstring.
+
+    `save_best` writes the adapter to a folder; `buffers` are saved in checkpoints beside what is trained, and read back
+    in place.
+    """
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class PlrTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Summed loss of this micro-batch, over the items of the whole batch."""
+        """Compute the summed loss of this micro-batch, over the items of the whole batch."""
         labels: Tensor = inputs.pop("labels")
         inputs.pop("shift_labels", None)
         loss, outputs = self.objective.loss(model, inputs, labels)
@@ -115,7 +118,7 @@ class PlrTrainer(Trainer):
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean validation loss an item, and metrics of a head; the best adapter so far is kept in ``work``."""
+        """Compute the mean validation loss an item, and metrics of a head; the best adapter so far is kept in `work`."""
         measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
         loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
         self.log(named)
@@ -192,13 +195,13 @@ class PlrTrainer(Trainer):
 
 
 def latest_checkpoint(work: Path) -> str | None:
-    """The folder of the newest whole checkpoint, or None."""
+    """Find the folder of the newest whole checkpoint, or None."""
     found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
     return str(found[-1]) if found else None
 
 
 def read_best(work: Path) -> dict[str, Any] | None:
-    """loss, step and folder of the best adapter so far, or None."""
+    """Read loss, step and folder of the best adapter so far, or None."""
     file = work / "best.json"
     return json.loads(file.read_text()) if file.is_file() else None
 
@@ -211,7 +214,7 @@ def _rng_state() -> dict[str, Tensor]:
 
 
 def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state dict as named tensors and the JSON rest."""
+    """Split an optimizer's state dict into named tensors and the JSON rest."""
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()
         for index, values in state["state"].items()
