@@ -1,4 +1,4 @@
-"""How a step is carried out: no part of its identity but for the dtype, which a plan writes into its steps.
+"""Settings of execution (device, workers, batch sizes): no part of an identity but for the dtype, which a plan writes into steps.
 
 Moving from one core to four GPUs changes this object and reuses every artifact. The torch part (probing the device and its
 fast dtype) imports torch inside the functions, so that planning stays light.
