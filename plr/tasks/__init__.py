@@ -1,6 +1,8 @@
-"""Tasks by name, and the checks on their data."""
+"""Tasks by name, and the checks on their data. The modules of `plr.tasks.library` are attributes: `plr.tasks.gsm8k`."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 from plr.tasks.base import Task, outcomes, tasks
 from plr.tasks.classification import Classification
@@ -8,7 +10,7 @@ from plr.tasks.data import tsv
 from plr.tasks.data.hub import HubData
 from plr.tasks.data.leakage import check_leakage, check_text_leakage
 from plr.tasks.file.find import find_task, is_task_file, read_task, task_of
-from plr.tasks.library import arithmetic, glue, gsm8k, instruct, jglue, sql_create_context, tiny, xlsum
+from plr.tasks.library import discover
 from plr.tasks.types import Example, HeadSpec, Kind, LoadReport, Response, Split, TaskData, Texts
 
 __all__ = [
@@ -23,21 +25,21 @@ __all__ = [
     "Task",
     "TaskData",
     "Texts",
-    "arithmetic",
     "check_leakage",
     "check_text_leakage",
     "find_task",
-    "glue",
-    "gsm8k",
-    "instruct",
     "is_task_file",
-    "jglue",
     "outcomes",
     "read_task",
-    "sql_create_context",
     "task_of",
     "tasks",
-    "tiny",
     "tsv",
-    "xlsum",
 ]
+
+_library = discover()
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _library:
+        return _library[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
