@@ -26,7 +26,7 @@ from plr.report.results import Contrast, contrasts, csv_text, value_difference
 from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.table import CONTRAST_HEAD, contrast_legend, contrast_rows, metric_title, other_metrics, primary_metrics
 from plr.report.verdicts import deployment
-from plr.report.words import detectable_words, headline, line_words, sample_words, stop_words
+from plr.report.words import MACHINE, detectable_words, headline, line_words, sample_words, stop_words
 from plr.study.cells import NO_ADAPTER, CellResult
 
 __all__ = ["flatten", "report_html"]
@@ -101,6 +101,7 @@ def report_html(
         base_head=(*GATE_HEAD[1:], "answer loss, nats"),
         bases=[line for base in bases for line in _base_lines(base)],
         blocks=blocks_section(sparse),
+        machine=MACHINE,
         limits=[*sample_words(results), *detectable_words(results)],
         failed=results.failed,
         settings=flatten(settings),

@@ -160,6 +160,12 @@ def test_page_failed_cells_have_their_reasons(small):
     assert "k = 2, l = 4, restore, seed 0" in said
 
 
+def test_page_says_how_far_a_machine_alone_moves_a_cell(small):
+    said = Page(made(small)).said
+    assert "another kind of cpu alone" in said.lower()
+    assert "no finding" in said
+
+
 def test_page_settings_provenance_and_times(small):
     said = Page(made(
         small,
