@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import both
 from typer.testing import CliRunner
 
 from plr.cli.root import app
 from plr.tasks import tasks
-
-DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def run(*words: str, code: int = 0) -> str:
@@ -78,12 +77,15 @@ def test_without_its_data_a_task_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("gsm8k", "gsm8k"), ("glue_mrpc", "glue_std/mrpc"), ("glue_stsb", "glue_std/stsb")]
+    ("folder", "name"),
+    [
+        case
+        for name, folder in (("gsm8k", "gsm8k"), ("glue_mrpc", "glue_std/mrpc"), ("glue_stsb", "glue_std/stsb"))
+        for case in both(folder, samples=(name,), sets=(name,), label=name)
+    ],
 )
-def test_real_rows(name: str, folder: str) -> None:
-    if not (DATA / folder).is_dir():
-        pytest.skip("the real data is not beside the project")
-    value: dict[str, Any] = json.loads(run("show", name, "--data", str(DATA / folder), "--json"))["instance"]
+def test_a_row_of_a_folder(folder: Path, name: str) -> None:
+    value: dict[str, Any] = json.loads(run("show", name, "--data", str(folder), "--json"))["instance"]
     assert value["id"] == "test-0"
     assert all(score["value"] == 1.0 for score in value["scored"][0]["scores"].values())
 

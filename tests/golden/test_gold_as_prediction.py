@@ -1,7 +1,7 @@
 """Every task: its gold answer as prediction is right on every row that can be decided, the gold of another row hardly ever.
 
-It walks over the registry, so a new task is covered by being registered, and fails here until it has rows: real ones (``REAL``,
-beside the project), rows that it makes itself, or rows of its form written here (``WRITTEN``).
+It walks over the registry, so a new task is covered by being registered, and fails here until it has rows: those that it makes
+itself, or samples of its form; where the real sets are at hand, they are asked too.
 
 How often the gold of another row may be right: as often as two rows have one answer, from the answers' frequencies (the sum of
 their squared shares: 0.34 for three labels), and three standard errors and a hundredth more. Free text is compared by ROUGE, where
@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from real_data import both
 
 from plr.errors import DataError
 from plr.scoring.classification import measure
 from plr.tasks import Classification, Example, Response, Task, TaskData, tasks
 
-DATA = Path(__file__).parents[2] / "../shared/data"
 LIMIT = 200
 _ARITHMETIC = {"multiarith": "MultiArith", "gsm8k_arithmetic": "gsm8k", "addsub": "AddSub", "aqua": "AQuA", "singleeq": "SingleEq",
                "svamp": "SVAMP", "mawps": "mawps"}  # fmt: skip
-REAL = {
+FOLDERS = {
     "gsm8k": "gsm8k",
     "sql_create_context": "sql",
     "math10k": "llm_adapters/train/math10k_proxy.json",
@@ -35,61 +35,42 @@ REAL = {
     "jnli": "jglue",
     "jcommonsenseqa": "jglue",
     "alpaca": "instruct/alpaca_en_demo.json",
+    "chat": "instruct/chat.jsonl",
+    "text_classification": "poems",
+    "xlsum_ja": "xlsum",
     **{f"glue_{name}": f"glue_std/{name}" for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")},
+    "glue_mnli_mismatched": "glue_std/mnli",
 }
-_SUMMARIES = (
-    "首相は新しい経済計画を発表した。",
-    "北海道で大雨、住民に避難を呼びかけ",
-    "百メートル走で世界記録が出た。",
-    "裁判所が元社長に有罪判決を言い渡した",
-    "小惑星の砂を研究者らが調べ始めた。",
-    "中央銀行、二年ぶりに金利を上げる",
-    "フランスの美術館から絵が盗まれた。",
-    "パンダの赤ちゃんが動物園で生まれる",
-)
-WRITTEN: dict[str, list[dict[str, Any]]] = {
-    "xlsum_ja": [{"text": f"本文{i}。" + text * 3, "summary": text} for i, text in enumerate(_SUMMARIES)],
-    "chat": [
-        {
-            "messages": [
-                {"role": "user", "content": f"Say {word} to {name}."},
-                {"role": "assistant", "content": f"{word}, {name}!"},
-            ]
-        }
-        for word in ("Hello", "Goodbye", "Thanks", "Welcome", "Sorry")
-        for name in ("Ada", "Alan", "Grace", "Kurt", "Emmy", "John")
-    ],
-    "text_classification": [
-        {"text": f"poem number {i} by {name}", "label": name} for i in range(20) for name in ("blake", "keats", "poe")
-    ],
-    "glue_mnli_mismatched": [
-        {"premise": f"{i} birds sing.", "hypothesis": f"Birds are {word}.", "label": label}
-        for i in range(20)
-        for label, word in enumerate(("loud", "blue", "silent"))
-    ],
-}
+OURS_ALONE = ("chat", "text_classification", "xlsum_ja", "glue_mnli_mismatched")
+"""Tasks for which nobody's rows but ours are read here."""
 
 
-def rows_of(task: Task) -> tuple[Sequence[Example], str]:
-    """Some rows of a task, at most LIMIT, and what they are."""
-    if task.name in WRITTEN:
-        rows = WRITTEN[task.name][:LIMIT]
-        return [
-            Example(f"test-{i}", row, task.prompt(row), task.target(row)) for i, row in enumerate(rows)
-        ], "written here"
-    if task.name in REAL:
-        if not DATA.exists():
-            pytest.skip(f"real data is not at {DATA}")
-        data = TaskData(path=str(DATA / REAL[task.name]), limit=LIMIT)
-        return task.load(
-            next(s for s in ("test", "validation", "train") if s in task.splits(data)), data
-        ).examples, "real"
-    assert task.hub is None, f"{task.name} reads the hub: give it rows in REAL or WRITTEN"
+def _cases(kind: str) -> list[Any]:
+    """Tasks of one kind with the path of their rows: of our samples, and of the real set; `None` where a task makes its own."""
+    cases = []
+    for name in (name for name in tasks.names() if tasks.get(name).kind == kind):
+        if name not in FOLDERS:
+            cases.append(pytest.param(name, None, id=f"{name}-generated"))
+            continue
+        paths = both(FOLDERS[name], label=name)
+        cases += [
+            pytest.param(name, *path.values, id=path.id, marks=path.marks)
+            for path in (paths[:1] if name in OURS_ALONE else paths)
+        ]
+    return cases
+
+
+def rows_of(task: Task, path: Path | None) -> Sequence[Example]:
+    """Some rows of a task, at most LIMIT."""
+    data = TaskData(path=str(path) if path else None, limit=LIMIT)
+    assert path or task.hub is None, f"{task.name} reads the hub: give it rows in samples/ and their name in FOLDERS"
     try:
-        made = task.load("test", TaskData(limit=LIMIT))
+        split = next(s for s in ("test", "validation", "train") if s in task.splits(data))
+        return task.load(split, data).examples
     except DataError as error:
-        pytest.fail(f"{task.name} has no rows to be tested on; give it some in REAL or WRITTEN ({error})")
-    return made.examples, "generated"
+        pytest.fail(
+            f"{task.name} has no rows to be tested on: give it some in samples/ and their name in FOLDERS ({error})"
+        )
 
 
 def _shuffled(items: Sequence[Any], seed: int) -> list[Any]:
@@ -106,21 +87,20 @@ def _chance(answers: Sequence[Any]) -> float:
     return same + 3 * (same * (1 - same) / n) ** 0.5 + 0.01
 
 
-GENERATION = [name for name in tasks.names() if tasks.get(name).kind == "generation"]
-CLASSIFICATION = [name for name in tasks.names() if tasks.get(name).kind == "classification"]
+GENERATION, CLASSIFICATION = _cases("generation"), _cases("classification")
 
 
 def test_every_task_is_one_of_both_kinds() -> None:
-    assert sorted(GENERATION + CLASSIFICATION) == sorted(tasks.names())
-    assert set(WRITTEN) | set(REAL) <= set(tasks.names())
+    assert {case.values[0] for case in GENERATION + CLASSIFICATION} == set(tasks.names())
+    assert set(OURS_ALONE) <= set(FOLDERS) <= set(tasks.names())
 
 
-@pytest.mark.parametrize("name", GENERATION)
-def test_gold_is_right_and_the_gold_of_another_row_is_not(name: str) -> None:
+@pytest.mark.parametrize(("name", "path"), GENERATION)
+def test_gold_is_right_and_the_gold_of_another_row_is_not(name: str, path: Path | None) -> None:
     task = tasks.get(name)
     if name == "xlsum_ja":
         pytest.importorskip("fugashi", reason="the extra ja is not installed")
-    examples, _ = rows_of(task)
+    examples = rows_of(task, path)
     targets = [example.target for example in examples]
     gold = task.score_all(examples, [Response(target, ended=True) for target in targets])
     decided = [score[task.primary].value for score in gold if score[task.primary].value is not None]
@@ -143,11 +123,11 @@ def _measured(task: Classification, gold: Sequence[Any], said: Sequence[Any], la
     return {metric: value for metric, value in found.items() if value is not None}
 
 
-@pytest.mark.parametrize("name", CLASSIFICATION)
-def test_gold_labels_are_right_and_labels_of_other_rows_are_chance(name: str) -> None:
+@pytest.mark.parametrize(("name", "path"), CLASSIFICATION)
+def test_gold_labels_are_right_and_labels_of_other_rows_are_chance(name: str, path: Path | None) -> None:
     task = tasks.get(name)
     assert isinstance(task, Classification)
-    examples, _ = rows_of(task)
+    examples = rows_of(task, path)
     names = sorted({e.target for e in examples}) if name == "text_classification" else list(task.labels())
     gold = [names.index(e.target) if names else float(e.target) for e in examples]
     assert _measured(task, gold, gold, len(names)) == pytest.approx(dict.fromkeys(task.metrics, 1.0))

@@ -1,7 +1,7 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L F1 of Japanese texts against the package ``rouge-score`` on the same morphemes.
 
 It is given them twice: through a tokenizer of ours, and as plain text of made-up words, one for each morpheme, which its own
-tokenizer cuts. Texts are drawn from an alphabet and, where the real data is at hand, from real sentences cut and mixed.
+tokenizer cuts. Texts are drawn from an alphabet, and from sentences cut and mixed: our samples and, where they are, real ones.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import random
 import unicodedata
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import both
 
 from plr.scoring import japanese
 from plr.scoring.by_name import METRICS
@@ -23,7 +23,6 @@ pytest.importorskip("fugashi", reason="the extra ja is not installed")
 pytest.importorskip("unidic_lite", reason="the extra ja is not installed")
 scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
 
-REAL = Path(__file__).parents[2] / "../shared/data/jglue/jnli-valid-v1.3.json"
 NAMES = ["rouge1", "rouge2", "rougeL"]
 TEXTS = st.text(alphabet="犬猫が々いるはない。、ー東京都ラーメンabＡＢ12１ \n！ｱ", max_size=24)
 
@@ -56,16 +55,15 @@ def test_random_texts(answer: str, gold: str) -> None:
     _compare(answer, gold)
 
 
-@lru_cache(maxsize=1)
-def _sentences() -> list[str]:
-    rows = [json.loads(line) for line in REAL.read_text(encoding="utf-8").splitlines()[:300]]
+def _sentences(file: Path) -> list[str]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:300]]
     return [row[name] for row in rows for name in ("sentence1", "sentence2")]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
-def test_real_sentences() -> None:
-    """Pairs of one row, of two rows, and pieces put together anew: 900 pairs."""
-    drawn, sentences = random.Random(0), _sentences()
+@pytest.mark.parametrize("file", both("jglue/jnli-valid-v1.3.json"))
+def test_sentences(file: Path) -> None:
+    """Pairs of one row, of two rows, and pieces put together anew: three times as many pairs as rows."""
+    drawn, sentences = random.Random(0), _sentences(file)
     for one, other in zip(sentences[::2], sentences[1::2], strict=True):
         _compare(one, other)
         _compare(one, drawn.choice(sentences))

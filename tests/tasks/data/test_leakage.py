@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from real_data import both
 
 from plr.errors import LeakageError
 from plr.tasks import Example, TaskData, check_leakage, check_text_leakage, tasks
 
 QUESTIONS = [f"How many apples does person number {i} have in the basket?" for i in range(40)]
-REAL = Path(__file__).parents[3] / "../shared/data/gsm8k"
 
 
 def _examples(split: str, questions: list[str]) -> list[Example]:
@@ -95,16 +95,16 @@ def test_the_embedded_tasks_do_not_leak(name: str) -> None:
     check_leakage(task.load("train").examples, {s: task.load(s).examples for s in ("validation", "test")})
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
-def test_real_gsm8k_does_not_leak_and_one_planted_row_is_found_quickly() -> None:
-    task, data = tasks.get("gsm8k"), TaskData(path=str(REAL))
+@pytest.mark.parametrize(("folder", "drawn", "row"), both("gsm8k", samples=(60, 55), sets=(1000, 700)))
+def test_gsm8k_does_not_leak_and_one_planted_row_is_found_quickly(folder: Path, drawn: int, row: int) -> None:
+    task, data = tasks.get("gsm8k"), TaskData(path=str(folder))
     train = task.load("train", data).examples
     held_out = {split: task.load(split, data).examples for split in ("validation", "test")}
     check_leakage(train, held_out)
-    texts = {example.id: example.prompt + example.target for example in random.Random(0).sample(train, 1000)}
+    texts = {example.id: example.prompt + example.target for example in random.Random(0).sample(train, drawn)}
     start = time.process_time()
     check_text_leakage(texts, held_out)
     assert time.process_time() - start < 5  # seconds of CPU
-    planted = held_out["test"][700]
+    planted = held_out["test"][row]
     with pytest.raises(LeakageError, match=planted.id):
         check_text_leakage(texts | {"planted": "Read: " + planted.row["question"]}, held_out)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import both
 
 from plr.errors import DataError
 from plr.tasks import TaskData, tasks
 
 GSM8K = tasks.get("gsm8k")
 SQL = tasks.get("sql_create_context")
-REAL = Path(__file__).parents[3] / "../shared/data/gsm8k"
 
 
 def _rows(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -244,8 +244,8 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
         GSM8K.load("test", TaskData(path=str(tmp_path / "rows.jsonl")))
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
-def test_real_gsm8k_has_the_counts_of_the_data_set() -> None:
-    data = TaskData(path=str(REAL))
+@pytest.mark.parametrize(("folder", "rows"), both("gsm8k", samples=((90, 10, 60),), sets=((6973, 500, 1319),)))
+def test_gsm8k_has_the_counts_of_the_data_set(folder: Path, rows: tuple[int, int, int]) -> None:
+    data = TaskData(path=str(folder))
     counts = {split: len(GSM8K.load(split, data).examples) for split in ("train", "validation", "test")}
-    assert counts == {"train": 6973, "validation": 500, "test": 1319}
+    assert counts == dict(zip(("train", "validation", "test"), rows, strict=True))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import both
 
 from plr.errors import DataError
 from plr.tasks import Example, Response, TaskData, tasks
 
-REAL = Path(__file__).parents[3] / "../shared/data/llm_adapters"
 SIZES = {
     "multiarith": ("MultiArith", 600),
     "gsm8k_arithmetic": ("gsm8k", 1319),
@@ -124,21 +124,31 @@ def test_math10k_gives_a_validation_cut(tmp_path: Path) -> None:
     assert (len(train), len(validation), train & validation) == (36, 4, set())
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the data of LLM-Adapters is not on this machine")
-@pytest.mark.parametrize("name", SIZES)
-def test_gold_is_right_on_every_real_row(name: str) -> None:
-    folder, size = SIZES[name]
+@pytest.mark.parametrize(
+    ("folder", "name", "size"),
+    [
+        case
+        for name, (folder, size) in SIZES.items()
+        for case in both(
+            f"llm_adapters/test/{folder}", samples=(name, 40 if name == "aqua" else 30), sets=(name, size), label=name
+        )
+    ],
+)
+def test_gold_is_right_on_every_row(folder: Path, name: str, size: int) -> None:
     task = tasks.get(name)
-    split = task.load("test", TaskData(path=str(REAL / "test" / folder)))
+    split = task.load("test", TaskData(path=str(folder)))
     assert split.report.kept == size
     wrong = [e.id for e in split.examples if task.score(e, Response(e.target, True))[task.strict].value != 1.0]
     assert wrong == []
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the data of LLM-Adapters is not on this machine")
-def test_real_training_targets_score_as_right() -> None:
+@pytest.mark.parametrize(
+    ("file", "least", "right"),
+    both("llm_adapters/train/math10k_proxy.json", samples=(48, 1.0), sets=(6001, 0.998)),
+)
+def test_training_targets_score_as_right(file: Path, least: int, right: float) -> None:
     task = tasks.get("math10k")
-    split = task.load("train", TaskData(path=str(REAL / "train/math10k_proxy.json")))
-    assert len(split.examples) > 6000
+    split = task.load("train", TaskData(path=str(file)))
+    assert len(split.examples) >= least
     values = [task.score(e, Response(e.target, True))[task.strict].value for e in split.examples]
-    assert sum(v == 1.0 for v in values) >= 0.998 * len(values)
+    assert sum(v == 1.0 for v in values) >= right * len(values)

@@ -1,4 +1,4 @@
-"""GLUE: labels, splits and checks, on rows in the hub's form and on real data where it is at hand."""
+"""GLUE: labels, splits and checks, on rows in the hub's form and on the real ones where they are at hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import both
 
 from plr.errors import DataError, LeakageError
 from plr.tasks import Classification, HeadSpec, Response, TaskData, tasks
@@ -14,7 +15,6 @@ from plr.tasks.data.hub import HubSource
 from plr.tasks.data.rows import guarded_train, head_of, load_split, resolve_task, seen_in_train
 from plr.tasks.library.glue import GLUE
 
-REAL = Path(__file__).parents[3] / "../shared/data/glue_std"
 REAL_ROWS = {  # train, scored, labels
     "cola": (8551, 1043, 2),
     "mrpc": (3668, 408, 2),
@@ -152,11 +152,18 @@ def test_a_prediction_is_the_name_of_a_label(tmp_path: Path) -> None:
     assert GLUE["glue_stsb"].score(example, Response("3", True)) == {}
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no GLUE data beside the project")
-@pytest.mark.parametrize("name", REAL_ROWS)
-def test_real_rows(name: str) -> None:
-    train, scored, outputs = REAL_ROWS[name]
-    spec = resolve_task(f"glue_{name}", data=str(REAL / name))
+@pytest.mark.parametrize(
+    ("folder", "name", "train", "scored", "outputs"),
+    [
+        case
+        for name, (train, scored, outputs) in REAL_ROWS.items()
+        for case in both(
+            f"glue_std/{name}", samples=(name, 60, 42, outputs), sets=(name, train, scored, outputs), label=name
+        )
+    ],
+)
+def test_rows_splits_and_labels(folder: Path, name: str, train: int, scored: int, outputs: int) -> None:
+    spec = resolve_task(f"glue_{name}", data=str(folder))
     task = tasks.get(spec.name)
     assert isinstance(task, Classification)
     head = head_of(spec)
@@ -170,12 +177,20 @@ def test_real_rows(name: str) -> None:
     assert labels == {0, 1} if outputs == 2 else min(labels) == 0 and max(labels) == 5
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no GLUE data beside the project")
-@pytest.mark.parametrize("name", ["mnli", "qqp"])
-def test_held_out_rows_under_the_name_of_the_scored_split(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "held_out", "trained"),
+    [
+        case
+        for name in ("mnli", "qqp")
+        for case in both(f"glue_std/{name}", samples=(42, 120 - 12), sets=(1000, 8999 - 500), label=name)
+    ],
+)
+def test_held_out_rows_under_the_name_of_the_scored_split(
+    folder: Path, held_out: int, trained: int, tmp_path: Path
+) -> None:
     """Where the official split is not at hand, another stands in for it by its name."""
-    (tmp_path / "train.jsonl").symlink_to(REAL / name / "train.jsonl")
-    (tmp_path / "validation.jsonl").symlink_to(REAL / name / "heldout_from_train.jsonl")
-    spec = resolve_task(f"glue_{name}", data=str(tmp_path))
-    assert len(load_split(spec, "test").examples) == 1000
-    assert len(guarded_train(spec)) == 8999 - 500
+    (tmp_path / "train.jsonl").symlink_to(folder / "train.jsonl")
+    (tmp_path / "validation.jsonl").symlink_to(folder / "heldout_from_train.jsonl")
+    spec = resolve_task(f"glue_{folder.name}", data=str(tmp_path))
+    assert len(load_split(spec, "test").examples) == held_out
+    assert len(guarded_train(spec)) == trained

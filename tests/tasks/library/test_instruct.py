@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from plr.cli.root import app
+from plr.embedded import tiny_path
 from plr.errors import DataError, LeakageError, UsageError
 from plr.tasks import Example, Response, find_task, tasks
 from plr.tasks.check import check_task
@@ -258,27 +260,32 @@ def test_the_command_with_wordings(tmp_path: Path) -> None:
     assert made["rows"]["train"] == 10
 
 
-def test_a_real_chat_template(tmp_path: Path) -> None:
-    """Rows of Alpaca's through SmolLM2's own template: nothing but its markers is added, and the task file scores gold 1."""
-    model = Path(__file__).parents[3] / "../models/SmolLM2-135M-Instruct"
-    if not model.is_dir():
-        pytest.skip("SmolLM2 is not beside the project")
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The markers of ChatML, with a system message of its own where none is given."""
+
+
+def test_a_chat_template_of_a_model(tmp_path: Path) -> None:
+    """Rows of Alpaca's through a model's own template: nothing but its markers is added, and the task file scores gold 1."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_path())
+    tokenizer.chat_template, tokenizer.eos_token = CHATML, "<|im_end|>"
+    shutil.copytree(tiny_path(), tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
     rows = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(20)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    made = run(
-        "alpaca",
-        "--as",
-        "chat",
-        "--model",
-        str(model),
-        "--data",
-        str(tmp_path / "rows.json"),
-        "-o",
-        str(tmp_path / "o"),
-    )
+    data = ("--data", str(tmp_path / "rows.json"), "-o", str(tmp_path / "o"))
+    made = run("alpaca", "--as", "chat", "--model", str(tmp_path / "model"), *data)
     row = json.loads((tmp_path / "o" / "train.jsonl").read_text().splitlines()[0])
+    assert row["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay ")
     assert row["prompt"].endswith("<|im_start|>assistant\n")
-    assert "<|im_start|>user\nSay " in row["prompt"]
     assert row["target"].startswith("It is ")
     assert row["target"].endswith(".")
     assert sum(made["rows"].values()) == 20
+    task = find_task(made["task"])
+    example = task.load("train", TaskData(path=task.data)).examples[0]
+    assert task.score(example, Response(example.target, True))[task.primary].value == 1.0

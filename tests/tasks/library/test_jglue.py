@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from real_data import both
 
 from plr.tasks import HubData, Response, TaskData, tasks
 from plr.tasks.data.loading import row_problem
 from plr.tasks.data.sources import Row
 from plr.tasks.library.jglue import Jnli
 
-DATA = Path(__file__).parents[3] / "../shared/data/jglue"
 NLI = {"sentence1": "犬がいる。", "sentence2": "猫がいる。", "label": "contradiction"}
 QA = {"question": "春は？", **{f"choice{i}": word for i, word in enumerate("割安明暖丸")}, "label": 3}
 
@@ -80,11 +80,16 @@ def test_validation_is_halved_by_seed_and_pairs_stay_together(tmp_path: Path) ->
     assert "one half of the 70 rows" in str(other.report.cut)
 
 
-@pytest.mark.parametrize(("name", "validation", "test"), [("jnli", 1217, 1217), ("jcommonsenseqa", 560, 559)])
-def test_real_rows_have_the_counts_of_the_paper(name: str, validation: int, test: int) -> None:
-    if not DATA.is_dir():
-        pytest.skip("the real data is not beside the project")
-    task, data = tasks.get(name), TaskData(str(DATA))
+@pytest.mark.parametrize(
+    ("folder", "name", "validation", "test"),
+    [
+        *both("jglue", samples=("jnli", 41, 40), sets=("jnli", 1217, 1217), label="jnli"),
+        *both("jglue", samples=("jcommonsenseqa", 21, 20), sets=("jcommonsenseqa", 560, 559), label="jcommonsenseqa"),
+    ],
+)
+def test_rows_are_halved_and_their_gold_is_right(folder: Path, name: str, validation: int, test: int) -> None:
+    """The counts of the real sets are those of the paper."""
+    task, data = tasks.get(name), TaskData(str(folder))
     splits = {split: task.load(split, data).examples for split in ("validation", "test")}
     assert {split: len(rows) for split, rows in splits.items()} == {"validation": validation, "test": test}
     for rows in splits.values():

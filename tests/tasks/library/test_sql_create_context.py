@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from real_data import both
 
 from plr.tasks import Example, Response, TaskData, tasks
 
 TASK = tasks.get("sql_create_context")
 ROW = {"context": "CREATE TABLE t (a VARCHAR)", "question": "Which a?", "answer": 'SELECT a FROM t WHERE a = "Tko"'}
 EXAMPLE = Example("test-0", ROW, TASK.prompt(ROW), TASK.target(ROW))
-REAL = Path(__file__).parents[3] / "../shared/data/sql"
 
 
 def test_prompt_and_target() -> None:
@@ -112,15 +112,15 @@ def test_duplicates_of_question_and_schema_are_dropped_and_counted(tmp_path: Pat
     assert (split.report.rows, split.report.duplicates, split.report.kept) == (3, 1, 2)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"real data is not at {REAL}")
-def test_real_rows_divided_share_no_table(tmp_path: Path) -> None:
-    lines = (REAL / "dev.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+@pytest.mark.parametrize(("file", "least"), both("sql/dev.jsonl", samples=(17,), sets=(290,)))
+def test_rows_divided_share_no_table(file: Path, least: int, tmp_path: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     data = TaskData(path=str(tmp_path / "rows.jsonl"))
     seen: dict[str, str] = {}
     for split in ("train", "validation", "test"):
         examples = TASK.load(split, data).examples
-        assert len(examples) >= 290
+        assert len(examples) >= least
         for example in examples:
             for table in TASK.groups(example.row):
                 assert seen.setdefault(table, split) == split
