@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.config import load_yaml, parse
+from plr.core.modes import mode_of, plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
 from plr.core.store import Artifact, Store
@@ -23,7 +24,7 @@ from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
-from plr.restoration.modes import check_mode
+from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
 from plr.study.presets import preset, preset_for
 from plr.study.resolve import Resolver
@@ -100,7 +101,7 @@ class Lab:
         source = Source(model=self.resolver.model(model)) if model else trained.base.source
         _check_source(trained.base.model, source.model, allow_mismatch)
         base = self._base_like(trained, source, bits, method)
-        chosen: Any = mode or ("keep" if base == trained.base else "restore")
+        chosen = mode_of(mode).name if mode else plain_mode(same_base=base == trained.base)
         step = Restore(adapter=trained, base=base, mode=chosen, merge=merge, allow_mismatch=allow_mismatch)
         check_mode(step)
         return step
@@ -127,7 +128,7 @@ class Lab:
         """
         step = self._step(target, ("restored", "adapter", "base"))
         if isinstance(step, Train):
-            step = Restore(adapter=step, base=step.base, mode="keep")
+            step = Restore(adapter=step, base=step.base, mode=plain_mode(same_base=True))
         own = _own_task(step)
         if task is None and own is None:
             raise UsageError(f"{step.label} has no task of its own", hint="give --task NAME")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
 from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, finish_all, lab
 from plr.cli.root import app
+from plr.core.modes import MODES, modes_help
 from plr.errors import UsageError
 
 __all__: list[str] = []
+
+if TYPE_CHECKING:
+    ModeName = str
+else:
+    ModeName = Literal[tuple(MODES)]
 
 
 class ListsMethods(TyperCommand):
@@ -126,10 +132,8 @@ def restore(
     adapter: Annotated[str | None, typer.Argument(help="Path, name or hash prefix; the latest if left out.")] = None,
     bits: Bits = 16,
     mode: Annotated[
-        Literal["restore", "keep", "roundtrip", "requantize"] | None,
-        typer.Option(
-            help="restore: Wl + dW; keep: its own base, if l is k; roundtrip: dense Wk + dW; requantize: W16 + dW to l bits."
-        ),
+        ModeName | None,
+        typer.Option(help=f"{modes_help()}."),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a dense checkpoint with the adapter merged in.")

@@ -17,9 +17,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
 from plr.core.fingerprint import fingerprint
+from plr.core.modes import MERGED, MODES, Mode
 from plr.core.precision import Precision
 
 __all__ = [
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 BITS = (16, 8, 4, 3, 2)
-Mode = Literal["keep", "restore", "roundtrip", "requantize"]
 GridSearch = Literal["minmax", "mse", "hessian"]
 ServingEngine = Literal["hf", "vllm"]
 
@@ -347,30 +347,41 @@ class Train(Step, frozen=True):
 class Restore(Step, frozen=True):
     """A trained adapter on another base, without retraining.
 
-    `restore` and `keep` serve W_l + dW with the adapter beside the base; `roundtrip` serves a dense 16-bit W_k + dW;
-    `requantize` serves Q_l(W_16 + dW). `allow_mismatch` lets a pair through whose provenance does not agree.
+    `mode` is a row of `plr.core.modes.MODES`. `allow_mismatch` lets a pair through whose provenance does not agree.
     """
 
     VERSION = 1
     kind: Literal["restored"] = "restored"
     adapter: Train
     base: Base
-    mode: Mode = "restore"
+    mode: str = Field(default="restore", json_schema_extra=lambda schema: schema.update(enum=list(MODES)))
     merge: bool = False
     allow_mismatch: bool = False
+
+    @field_validator("mode")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in MODES:
+            raise ValueError(f"unknown mode {value}: one of {', '.join(MODES)}")
+        return value
+
+    @property
+    def form(self) -> Mode:
+        """The row of what is served: that of the mode, or of a merge."""
+        return MERGED if self.merge else MODES[self.mode]
 
     @property
     def is_checkpoint(self) -> bool:
         """True if a whole checkpoint is served, and not an adapter beside its base."""
-        return self.merge or self.mode in ("roundtrip", "requantize")
+        return self.form.checkpoint
 
     @property
     def inputs(self) -> tuple[Step, ...]:
-        return (self.adapter,) if self.mode == "requantize" else (self.adapter, *_stored(self.base))
+        return (self.adapter, *_stored(self.base)) if self.form.needs_base else (self.adapter,)
 
     @property
     def label(self) -> str:
-        return f"{self.adapter.label}-to-{self.base.bits}bit-{'merged' if self.merge else self.mode}"
+        return f"{self.adapter.label}-to-{self.base.bits}bit-{self.form.name}"
 
 
 class Evaluate(Step, frozen=True):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from plr.core.modes import plain_mode, plain_modes
 from plr.errors import PlrError
 from plr.scoring.metric import Metric, metric_named
 from plr.study.cells import CellResult
@@ -86,19 +87,19 @@ class ResultSet:
         found = {
             (k, ell)
             for line, k, ell, m in self._at
-            if (m == mode or (mode is None and m in ("keep", "restore"))) and adapter in (None, line.adapter)
+            if (m == mode or (mode is None and m in plain_modes())) and adapter in (None, line.adapter)
         }
         return sorted(
             found, key=lambda pair: (-pair[0], pair[1] < pair[0], pair[1] if pair[1] >= pair[0] else -pair[1])
         )
 
     def modes(self) -> list[str]:
-        """Modes beyond keep and restore that have cells."""
-        return sorted({place[3] for place in self._at} - {"keep", "restore"})
+        """List the modes that have cells and are shown by name."""
+        return sorted({place[3] for place in self._at} - plain_modes())
 
     def at(self, line: Line, k: int, ell: int, mode: str | None = None) -> Mapping[int, CellResult]:
-        """The cells there by seed; ``mode`` None means keep on the diagonal and restore off it."""
-        mode = mode or ("keep" if k == ell else "restore")
+        """Return the cells there by seed; `mode` None means keep on the diagonal and restore off it."""
+        mode = mode or plain_mode(same_base=k == ell)
         return self._at.get((line, k, ell, mode), {})
 
     def of(self, line: Line) -> Sequence[CellResult]:

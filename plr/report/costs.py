@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from plr import stats
+from plr.core.modes import plain_modes
 from plr.report.cells import Entry, Line, ResultSet
 from plr.report.metrics import LOSS, is_proportion, show_entry
 from plr.report.results import paired_scores
@@ -54,7 +55,7 @@ class CostRow:
 
     @property
     def bits(self) -> str:
-        mode = "" if self.mode in ("keep", "restore") else f" {self.mode}"
+        mode = "" if self.mode in plain_modes() else f" {self.mode}"
         if self.adapter == NO_ADAPTER:
             return f"{self.restore_bits}{mode}"
         return f"{self.train_bits} -> {self.restore_bits}{mode}"

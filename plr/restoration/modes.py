@@ -1,30 +1,122 @@
-"""Which restoration modes fit which bits."""
+"""How each restoration mode is built: one row each, beside its data in `plr/core/modes.py`."""
 
 from __future__ import annotations
 
-from plr.core.specs import Restore
-from plr.errors import UsageError
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["check_mode"]
+import torch
+
+from plr.adapters import adapters
+from plr.adapters.peft import name_base
+from plr.bases.load import Loaded, load_base, load_source
+from plr.bases.quantize import calibrate
+from plr.bases.resolve import model_path
+from plr.core.runtime import Runtime
+from plr.core.specs import Quantize, Restore
+from plr.core.store import Store
+from plr.lm.classify import probe
+from plr.quantizers import densify, quantizers
+from plr.restoration.attach import attach, probe_texts
+from plr.tasks.data.rows import head_of
+
+__all__ = ["BUILDERS", "Builder", "Restoration", "builder_of"]
 
 
-def check_mode(step: Restore) -> None:
-    """Refuse a mode that does not fit the bits, before any work.
+@dataclass(frozen=True)
+class Restoration:
+    """A Restore step at work: what a builder reads, and where it writes."""
 
-    Raises:
-        UsageError: a merge into fewer than 16 bits, ``keep`` or ``roundtrip`` on another base, ``requantize`` to 16 bits.
-    """
-    if step.merge and step.base.bits != 16:
-        raise UsageError(
-            f"--merge with --bits {step.base.bits} would round the adapter away",
-            expected="--bits 16 with --merge",
-            hint="leave --merge out, or use --mode requantize (merged at 16 bits, then quantized)",
-        )
-    if step.mode in ("keep", "roundtrip") and step.base != step.adapter.base:
-        raise UsageError(
-            f"mode {step.mode} serves the base the adapter was trained on ({step.adapter.base.bits} bits), not "
-            f"{step.base.label}",
-            hint=f"use --bits {step.adapter.base.bits}, or --mode restore",
-        )
-    if step.mode == "requantize" and step.base.bits == 16:
-        raise UsageError("mode requantize to 16 bits quantizes nothing", hint="use --merge")
+    step: Restore
+    adapter: Path
+    """The trained adapter."""
+    folder: Path
+    """Where what is served goes."""
+    store: Store
+    runtime: Runtime
+    on_progress: Callable[[int, int], None] | None = None
+
+
+Builder = Callable[[Restoration], dict[str, Any]]
+"""Writes what a mode serves, and returns its metrics for the manifest."""
+
+
+def builder_of(step: Restore) -> Builder:
+    """Look up what writes the form in which `step` is served."""
+    return merged if step.merge else BUILDERS[step.mode]
+
+
+def beside(work: Restoration) -> dict[str, Any]:
+    """Write the adapter as it was trained, naming the l-bit base, once it is proved to act on it."""
+    step, folder = work.step, work.folder
+    loaded = load_base(step.base, work.store, work.runtime, head=head_of(step.adapter.task))
+    _, change = attach(loaded, step, work.adapter, "restored")
+    for file in work.adapter.iterdir():
+        if file.is_file() and file.name != "manifest.json":
+            shutil.copy2(file, folder / file.name)
+    if isinstance(step.base, Quantize) and (folder / "adapter_config.json").is_file():
+        name_base(folder, str(work.store.require(step.base).path), None)
+    return {"largest_logit_change": change}
+
+
+def merged(work: Restoration) -> dict[str, Any]:
+    """Merge into the base made dense, in float32, and write that in the dtype of the source checkpoint."""
+    step = work.step
+    exact = work.runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
+    loaded = load_base(step.base, work.store, exact, head=head_of(step.adapter.task))
+    densify(loaded.model)
+    model, change = attach(loaded, step, work.adapter, "restored")
+    texts = probe_texts(step)
+    attached = probe(model, loaded.tokenizer, texts)
+    dense: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    dtype = _source_dtype(step)
+    dense.to(dtype)
+    dense.config.dtype = dtype
+    dense.save_pretrained(work.folder)
+    loaded.tokenizer.save_pretrained(work.folder)
+    difference = attached.change(probe(dense.float(), loaded.tokenizer, texts))
+    return {
+        "largest_logit_change": change,
+        "largest_merge_difference": difference,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def requantized(work: Restoration) -> dict[str, Any]:
+    """Merge into the source, quantize that as the l-bit base is, and write it."""
+    step, runtime, base = work.step, work.runtime, work.step.base
+    assert isinstance(base, Quantize)
+    loaded = load_source(
+        base.model,
+        dtype=torch.float32,
+        device=runtime.torch_device(),
+        offline=runtime.offline,
+        head=head_of(step.adapter.task),
+    )
+    model, change = attach(loaded, step, work.adapter, "restored")
+    dense: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    spec = base.quantization
+    batches, record = calibrate(spec.calibration, Loaded(dense, loaded.tokenizer)) if spec.calibration else ([], {})
+    metrics = quantizers.get(spec.method).quantize(dense, batches, spec, work.folder, on_progress=work.on_progress)
+    loaded.tokenizer.save_pretrained(work.folder)
+    return {"largest_logit_change": change, "calibration": record, **metrics}
+
+
+def _source_dtype(step: Restore) -> torch.dtype:
+    ref = step.base.model
+    if ref.kind == "gguf":
+        return torch.bfloat16
+    config = json.loads((model_path(ref) / "config.json").read_text())
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+BUILDERS: dict[str, Builder] = {
+    "restore": beside,
+    "keep": beside,
+    "roundtrip": merged,
+    "requantize": requantized,
+}

@@ -19,7 +19,7 @@ def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | 
 
     path = store.require(step).path
     model: Any
-    if step.mode == "requantize":
+    if step.form.writes == "quantized":
         model = open_quantized(path, runtime)
     else:
         auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification

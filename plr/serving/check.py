@@ -19,7 +19,7 @@ def check_engine(step: Evaluate) -> None:
     if step.engine != "vllm":
         return
     restored = step.target if isinstance(step.target, Restore) else None
-    dense = restored is not None and (restored.merge or restored.mode == "roundtrip")
+    dense = restored is not None and restored.form.writes == "dense"
     bits = 16 if dense else step.base.bits
     quantization = step.base.quantization if isinstance(step.base, Quantize) and not dense else None
     adapter = restored.adapter.adapter if restored else None

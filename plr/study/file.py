@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from plr.core.config import apply_overrides, load_yaml, parse
+from plr.core.modes import asked_modes
 from plr.core.specs import BITS, GridSearch, ServingEngine, TrainSpec
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
@@ -104,6 +105,15 @@ def _known_bits(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
+def _asked(name: str) -> str:
+    if name not in (names := asked_modes()):
+        raise ValueError(f"{name} is no mode that a study asks for, {did_you_mean(name, names) or ', '.join(names)}")
+    return name
+
+
+AskedMode = Annotated[
+    str, AfterValidator(_asked), Field(json_schema_extra=lambda schema: schema.update(enum=asked_modes()))
+]
 BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
 
 
@@ -177,7 +187,7 @@ class StudyConfig(_Part, frozen=True):
     """The values of l."""
     cells: Literal["upper", "all"] = "upper"
     """`upper`: l >= k; `all`: every pair. (k, k) always."""
-    modes: tuple[Literal["restore", "roundtrip", "requantize"], ...] = ("restore",)
+    modes: tuple[AskedMode, ...] = ("restore",)
     """Beside `keep` at l = k: `restore` where l is not k, `roundtrip` at l = k < 16, `requantize` at every l below 16."""
     baselines: bool = False
     """Also score every base without an adapter."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plr.core.config import parse
+from plr.core.modes import grid_modes, plain_mode
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
 from plr.core.specs import (
@@ -124,7 +125,7 @@ class Study:
             for bits in sorted(restore_bits, reverse=True):
                 for name, settings in tests:
                     step = self._evaluate({"target": bases[bits], **settings}, where)
-                    yield Cell(model, name, NO_ADAPTER, bits, bits, "keep", config.seeds[0], step)
+                    yield Cell(model, name, NO_ADAPTER, bits, bits, plain_mode(same_base=True), config.seeds[0], step)
         for adapter in config.adapters:
             method = AdapterSpec(
                 method=adapter.method, config=self.resolver.adapter_config(adapter.method, adapter.config)
@@ -163,21 +164,14 @@ class Study:
             max_prompt_chars=task.max_prompt_chars,
         )
 
-    def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, Any]]:
+    def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, str]]:
         """(train_bits, restore_bits, mode) of every cell, falling in k and l."""
         config = self.config
         for k in sorted(train_bits, reverse=True):
             for ell in sorted({*restore_bits, k}, reverse=True):
                 if config.cells == "upper" and ell < k:
                     continue
-                if ell == k:
-                    yield k, ell, "keep"
-                    if "roundtrip" in config.modes and k < 16:
-                        yield k, ell, "roundtrip"
-                elif "restore" in config.modes:
-                    yield k, ell, "restore"
-                if "requantize" in config.modes and ell < 16:
-                    yield k, ell, "requantize"
+                yield from ((k, ell, mode) for mode in grid_modes(config.modes, k, ell))
 
     def _base(self, source: Source, bits: int, config: QuantizeConfig, task: TaskSpec) -> Source | Quantize:
         if bits == 16:

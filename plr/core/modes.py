@@ -1,0 +1,152 @@
+"""Restoration modes: one row each. What builds a mode stands in `plr/restoration/modes.py`; no other file knows its name.
+
+With dW the trained adapter, W_16 the source and W_k = dequant(Q_k(W_16)); k bits trained on, l bits restored to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from plr.errors import UnknownNameError, UsageError
+
+__all__ = ["MERGED", "MODES", "Mode", "asked_modes", "grid_modes", "mode_of", "modes_help", "plain_mode", "plain_modes"]
+
+Bits = Callable[[int, int], bool]
+"""(k, l) -> whether."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One restoration mode: what it serves, when it fits, and its words."""
+
+    name: str
+    serves: str
+    """The weights, for tables and help."""
+    words: str
+    """The rest of its help."""
+    writes: Literal["adapter", "dense", "quantized"]
+    """The adapter as it was trained, its config naming the l-bit base; or a whole checkpoint, of 16 or of l bits."""
+    grid: Bits
+    """The (k, l) at which a study has a cell of it."""
+    fits: Bits = lambda k, ell: True
+    """The (k, l) at which it can be asked for."""
+    misfit: str = ""
+    """What is wrong where it does not fit, after `mode NAME to L bits`."""
+    advice: str = ""
+    """What to do there instead."""
+    own_base: bool = False
+    """Whether it serves the very base that the adapter was trained on."""
+    needs_base: bool = True
+    """Whether the l-bit base has to be made first."""
+    plain: bool = False
+    """Whether tables show it without its name: it is what a pair (k, l) means by itself."""
+    implied: bool = False
+    """Whether a study has its cells unasked."""
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether a whole checkpoint is served, and not an adapter beside its base."""
+        return self.writes != "adapter"
+
+    def check(self, k: int, ell: int, *, same_base: bool, base: str) -> None:
+        """Refuse bits or a base that the mode does not fit; `base` is what messages call the base it is asked for on.
+
+        Raises:
+            UsageError: with the mode or the bits that would fit.
+        """
+        if self.own_base and not same_base:
+            raise UsageError(
+                f"mode {self.name} serves the base the adapter was trained on ({k} bits), not {base}",
+                hint=f"use --bits {k}, or --mode restore",
+            )
+        if not self.fits(k, ell):
+            raise UsageError(f"mode {self.name} to {ell} bits {self.misfit}", hint=self.advice or None)
+
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("restore", "Wl + dW", "", "adapter", plain=True, grid=lambda k, ell: k != ell),
+        Mode(
+            "keep",
+            "Wk + dW",
+            "its own base, l = k: plain QLoRA",
+            "adapter",
+            plain=True,
+            implied=True,
+            own_base=True,
+            grid=lambda k, ell: k == ell,
+        ),
+        Mode(
+            "roundtrip",
+            "dense Wk + dW",
+            "the maths of keep in any engine",
+            "dense",
+            own_base=True,
+            grid=lambda k, ell: k == ell < 16,
+        ),
+        Mode(
+            "requantize",
+            "Ql(W16 + dW)",
+            "merged at 16 bits, then quantized: no side path",
+            "quantized",
+            needs_base=False,
+            grid=lambda k, ell: ell < 16,
+            fits=lambda k, ell: ell < 16,
+            misfit="quantizes nothing",
+            advice="use --merge",
+        ),
+    )
+}
+"""Every mode, in the order of help and, at one (k, l), of a study's cells."""
+
+MERGED = Mode("merged", "W16 + dW", "a dense checkpoint", "dense", grid=lambda k, ell: False)
+"""What `--merge` makes of a mode: no mode by itself."""
+
+
+def mode_of(name: str) -> Mode:
+    """Look a mode up.
+
+    Raises:
+        UnknownNameError: no such mode; the message lists all and names the nearest.
+    """
+    from plr.registry import did_you_mean
+
+    if name not in MODES:
+        raise UnknownNameError(
+            f"unknown mode {name!r}", expected="one of " + ", ".join(MODES), hint=did_you_mean(name, MODES)
+        )
+    return MODES[name]
+
+
+def plain_mode(*, same_base: bool) -> str:
+    """Name what an adapter on a base means where no mode is asked for: on its own base, or on another."""
+    return next(mode.name for mode in MODES.values() if mode.plain and mode.own_base == same_base)
+
+
+def plain_modes() -> set[str]:
+    """Name the modes that tables show by (k, l) alone."""
+    return {mode.name for mode in MODES.values() if mode.plain}
+
+
+def asked_modes() -> list[str]:
+    """List the modes that a study names."""
+    return [mode.name for mode in MODES.values() if not mode.implied]
+
+
+def grid_modes(asked: tuple[str, ...], k: int, ell: int) -> Iterator[str]:
+    """Yield the modes of a study's cells at (k, l): those implied, and those of `asked`."""
+    for mode in MODES.values():
+        if mode.grid(k, ell) and (mode.implied or mode.name in asked):
+            yield mode.name
+
+
+def modes_help() -> str:
+    """Describe every mode for a help text.
+
+    >>> modes_help().split("; ")[1]
+    'keep: Wk + dW (its own base, l = k: plain QLoRA)'
+    """
+    return "; ".join(f"{m.name}: {m.serves}" + (f" ({m.words})" if m.words else "") for m in MODES.values())

@@ -1,0 +1,41 @@
+"""Refuse, before any work, a restoration that cannot be."""
+
+from __future__ import annotations
+
+from plr.adapters import adapters
+from plr.core.modes import mode_of
+from plr.core.specs import Restore
+from plr.errors import UsageError
+
+__all__ = ["check_merges", "check_mode"]
+
+
+def check_mode(step: Restore) -> None:
+    """Refuse a mode that does not fit the bits.
+
+    Raises:
+        UsageError: a merge into fewer than 16 bits, or a mode on bits or a base that its row does not fit.
+    """
+    if step.merge and step.base.bits != 16:
+        raise UsageError(
+            f"--merge with --bits {step.base.bits} would round the adapter away",
+            expected="--bits 16 with --merge",
+            hint="leave --merge out, or use --mode requantize (merged at 16 bits, then quantized)",
+        )
+    trained = step.adapter.base
+    mode_of(step.mode).check(trained.bits, step.base.bits, same_base=step.base == trained, base=step.base.label)
+
+
+def check_merges(step: Restore) -> None:
+    """Refuse what needs a merge for a method that has none.
+
+    Raises:
+        UsageError: what the method trains is no part of the base's weights.
+    """
+    method = step.adapter.adapter.method
+    if step.is_checkpoint and not adapters.get(method).properties.merges:
+        raise UsageError(
+            f"{'--merge' if step.merge else 'mode ' + step.mode} adds the adapter into the weights, and {method} is beside them",
+            expected="a method that merges (plr adapters lists them)",
+            hint="use --mode restore: the adapter stays beside the base",
+        )
