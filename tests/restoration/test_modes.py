@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from plr.core.modes import MODES, Mode, grid_modes, plain_mode
 from plr.core.specs import Evaluate, Restore
+from plr.embedded import tiny_path
 from plr.errors import ConfigError, UnknownNameError, UsageError
 from plr.lab import Lab
-from plr.report.write import write_report
+from plr.report.write import write_study
 from plr.restoration.modes import BUILDERS, Restoration
 from plr.study import study_config
 
@@ -95,7 +96,7 @@ def test_a_mode_of_two_rows_goes_the_whole_way(halfway: None, tmp_path: Path) ->
     ]
     results = study.results(lab.store)
     assert [result.error for result in results] == [None] * 3
-    write_report(results, tmp_path / "report")
+    write_study(study, lab.store, tmp_path / "report")
     assert "halfway" in (tmp_path / "report" / "table.md").read_text()
 
     step = study.cells[1].step
@@ -104,7 +105,7 @@ def test_a_mode_of_two_rows_goes_the_whole_way(halfway: None, tmp_path: Path) ->
     assert step.target.label.endswith("-to-16bit-halfway")
     half = lab.store.require(step.target)
     whole = lab.restore(lab.store.require(step.target.adapter), bits=16, merge=True)
-    source = load_file(Path(__import__("plr.embedded").embedded.tiny_path()) / "model.safetensors")
+    source = load_file(tiny_path() / "model.safetensors")
     tensors, merged = load_file(half.path / "model.safetensors"), load_file(whole.path / "model.safetensors")
     changed = [name for name in merged if not torch.equal(merged[name].float(), source[name].float())]
     assert changed
