@@ -354,7 +354,7 @@ class Restore(Step, frozen=True):
     kind: Literal["restored"] = "restored"
     adapter: Train
     base: Base
-    mode: str = Field(default="restore", json_schema_extra=lambda schema: schema.update(enum=list(MODES)))
+    mode: str = Field(default="restore", json_schema_extra=lambda schema: schema.update(enum=[*MODES]))
     merge: bool = False
     allow_mismatch: bool = False
 

@@ -112,7 +112,7 @@ def _asked(name: str) -> str:
 
 
 AskedMode = Annotated[
-    str, AfterValidator(_asked), Field(json_schema_extra=lambda schema: schema.update(enum=asked_modes()))
+    str, AfterValidator(_asked), Field(json_schema_extra=lambda schema: schema.update(enum=[*asked_modes()]))
 ]
 BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
 
