@@ -47,7 +47,7 @@ class Mode:
 
     @property
     def checkpoint(self) -> bool:
-        """Whether a whole checkpoint is served, and not an adapter beside its base."""
+        """True if a whole checkpoint is served, and not an adapter beside its base."""
         return self.writes != "adapter"
 
     def check(self, k: int, ell: int, *, same_base: bool, base: str) -> None:
