@@ -1,24 +1,15 @@
-"""plr from Python: the same four steps and the same store as the command line.
-
-    lab = plr.Lab()
-    lab.quantize("embedded:tiny", bits=4)
-    adapter = lab.train("embedded:tiny", bits=4, task="tiny_math")
-    served = lab.restore(adapter, bits=16)
-    lab.evaluate(served).metrics["metrics"]
-
-Each verb has a noun beside it (``base``, ``adapter``, ``restored``, ``result``) that returns the step without making it.
-"""
+"""plr from Python: the same four steps and the same store as the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict, Unpack
 
-from plr.core.config import load_yaml, parse
+from plr.core.config import parse
 from plr.core.modes import mode_of, plain_mode
-from plr.core.runtime import Runtime
-from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, Source, Train
+from plr.core.runtime import Runtime, RuntimeOptions
+from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, ServingEngine, Source, Step, TaskSpec, Train
 from plr.core.store import Artifact, Store
 from plr.engines.jobs import make
 from plr.engines.plan import Event
@@ -26,210 +17,264 @@ from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
 from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
-from plr.study.presets import preset, preset_for
+from plr.study.command import QuantizeKnobs, RecipeOptions, command_config
+from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
+from plr.study.steps import base_step
 
-__all__ = ["Lab"]
+__all__ = ["EvaluateOptions", "Lab", "LabOptions", "QuantizeOptions", "RestoreOptions", "TrainOptions", "check_bits"]
 
 Base = Source | Quantize
+Target = Artifact | Restore | Train | Quantize | Source | str
 OnEvent = Callable[[Event], None]
 DEFAULT_MODEL = "embedded:tiny"
 
 
-class Lab:
-    """A store and how to work on it. `home` is `$PLR_HOME` or `./artifacts` if left out.
+class LabOptions(RuntimeOptions, total=False):
+    """Options of `Lab` itself."""
 
-    Of the settings of `runtime` the dtype alone counts: an adapter or a result in another one is another artifact.
+    home: Path | str | None
+    offline: bool
+
+
+class QuantizeOptions(RecipeOptions, QuantizeKnobs, total=False):
+    """Options of `Lab.quantize` and `Lab.base`."""
+
+
+class TrainOptions(RecipeOptions, total=False):
+    """Options of `Lab.train` and `Lab.adapter`."""
+
+    adapter: str | None
+    """Adapter method, e.g. `lora`; the recipe's if left out."""
+    seed: int
+    """Seed of the adapter's start and of the order of rows."""
+
+
+class RestoreOptions(TypedDict, total=False):
+    """Options of `Lab.restore` and `Lab.restored`."""
+
+    mode: str | None
+    """`restore`, `keep`, `roundtrip` or `requantize`; `keep` on the adapter's own base and `restore` on others if left out."""
+    merge: bool
+    """Write a dense checkpoint with the adapter merged in."""
+    model: str | Path | None
+    """Another place of the source model; it must be the same model."""
+    method: str | None
+    """How the l-bit base is quantized; as the adapter's own base if left out."""
+    allow_mismatch: bool
+    """Attach although the provenance does not agree; recorded in the result."""
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """Options of `Lab.evaluate` and `Lab.result`."""
+
+    data: str | Path | None
+    """Rows of the task: a folder or a file."""
+    split: Literal["train", "validation", "test"]
+    limit: int | None
+    """Score only this many rows, drawn by seed; the recipe's number if left out."""
+    max_new_tokens: int | None
+    """Longest answer in tokens; what the task says if left out."""
+    num_fewshot: int
+    """Solved training rows before every question."""
+    fewshot_seed: int | None
+    """Draws them; the first of the train split if left out."""
+    engine: ServingEngine
+
+
+class Lab:
+    """A store and how to work on it, from Python as from the command line.
+
+        lab = plr.Lab()
+        adapter = lab.train("embedded:tiny", bits=4, task="tiny_math")  # quantizes to 4 bits on the way
+        served = lab.restore(adapter, bits=16)                          # the same adapter on the 16-bit base
+        lab.evaluate(served, limit=100).metrics["metrics"]              # {"exact_match,last-number": {"value": ...
+
+    Each verb has a noun beside it that returns the step without making it: `quantize` and `base`, `train` and `adapter`,
+    `restore` and `restored`, `evaluate` and `result`; `grid` runs a whole study.
+
+    `home` is where artifacts lie (`$PLR_HOME`, or `./artifacts`, if left out), `runtime` how steps are carried out:
+    `device="cuda"`, `dtype="float32"`, `workers=2` ... of `plr.Runtime`. Of these the dtype alone counts: an adapter or a
+    result in another one is another artifact.
     """
 
-    def __init__(self, home: Path | str | None = None, *, offline: bool = False, **runtime: Any) -> None:
-        settings = {**runtime, "offline": offline, **({"home": home} if home is not None else {})}
-        self.settings = settings
-        self.store = Store(parse(Runtime, settings, "options").home)
+    def __init__(
+        self, home: Path | str | None = None, *, offline: bool = False, **runtime: Unpack[RuntimeOptions]
+    ) -> None:
+        place = {} if home is None else {"home": home}
+        self.settings: Mapping[str, object] = {**runtime, "offline": offline, **place}
+        self.store = Store(parse(Runtime, self.settings, "options").home)
         self.resolver = Resolver(offline=offline)
 
-    def runtime(self, recipe: Mapping[str, Any] | None = None) -> Runtime:
-        """The lab's own settings over those of a recipe."""
+    def runtime(self, recipe: Mapping[str, object] | None = None) -> Runtime:
+        """Lay the lab's own settings over those of a recipe."""
         return parse(Runtime, {**(recipe or {}), **self.settings}, "options")
 
     # The steps, not made yet.
 
-    def base(self, model: str = DEFAULT_MODEL, bits: int = 4, **options: Any) -> Base:
-        """A model at ``bits``; see :meth:`study_for` for the options.
+    def base(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[QuantizeOptions]) -> Base:
+        """Describe a model at `bits`; 16 is the model itself.
 
         Raises:
-            UsageError: bits that plr does not know.
+            UsageError: bits that plr does not know, or no task to calibrate on.
+            ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
         """
-        check_bits(bits)
-        return self.study_for(model, train_bits=[bits], restore_bits=[bits], **options).cells[0].step.base
+        return self._cell(model, bits, options, knobs=options).base
 
-    def adapter(
-        self, model: str = DEFAULT_MODEL, bits: int = 4, *, adapter: str | None = None, seed: int = 0, **options: Any
-    ) -> Train:
-        """An adapter on a model at ``bits``."""
-        check_bits(bits)
-        axes: dict[str, Any] = {"train_bits": [bits], "restore_bits": [bits], "seeds": [seed]}
-        if adapter is not None:
-            axes["adapters"] = [adapter]
-        target = self.study_for(model, **axes, **options).cells[0].step.target
+    def adapter(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[TrainOptions]) -> Train:
+        """Describe an adapter trained on a model at `bits`.
+
+        Raises:
+            UsageError: bits that plr does not know, or no task to train on.
+            ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
+        """
+        seed = options.get("seed", 0)
+        target = self._cell(model, bits, options, adapter=options.get("adapter"), seed=seed).target
         assert isinstance(target, Restore)
         return target.adapter
 
     def restored(
-        self,
-        adapter: Artifact | Train | str | None = None,
-        bits: int = 16,
-        *,
-        mode: str | None = None,
-        merge: bool = False,
-        model: str | None = None,
-        method: str | None = None,
-        allow_mismatch: bool = False,
+        self, adapter: Artifact | Train | str | None = None, bits: int = 16, **options: Unpack[RestoreOptions]
     ) -> Restore:
-        """``adapter`` (the latest one if None) on an l-bit base, without retraining.
-
-        ``model`` gives the source model another place; it must be the same model. ``method`` is how the l-bit base is quantized: as
-        the adapter's own base if None.
+        """Describe `adapter` (the latest one if None) on an l-bit base, without retraining.
 
         Raises:
             UsageError: bits that plr does not know, a mode that does not fit them, or no adapter in the store.
-            ProvenanceError: ``model`` is not what the adapter was trained on.
+            ProvenanceError: `model` is not what the adapter was trained on.
         """
         check_bits(bits)
-        trained = self._step(adapter, ("adapter",))
-        assert isinstance(trained, Train)
-        source = Source(model=self.resolver.model(model)) if model else trained.base.source
+        trained = self.trained(adapter)
+        model, allow_mismatch = options.get("model"), options.get("allow_mismatch", False)
+        source = trained.base.source if model is None else Source(model=self.resolver.model(str(model)))
         _check_source(trained.base.model, source.model, allow_mismatch)
-        base = self._base_like(trained, source, bits, method)
-        chosen = mode_of(mode).name if mode else plain_mode(same_base=base == trained.base)
-        step = Restore(adapter=trained, base=base, mode=chosen, merge=merge, allow_mismatch=allow_mismatch)
+        base, mode = self._base_like(trained, source, bits, options.get("method")), options.get("mode")
+        step = Restore(
+            adapter=trained,
+            base=base,
+            mode=mode_of(mode).name if mode else plain_mode(same_base=base == trained.base),
+            merge=options.get("merge", False),
+            allow_mismatch=allow_mismatch,
+        )
         check_mode(step)
         return step
 
     def result(
-        self,
-        target: Artifact | Restore | Train | Quantize | str | None = None,
-        task: str | None = None,
-        *,
-        data: str | None = None,
-        split: str = "test",
-        limit: int | None = None,
-        max_new_tokens: int | None = None,
-        num_fewshot: int = 0,
-        fewshot_seed: int | None = None,
-        engine: str = "hf",
+        self, target: Target | None = None, task: str | None = None, **options: Unpack[EvaluateOptions]
     ) -> Evaluate:
-        """The score of a base, of an adapter on its own base, or of a restored adapter (the latest of them if None).
+        """Describe the score of a base, of an adapter on its own base, or of a restored adapter (the latest of them if None).
 
         Raises:
-            UsageError: nothing in the store, a target without a task of its own and no ``task`` given, examples for a task that
+            UsageError: nothing in the store, a target without a task of its own and no `task` given, examples for a task that
                 is answered by a head, or an engine that cannot serve the target.
             ConfigError: settings that exclude each other.
         """
-        step = self._step(target, ("restored", "adapter", "base"))
-        if isinstance(step, Train):
-            step = Restore(adapter=step, base=step.base, mode=plain_mode(same_base=True))
-        own = _own_task(step)
-        if task is None and own is None:
-            raise UsageError(f"{step.label} has no task of its own", hint="give --task NAME")
-        same = own is not None and (task is None or (task == own.name and data is None))
-        spec = own if same else self.resolver.task(str(task), data=data)
-        assert spec is not None
-        settings = {
-            "target": step,
-            "task": spec,
-            "split": split,
-            "limit": self.recipe_for(step).get("evaluate", {}).get("limit") if limit is None else limit,
-            "max_new_tokens": self.resolver.max_new_tokens(spec) if max_new_tokens is None else max_new_tokens,
-            "num_fewshot": num_fewshot,
-            "fewshot_seed": fewshot_seed,
-            "engine": engine,
-            "dtype": self.runtime().precision(),
-        }
+        step = self._scored(target)
+        spec = self._task_of(step, task, options.get("data"))
+        settings: dict[str, object] = {key: value for key, value in options.items() if key != "data"}
+        if settings.get("limit") is None:
+            settings["limit"] = self.recipe_for(step).evaluate.limit
+        if settings.get("max_new_tokens") is None:
+            settings["max_new_tokens"] = self.resolver.max_new_tokens(spec)
+        settings |= {"target": step, "task": spec, "dtype": self.runtime().precision()}
         return self.resolver.check_evaluation(parse(Evaluate, settings, "options"))
 
-    def study_for(
-        self,
-        model: str,
-        *,
-        task: str | None = None,
-        data: str | None = None,
-        preset: str | None = None,
-        config: Path | None = None,
-        overrides: Sequence[str] = (),
-        **axes: Any,
-    ) -> Study:
-        """A study of one model and one task: a single step resolves its options exactly as a study file would be.
-
-        ``preset`` is the recipe below (``tiny`` for the embedded base, else ``paper``), ``config`` a YAML file with keys of a
-        study file over it, ``overrides`` ``KEY=VALUE`` texts over that.
-        """
-        value: dict[str, Any] = {"name": "command", "preset": preset or preset_for(model)}
-        if config is not None:
-            value |= load_yaml(config)
-        value["models"] = [model]
-        if task is None and "tasks" not in value and not model.startswith("embedded:"):
-            self.resolver.model(model)  # a model that is not there is the first thing to say
-            raise UsageError(
-                f"no task was given for {model}",
-                expected="a task whose training rows calibrate and train, e.g. --task gsm8k or --calibration task:gsm8k",
-                hint="plr train --help; the embedded base alone has a task by default",
-            )
-        if task is not None or "tasks" not in value:
-            value["tasks"] = [{"name": task or "tiny_math", **({"data": data} if data else {})}]
-        where = str(config) if config else "options"
-        study = study_config(value | axes, where, tuple(overrides))
-        return Study(study, resolver=self.resolver, runtime=self.runtime(study.runtime))
+    def recipe_for(self, step: Step) -> StudyConfig:
+        """Read the preset that fits the source model of `step`."""
+        return study_config({"name": "recipe", "preset": preset_for(_source_of(step).model.title)})
 
     # The steps, made.
 
-    def make(self, step: Any, *, on_event: OnEvent | None = None) -> Artifact:
-        """Make ``step`` and everything it needs; find what is there already."""
+    def make(self, step: Step, *, on_event: OnEvent | None = None) -> Artifact:
+        """Make `step` and everything it needs; find what is there already."""
         return self.make_all([step], on_event=on_event)[0]
 
-    def make_all(self, steps: Sequence[Any], *, on_event: OnEvent | None = None) -> list[Artifact]:
-        """Make all of ``steps`` and everything they need; several widths of one source share its load and calibration."""
-        return make(steps, self.store, self.runtime(self.recipe_for(steps[0]).get("runtime")), on_event)
+    def make_all(self, steps: Sequence[Step], *, on_event: OnEvent | None = None) -> list[Artifact]:
+        """Make all of `steps` and everything they need; several widths of one source share its load and calibration."""
+        return make(steps, self.store, self.runtime(self.recipe_for(steps[0]).runtime), on_event)
 
-    def quantize(self, model: str = DEFAULT_MODEL, bits: int = 4, **options: Any) -> Artifact:
-        """Quantize a model to ``bits`` < 16; see :meth:`base`."""
+    def quantize(
+        self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[QuantizeOptions]
+    ) -> Artifact:
+        """Quantize a model to `bits` below 16."""
         check_bits(bits, below_16=True)
         return self.make(self.base(model, bits, **options))
 
-    def train(self, model: str = DEFAULT_MODEL, bits: int = 4, **options: Any) -> Artifact:
-        """Train an adapter; see :meth:`adapter`."""
+    def train(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[TrainOptions]) -> Artifact:
+        """Train an adapter on a model at `bits`; the base is made first if it is not there."""
         return self.make(self.adapter(model, bits, **options))
 
-    def restore(self, adapter: Artifact | Train | str | None = None, bits: int = 16, **options: Any) -> Artifact:
-        """Restore an adapter; see :meth:`restored`."""
+    def restore(
+        self, adapter: Artifact | Train | str | None = None, bits: int = 16, **options: Unpack[RestoreOptions]
+    ) -> Artifact:
+        """Restore an adapter (the latest one if None) onto an l-bit base, without retraining."""
         return self.make(self.restored(adapter, bits, **options))
 
-    def evaluate(self, target: Artifact | Restore | Train | Quantize | str | None = None, **options: Any) -> Artifact:
-        """Score a target; see :meth:`result`."""
-        return self.make(self.result(target, **options))
+    def evaluate(
+        self, target: Target | None = None, task: str | None = None, **options: Unpack[EvaluateOptions]
+    ) -> Artifact:
+        """Score a base, an adapter on its own base, or a restored adapter (the latest of them if None)."""
+        return self.make(self.result(target, task, **options))
 
     def grid(
         self, study: Path | str | StudyConfig, *, overrides: Sequence[str] = (), on_event: OnEvent | None = None
     ) -> Study:
-        """Run a study file or configuration; cells that fail are in :meth:`Study.results`."""
+        """Run a study file or configuration; cells that fail are in `Study.results`."""
         config = study if isinstance(study, StudyConfig) else load_study(Path(study), tuple(overrides))
         runtime = self.runtime(config.runtime)
         work = Study(config, resolver=self.resolver, runtime=runtime)
         work.run(self.store, runtime, on_event=on_event)
         return work
 
-    def recipe_for(self, step: Any) -> dict[str, Any]:
-        """The preset that fits the source model of ``step``."""
-        ref = _source_of(step).model
-        return preset(preset_for(ref.title))
+    # What the options name.
 
-    def _step(self, what: Any, kinds: tuple[str, ...]) -> Any:
-        if what is None or isinstance(what, str):
-            what = self.store.find(what, kinds)
-        return self.store.identify(what) if isinstance(what, Artifact) else what
+    def _cell(
+        self,
+        model: str | Path,
+        bits: int,
+        recipe: RecipeOptions,
+        *,
+        knobs: QuantizeKnobs | None = None,
+        adapter: str | None = None,
+        seed: int | None = None,
+    ) -> Evaluate:
+        """Resolve options exactly as a study file would be: the step of a study of one cell."""
+        check_bits(bits)
+        self.resolver.model(str(model))  # a model that is not there is the first thing to say
+        config = command_config(model, bits, recipe, knobs=knobs, adapter=adapter, seed=seed)
+        study = Study(config, resolver=self.resolver, runtime=self.runtime(config.runtime))
+        return study.cells[0].step
+
+    def trained(self, adapter: Artifact | Train | str | None = None) -> Train:
+        """Find an adapter by path, name or hash prefix; the latest if None."""
+        if isinstance(adapter, Train):
+            return adapter
+        artifact = adapter if isinstance(adapter, Artifact) else self.store.find(adapter, ("adapter",))
+        step = self.store.identify(artifact)
+        if not isinstance(step, Train):
+            raise UsageError(f"{artifact.path.name} is of kind {artifact.kind}", expected="an adapter")
+        return step
+
+    def _scored(self, target: Target | None) -> Source | Quantize | Restore:
+        if target is None or isinstance(target, str):
+            target = self.store.find(target, ("restored", "adapter", "base"))
+        step = self.store.identify(target) if isinstance(target, Artifact) else target
+        if isinstance(step, Train):
+            return Restore(adapter=step, base=step.base, mode=plain_mode(same_base=True))
+        if isinstance(step, Evaluate):
+            raise UsageError(f"{step.label} is a result already", expected="a base, an adapter or a restored adapter")
+        return step
+
+    def _task_of(self, step: Source | Quantize | Restore, task: str | None, data: str | Path | None) -> TaskSpec:
+        """Choose what `step` is scored on: its own task, or the one that is named."""
+        own = _own_task(step)
+        if own is not None and (task is None or (task == own.name and data is None)):
+            return own
+        if task is None:
+            raise UsageError(f"{step.label} has no task of its own", hint="give --task NAME")
+        return self.resolver.task(task, data=None if data is None else str(data))
 
     def _base_like(self, trained: Train, source: Source, bits: int, method: str | None) -> Base:
-        """The l-bit base quantized as the adapter's own base was, or by ``method``."""
+        """Describe the l-bit base, quantized as the adapter's own base was, or by `method`."""
         if bits == 16:
             return source
         if isinstance(trained.base, Quantize) and method in (None, trained.base.quantization.method):
@@ -241,25 +286,17 @@ class Lab:
                 raise UsageError(error.message, expected=error.expected, hint=hint) from error
             return Quantize(source=source, quantization=quantization)
         # No quantization to follow: the model's recipe, calibrated on the adapter's task.
-        ref = source.model
-        name = f"{ref.name}@{ref.revision}" if ref.kind == "hub" else ref.path or ref.title
-        if trained.task.definition is not None:
-            self.resolver.known[trained.task.name] = trained.task
-        overrides = [f"quantize.method={method}"] if method else []
-        quantized = self.base(name, bits, task=trained.task.name, data=trained.task.path, overrides=overrides)
-        assert isinstance(quantized, Quantize)
-        calibration = quantized.quantization.calibration
-        if calibration is not None:
-            calibration = calibration.model_copy(update={"task": trained.task})
-        quantization = quantized.quantization.model_copy(update={"calibration": calibration})
-        return Quantize(source=source, quantization=quantization)
+        settings = self.recipe_for(source).quantize
+        if method is not None:
+            settings = settings.model_copy(update={"method": method})
+        return base_step(source, bits, settings, trained.task, self.resolver)
 
 
 def check_bits(bits: int, *, below_16: bool = False) -> None:
     """Refuse a width plr does not know.
 
     Raises:
-        UsageError: ``bits`` is none of 16, 8, 4, 3, 2 (of the last four, with ``below_16``).
+        UsageError: `bits` is none of 16, 8, 4, 3, 2 (of the last four, with `below_16`).
     """
     allowed = BITS[1:] if below_16 else BITS
     if bits not in allowed:
@@ -280,14 +317,18 @@ def _check_source(ours: ModelRef, theirs: ModelRef, allow_mismatch: bool) -> Non
         )
 
 
-def _own_task(step: Restore | Quantize | Source) -> Any:
+def _own_task(step: Source | Quantize | Restore) -> TaskSpec | None:
     if isinstance(step, Restore):
         return step.adapter.task
     calibration = step.quantization.calibration if isinstance(step, Quantize) else None
     return calibration.task if calibration else None
 
 
-def _source_of(step: Any) -> Source:
-    if isinstance(step, Evaluate):
-        return step.base.source
-    return step.source if isinstance(step, Source | Quantize) else step.base.source
+def _source_of(step: Step) -> Source:
+    match step:
+        case Source() | Quantize():
+            return step.source
+        case Train() | Restore() | Evaluate():
+            return step.base.source
+        case _:
+            raise TypeError(f"a step of kind {step.kind} has no source")

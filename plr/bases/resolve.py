@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -58,10 +59,10 @@ def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
                 hint=did_you_mean(name, EMBEDDED),
             )
         return ModelRef(kind="embedded", name=name, revision=folder_sha256(EMBEDDED[name](), patterns=_WEIGHTS))
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix == ".gguf" and path.is_file():
         return ModelRef(kind="gguf", name=path.stem, revision=file_sha256(path), path=str(path.absolute()))
-    if path.is_dir():
+    if text and path.is_dir():
         return _local(path.absolute())
     if text.startswith((".", "/", "~")) or path.suffix == ".gguf" or text.partition("@")[0].count("/") != 1:
         raise UsageError(

@@ -13,7 +13,7 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.core.specs import Restore
+    from plr.core.specs import Evaluate, Restore
     from plr.evaluation.forgetting import Change
     from plr.lab import Lab
 
@@ -56,8 +56,8 @@ def forgetting(
     if bits is not None:
         check_bits(bits)
     here = lab(device, offline)
-    trained = here.store.find(ref, ("adapter",))
-    step = here.restored(trained, trained.step.base.bits if bits is None else bits)
+    trained = here.trained(ref)
+    step = here.restored(trained, trained.base.bits if bits is None else bits)
     wanted = task or ([] if text else _embedded(step))
     if text is None and not wanted:
         raise UsageError(
@@ -93,11 +93,11 @@ def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet
     from plr.engines.plan import Plan
     from plr.evaluation.forgetting import task_changes
 
-    steps: list[Any] = []
+    steps: list[Evaluate] = []
     for text in wanted:
-        name, _, data = text.partition("=")
-        base: Any = step.base
-        steps += [here.result(target, name, data=data or None, limit=limit) for target in (base, step)]
+        name, equals, data = (text, "", "") if Path(text).is_file() else text.partition("=")
+        rows = data if equals else None
+        steps += [here.result(target, name, data=rows, limit=limit) for target in (step.base, step)]
     if not steps:
         return []
     with watch(Plan.of(steps, here.store).missing, quiet=quiet) as watcher:
@@ -119,7 +119,7 @@ def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> Cha
     quiet_libraries()
     if not quiet:
         console(stderr=True).print(f"reading {file.name} without and with the adapter", highlight=False)
-    shift = text_shift(step, texts, here.store, here.runtime(here.recipe_for(step).get("runtime")), tokens=tokens)
+    shift = text_shift(step, texts, here.store, here.runtime(here.recipe_for(step).runtime), tokens=tokens)
     return shift.change(file.name)
 
 

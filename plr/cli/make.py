@@ -14,6 +14,9 @@ from plr.cli.root import app
 from plr.core.modes import MODES, modes_help
 from plr.errors import UsageError
 
+if TYPE_CHECKING:
+    from plr.lab import QuantizeOptions, TrainOptions
+
 __all__: list[str] = []
 
 if TYPE_CHECKING:
@@ -66,24 +69,17 @@ def quantize(
     widths = _widths(bits)
     for width in widths:
         check_bits(width, below_16=True)
-    of_task = calibration is not None and calibration.startswith("task:")
-    given = {
+    here = lab(device, offline, overrides=set_ or (), low_memory=low_memory)
+    options: QuantizeOptions = {
         "method": method,
+        "calibration": calibration,
         "samples": samples,
         "seed": seed,
         "group_size": group_size,
-        "calibration": None if of_task else calibration,
         "gate_text": gate_text,
-    }
-    here = lab(device, offline, overrides=set_ or (), low_memory=low_memory)
-    options: dict[str, Any] = {
-        "task": calibration.removeprefix("task:") if calibration and of_task else None,
         "data": data,
         "preset": preset,
-        "overrides": [
-            *(f"quantize.{key}={value}" for key, value in given.items() if value is not None),
-            *(set_ or []),
-        ],
+        "overrides": set_ or (),
     }
     steps = [here.base(model, width, **options) for width in widths]
     finish_all(steps, here, output=output, as_json=as_json)
@@ -122,8 +118,16 @@ def train(
     Example: [bold]plr train --bits 4 --task tiny_math --set train.epochs=1[/bold]
     """
     here = lab(device, offline, config=config, overrides=set_ or ())
-    options = {"task": task, "data": data, "preset": preset, "config": config, "overrides": set_ or []}
-    step = here.adapter(model, bits, adapter=adapter, seed=seed, **options)
+    options: TrainOptions = {
+        "adapter": adapter,
+        "seed": seed,
+        "task": task,
+        "data": data,
+        "preset": preset,
+        "config": config,
+        "overrides": set_ or (),
+    }
+    step = here.adapter(model, bits, **options)
     finish(step, here, output=output, as_json=as_json)
 
 
@@ -195,7 +199,7 @@ def evaluate(
     """
     from plr.cli.show import console
 
-    here = lab(device, offline, dtype=None if dtype == "auto" else dtype)
+    here = lab(device, offline, dtype=dtype)
     step = here.result(
         ref,
         task,

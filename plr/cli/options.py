@@ -6,15 +6,17 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
+    from plr.core.runtime import Dtype
+    from plr.core.specs import Step
     from plr.core.store import Artifact
-    from plr.lab import Lab
+    from plr.lab import Lab, LabOptions
 
 __all__ = [
     "Bits",
@@ -66,20 +68,22 @@ def lab(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
-    **runtime: Any,
+    low_memory: bool = False,
+    dtype: Dtype = "auto",
 ) -> Lab:
-    """The lab of a command. What ``config`` and ``--set`` say of ``runtime`` holds where no option of its own says otherwise."""
+    """Open the lab of a command. What `config` and `--set` say of `runtime` holds where no option of its own says otherwise."""
     from plr.core.config import apply_overrides, load_yaml
     from plr.lab import Lab
 
-    own = tuple(override for override in overrides if override.partition("=")[0].partition(".")[0] == "runtime")
-    given = apply_overrides(load_yaml(config) if config is not None else {}, own).get("runtime")
-    given = given if isinstance(given, dict) else {}  # what is none is refused with the other settings
-    options = {"device": device if device != "auto" else None, "offline": offline, **runtime}
-    return Lab(**{**given, **{key: value for key, value in options.items() if value}})
+    own = tuple(override for override in overrides if override.partition("=")[0].strip().partition(".")[0] == "runtime")
+    written = apply_overrides(load_yaml(config) if config is not None else {}, own).get("runtime")
+    settings: dict[str, object] = written if isinstance(written, dict) else {}  # what is none is refused with the rest
+    options = {"device": device, "offline": offline, "low_memory": low_memory, "dtype": dtype}
+    settings |= {key: value for key, value in options.items() if value not in (False, "auto")}
+    return Lab(**cast("LabOptions", settings))  # Runtime refuses what is none of them
 
 
-def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:
+def finish(step: Step, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:
     """Make ``step`` with a progress display, copy it out, say where it lies.
 
     Raises:
@@ -88,12 +92,14 @@ def finish(step: Any, here: Lab, *, output: Path | None, as_json: bool) -> Artif
     return finish_all([step], here, output=output, as_json=as_json)[0]
 
 
-def finish_all(steps: list[Any], here: Lab, *, output: Path | None, as_json: bool) -> list[Artifact]:
+def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json: bool) -> list[Artifact]:
     """Make all of ``steps`` in one go; of several, ``output`` gets a folder for each and ``--json`` prints a list.
 
     Raises:
         UsageError: see :func:`finish`.
     """
+    from rich.markup import escape
+
     from plr.cli.show import artifact_json, console, emit, watch
     from plr.engines.plan import Plan
 
@@ -112,7 +118,7 @@ def finish_all(steps: list[Any], here: Lab, *, output: Path | None, as_json: boo
             shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
         values.append(artifact_json(artifact) | ({"output": str(folder)} if folder else {}))
         if not as_json:
-            console().print(f"[bold]{artifact.kind}[/bold] {folder or artifact.path}", highlight=False)
+            console().print(f"[bold]{artifact.kind}[/bold] {escape(str(folder or artifact.path))}", highlight=False)
     if as_json:
         emit(values[0] if len(steps) == 1 else values)
     return artifacts

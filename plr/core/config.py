@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,9 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from plr.errors import ConfigError
 
-__all__ = ["apply_overrides", "load_yaml", "parse"]
+__all__ = ["Read", "apply_overrides", "as_it_is", "load_yaml", "parse"]
 
 M = TypeVar("M", bound=BaseModel)
+Read = Callable[[tuple[str, ...], Any], Any]
+
+
+def as_it_is(place: tuple[str, ...], value: Any) -> Any:
+    """Leave a value that was read as it is."""
+    return value
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -56,8 +62,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of `value` with the dotted keys of `--set a.b=c` replaced; the right side is read as YAML.
+def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Read = as_it_is) -> dict[str, Any]:
+    """Apply `--set a.b=c` texts: a copy of `value` with the dotted keys replaced; the right side is read as YAML.
+
+    `read` gets the place (`("a", "b")`) and the value read there, and gives what is put there.
 
     >>> apply_overrides({"train": {"epochs": 1}}, ["train.epochs=3", "train_bits=[4, 2]"])
     {'train': {'epochs': 3}, 'train_bits': [4, 2]}
@@ -69,7 +77,7 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
             raise ConfigError(f"--set {override!r}", expected="KEY=VALUE, e.g. --set train.epochs=3")
         *parents, last = key.strip().split(".")
         try:
-            new: Any = yaml.safe_load(text)
+            new = read((*parents, last), yaml.safe_load(text))
             node: Any = result
             for parent in parents:
                 node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
@@ -131,6 +139,6 @@ def _is_model(value: Any) -> bool:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
     return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
 from plr.core.precision import Precision, fast_precision, may_have_gpu
 from plr.errors import UsageError
 
-__all__ = ["Runtime", "available_memory", "default_home", "device_refusal"]
+__all__ = ["Runtime", "RuntimeOptions", "available_memory", "default_home", "device_refusal"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,26 @@ CGROUP = Path("/sys/fs/cgroup")
 def default_home() -> Path:
     """Return `$PLR_HOME`, or `./artifacts`."""
     return Path(os.environ.get("PLR_HOME") or "artifacts").absolute()
+
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Kernel = Literal["auto", "packed", "dequantized"]
+
+
+class RuntimeOptions(TypedDict, total=False):
+    """Settings of `Runtime` as keyword arguments; `home` and `offline` are given by themselves."""
+
+    device: str
+    dtype: Dtype
+    kernel: Kernel
+    workers: int
+    threads: int | None
+    micro_batch: int
+    gradient_checkpointing: bool
+    slots: int
+    checkpoint_seconds: float
+    low_memory: bool
+    report_to: Sequence[str]
 
 
 class Runtime(BaseModel, frozen=True, extra="forbid"):
@@ -41,9 +62,9 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """The store; by default `$PLR_HOME` or `./artifacts`."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """Of trainings and evaluations, and part of what they are. `auto`: bfloat16 where the device has instructions for it."""
-    kernel: Literal["auto", "packed", "dequantized"] = "auto"
+    kernel: Kernel = "auto"
     """Of k-bit layers: codes read as they are (`packed`), or unpacked once (`dequantized`); `auto` by device and memory."""
     workers: int = Field(default=1, ge=1)
     """Processes that run independent steps side by side."""

@@ -29,10 +29,13 @@ __all__ = [
     "AnyStep",
     "Base",
     "Calibration",
+    "CalibrationKnobs",
     "Evaluate",
+    "EvaluationKnobs",
     "GridSearch",
     "ModelRef",
     "Quantization",
+    "QuantizationKnobs",
     "Quantize",
     "Restore",
     "ServingEngine",
@@ -114,7 +117,18 @@ class TaskSpec(Spec, frozen=True):
     """Leave out rows whose prompt is longer; none: keep all."""
 
 
-class Calibration(Spec, frozen=True):
+class CalibrationKnobs(BaseModel, frozen=True, extra="forbid"):
+    """Options of a calibration, in steps and in study files."""
+
+    samples: int = Field(default=500, ge=1)
+    """How many texts are drawn."""
+    seed: int = 0
+    """Seed of the draw."""
+    max_length: int = Field(default=512, ge=1)
+    """Tokens; longer samples are cut and counted in the manifest."""
+
+
+class Calibration(Spec, CalibrationKnobs, frozen=True):
     """The text GPTQ is calibrated on: `samples` draws with `seed` from a task's train split, or from a file."""
 
     LOCATION = frozenset({"path", "guard"})
@@ -126,12 +140,6 @@ class Calibration(Spec, frozen=True):
     """Calibrate on this JSONL or text file."""
     file_sha256: str | None = None
     """Hash of that file."""
-    samples: int = Field(default=500, ge=1)
-    """How many texts are drawn."""
-    seed: int = 0
-    """Seed of the draw."""
-    max_length: int = Field(default=512, ge=1)
-    """Tokens; longer samples are cut and counted in the manifest."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Calibration:
@@ -140,14 +148,11 @@ class Calibration(Spec, frozen=True):
         return self
 
 
-class Quantization(Spec, frozen=True):
-    """Settings that quantize a base to k bits. Names as in GPTQ checkpoints."""
+class QuantizationKnobs(BaseModel, frozen=True, extra="forbid"):
+    """Options of a quantization, in steps and in study files. Names as in GPTQ checkpoints."""
 
-    LOCATION = frozenset({"gate_task", "gate_text"})
     method: str = "gptq"
     """`gptq`, `rtn`, `gptqmodel`, `nf4` (4 bits), `int8` (8 bits), or a quantizer of yours."""
-    bits: Literal[8, 4, 3, 2]
-    """Width of a code."""
     group_size: int = 128
     """Input columns that share a scale; -1 for a whole row. It must divide the input width of every layer."""
     sym: bool = True
@@ -170,17 +175,25 @@ class Quantization(Spec, frozen=True):
     """Strength of quantization-error propagation (QEP): 0 = off, 1 = full least-squares correction of the layer's input error."""
     double_quant: bool = False
     """Quantize the scales too (nf4 alone)."""
+
+    @model_validator(mode="after")
+    def _group(self) -> Self:
+        if self.group_size != -1 and self.group_size < 1:
+            raise ValueError(f"group_size is {self.group_size}: give -1 (one group a row) or a positive number")
+        return self
+
+
+class Quantization(Spec, QuantizationKnobs, frozen=True):
+    """A quantization of a base to k bits: its options, its calibration, and the texts it is measured on."""
+
+    LOCATION = frozenset({"gate_task", "gate_text"})
+    bits: Literal[8, 4, 3, 2]
+    """Width of a code."""
     calibration: Calibration | None = None
     gate_task: TaskSpec | None = None
     """The task on whose validation rows the base is measured once it is made; this changes no byte of it."""
     gate_text: str | None = None
     """A JSONL or text file on which it is measured too."""
-
-    @model_validator(mode="after")
-    def _group(self) -> Quantization:
-        if self.group_size != -1 and self.group_size < 1:
-            raise ValueError(f"group_size is {self.group_size}: give -1 (one group a row) or a positive number")
-        return self
 
 
 class AdapterSpec(Spec, frozen=True):
@@ -384,7 +397,26 @@ class Restore(Step, frozen=True):
         return f"{self.adapter.label}-to-{self.base.bits}bit-{self.form.name}"
 
 
-class Evaluate(Step, frozen=True):
+class EvaluationKnobs(BaseModel, frozen=True, extra="forbid"):
+    """Options of an evaluation, in steps and in study files."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    """Which rows are scored."""
+    limit: int | None = Field(default=None, ge=1)
+    """Score this many rows, drawn by `limit_seed`; none: all."""
+    limit_seed: int = 0
+    """Seed of that draw."""
+    generate: bool = True
+    """False measures the answer loss alone, where accuracy is at the floor or too dear."""
+    num_fewshot: int = Field(default=0, ge=0)
+    """Solved rows of the train split before every question, the same ones for all."""
+    fewshot_seed: int | None = None
+    """Draws the examples; none takes the first of the train split."""
+    engine: ServingEngine = "hf"
+    """What writes the answers: the transformers model in this process, or vLLM."""
+
+
+class Evaluate(Step, EvaluationKnobs, frozen=True):
     """The score of a base, alone or with an adapter, on one split of a task.
 
     `VERSION` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
@@ -396,22 +428,8 @@ class Evaluate(Step, frozen=True):
     kind: Literal["result"] = "result"
     target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
     task: TaskSpec
-    split: Literal["train", "validation", "test"] = "test"
-    """Which rows are scored."""
-    limit: int | None = Field(default=None, ge=1)
-    """Score this many rows, drawn by `limit_seed`; none: all."""
-    limit_seed: int = 0
-    """Seed of that draw."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer in tokens; cut answers are counted. None in a study: what the task says."""
-    generate: bool = True
-    """False measures the answer loss alone, where accuracy is at the floor or too dear."""
-    num_fewshot: int = Field(default=0, ge=0)
-    """Solved rows of the train split before every question, the same ones for all."""
-    fewshot_seed: int | None = None
-    """Draws the examples; none takes the first of the train split."""
-    engine: ServingEngine = "hf"
-    """What writes the answers: the transformers model in this process, or vLLM."""
     dtype: Precision | None = None
     """Of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 

@@ -59,7 +59,7 @@ class Artifact:
             ) from error
 
     @property
-    def step(self) -> Any:
+    def step(self) -> Source | Quantize | Train | Restore | Evaluate:
         """The step that made it.
 
         Raises:

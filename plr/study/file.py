@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from plr.core.config import apply_overrides, load_yaml, parse
+from plr.core.config import Read, apply_overrides, as_it_is, load_yaml, parse
 from plr.core.modes import asked_modes
-from plr.core.specs import BITS, GridSearch, ServingEngine, TrainSpec
+from plr.core.specs import BITS, CalibrationKnobs, EvaluationKnobs, QuantizationKnobs, TrainSpec
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
 from plr.study.presets import preset
@@ -23,9 +23,11 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TestConfig",
-    "expand",
+    "checked_config",
+    "laid_over",
     "load_study",
     "study_config",
+    "substitute",
 ]
 
 
@@ -33,30 +35,22 @@ class _Part(BaseModel, frozen=True, extra="forbid"):
     """A part of the study file."""
 
 
-class QuantizeConfig(_Part, frozen=True):
-    """How every base below 16 bits is made; ``calibration`` is ``task`` (the task of the cell) or a file."""
+class QuantizeConfig(QuantizationKnobs, CalibrationKnobs, frozen=True):
+    """How every base below 16 bits is made; `calibration` is `task` (the task of the cell) or a file."""
 
-    method: str = "gptq"
-    group_size: int = 128
-    sym: bool = True
-    desc_act: bool = False
-    static_groups: bool = False
-    act_group_aware: bool = False
-    damp_percent: float = 0.01
-    block_size: int = 128
-    grid: GridSearch = "minmax"
-    refine_passes: int = 0
-    input_correction: float = 0.0
-    double_quant: bool = False
     calibration: str = "task"
     """`task` (training rows of the cell's task), or a JSONL or text file."""
-    samples: int = Field(default=500, ge=1)
-    seed: int = 0
-    max_length: int = Field(default=512, ge=1)
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
     """What differs at one width: `{4: {method: nf4, group_size: 64}}`."""
+
+    def at(self, bits: int) -> QuantizeConfig:
+        """Lay over these settings what differs at one width."""
+        own = self.by_bits.get(bits)
+        if not own:
+            return self
+        return parse(QuantizeConfig, {**self.model_dump(exclude={"by_bits"}), **own}, f"quantize: by_bits: {bits}")
 
     @field_validator("by_bits", mode="before")
     @classmethod
@@ -85,17 +79,10 @@ class QuantizeConfig(_Part, frozen=True):
         return value
 
 
-class EvaluateConfig(_Part, frozen=True):
+class EvaluateConfig(EvaluationKnobs, frozen=True):
     """How cells are scored."""
 
-    split: Literal["train", "validation", "test"] = "test"
-    limit: int | None = Field(default=None, ge=1)
-    limit_seed: int = 0
     max_new_tokens: int | None = Field(default=None, ge=1)
-    generate: bool = True
-    num_fewshot: int = Field(default=0, ge=0)
-    fewshot_seed: int | None = None
-    engine: ServingEngine = "hf"
 
 
 def _known_bits(value: tuple[int, ...]) -> tuple[int, ...]:
@@ -199,7 +186,7 @@ class StudyConfig(_Part, frozen=True):
     """Apply a method's own factor to a preset's `learning_rate`. False as soon as the file or an option names a rate."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How cells are scored."""
-    runtime: dict[str, Any] = Field(default_factory=dict)
+    runtime: dict[str, object] = Field(default_factory=dict)
     """How to run it; changes no result."""
 
     @field_validator("tasks", "adapters", mode="before")
@@ -228,6 +215,10 @@ class StudyConfig(_Part, frozen=True):
             raise ValueError("the list names something twice")
         return value
 
+    def substituted(self, text: str) -> str:
+        """Replace `$NAME` in a text of this study that names a model, a task or a file."""
+        return substitute(text)
+
     @model_validator(mode="after")
     def _something_to_score(self) -> StudyConfig:
         if not self.adapters and not self.baselines:
@@ -238,35 +229,57 @@ class StudyConfig(_Part, frozen=True):
 
 
 def load_study(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """Read a study file, with ``--set`` overrides over it.
+    """Read a study file, with `--set` overrides over it.
 
     Raises:
-        ConfigError: see :mod:`plr.core.config`; also for a variable in ``data`` or ``models`` that is not set.
+        ConfigError: see `plr.core.config`.
     """
     return study_config({"name": path.stem, **load_yaml(path)}, str(path), overrides)
 
 
-def study_config(value: Mapping[str, Any], where: str = "study", overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """A checked study from a mapping, with its preset below it and ``overrides`` above it."""
-    given = apply_overrides(dict(value), overrides)
-    base: dict[str, Any] = preset(str(given["preset"])) if given.get("preset") else {}
-    training = given.get("train")
+def study_config(value: Mapping[str, object], where: str = "study", overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """Check a study from a mapping, with its preset below it and `overrides` above it."""
+    return checked_config(StudyConfig, value, where, overrides)
+
+
+C = TypeVar("C", bound=StudyConfig)
+
+
+def checked_config(
+    model: type[C], value: Mapping[str, object], where: str, overrides: tuple[str, ...], read: Read = as_it_is
+) -> C:
+    """Check `value`, with its preset below it and `overrides`, each passed through `read`, above it.
+
+    Raises:
+        ConfigError: a key or value that does not fit.
+        UnknownNameError: no such preset.
+    """
+    settings = apply_overrides(value, overrides, read)
+    name, training = settings.get("preset"), settings.get("train")
+    below: Mapping[str, object] = {} if name is None else preset(str(name))
     rates = {"scale_rates": not (isinstance(training, Mapping) and "learning_rate" in training)}
-    return parse(StudyConfig, apply_overrides(laid_over(base | rates, value), overrides), where)
+    return parse(model, apply_overrides(laid_over({**below, **rates}, value), overrides, read), where)
 
 
-def laid_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``top`` over ``base``: mappings are merged key by key, everything else is replaced."""
+def laid_over(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
+    """Lay `top` over `base`: mappings are merged key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        merged[key] = laid_over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = laid_over(cast("Mapping[str, object]", below), cast("Mapping[str, object]", value))
+        else:
+            merged[key] = value
     return merged
 
 
-def expand(text: str) -> str:
-    """``$NAME`` in a path or model, from the environment."""
-    expanded = os.path.expandvars(text)
-    if "$" in expanded:
+def substitute(text: str) -> str:
+    """Replace `$NAME` in a text by the environment's value.
+
+    Raises:
+        ConfigError: a variable that is not set.
+    """
+    substituted = os.path.expandvars(text)
+    if "$" in substituted:
         raise ConfigError(f"{text} holds a variable that is not set", hint="set it, e.g. export PLR_DATA=FOLDER")
-    return expanded
+    return substituted

@@ -6,12 +6,13 @@ resolved or embedded models stays quick and free of torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plr.core.specs import Calibration, Evaluate, ModelRef, TaskSpec
+from plr.core.specs import Calibration, CalibrationKnobs, Evaluate, ModelRef, TaskSpec
 from plr.errors import DataError, HubUnreachable, UsageError
 
 __all__ = ["Resolver"]
@@ -29,8 +30,6 @@ class Resolver:
         self.strict = strict
         self.offline = offline
         self.unresolved: list[str] = []
-        self.known: dict[str, TaskSpec] = {}
-        """Tasks that are resolved already, by name: the file that one came from may be gone."""
         self.model = cache(self._model)
 
     def _model(self, text: str) -> ModelRef:
@@ -44,26 +43,33 @@ class Resolver:
             self.unresolved.append(f"model {text}")
             return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
 
-    def task(self, name: str, **settings: Any) -> TaskSpec:
-        """See :func:`plr.tasks.data.rows.resolve_task`."""
+    def task(
+        self, name: str, *, data: str | None = None, split_seed: int = 0, max_prompt_chars: int | None = None
+    ) -> TaskSpec:
+        """Resolve a task and its data, as `plr.tasks.data.rows.resolve_task` does."""
         from plr.tasks import find_task
         from plr.tasks.data.rows import resolve_task
 
-        if name in self.known:
-            return self.known[name]
         try:
-            return resolve_task(name, offline=self.offline, **settings)
+            return resolve_task(
+                name, data=data, split_seed=split_seed, max_prompt_chars=max_prompt_chars, offline=self.offline
+            )
         except HubUnreachable:
             if self.strict:
                 raise
             self.unresolved.append(f"data of task {name}")
-            settings.pop("data", None)
             task = find_task(name)
-            own = {"name": name if task.definition is None else task.name, "definition": task.definition}
-            return TaskSpec(**own, version=task.version, revision=UNRESOLVED, **settings)
+            return TaskSpec(
+                name=name if task.definition is None else task.name,
+                version=task.version,
+                definition=task.definition,
+                revision=UNRESOLVED,
+                split_seed=split_seed,
+                max_prompt_chars=max_prompt_chars,
+            )
 
     def adapter_config(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole configuration of an adapter method."""
+        """Complete the configuration of an adapter method."""
         from plr.adapters import adapters
 
         return adapters.get(method).resolve(config)
@@ -75,9 +81,9 @@ class Resolver:
         return float(f"{lora * adapters.get(method).properties.learning_rate:.6g}")
 
     def calibration(
-        self, method: str, text: str | None, *, task: TaskSpec | None, **settings: Any
+        self, method: str, text: str | None, knobs: CalibrationKnobs, *, task: TaskSpec | None
     ) -> Calibration | None:
-        """``task:NAME``, a file, or None for the given ``task``; None for a method that takes no calibration."""
+        """Resolve `task:NAME`, a file, or None for the given `task`; None for a method that takes no calibration."""
         from plr.quantizers import quantizers
         from plr.tasks.data.rows import resolve_file
 
@@ -89,11 +95,10 @@ class Resolver:
             )
         if not quantizers.get(method).needs_calibration:
             return None
-        if text is None:
-            return Calibration(task=task, **settings)
-        if text.startswith("task:"):
-            return Calibration(task=self.task(text.removeprefix("task:")), **settings)
-        return resolve_file(text, guard=task, **settings)
+        if text is not None and not text.startswith("task:"):
+            return resolve_file(text, knobs, guard=task)
+        of = task if text is None else self.task(text.removeprefix("task:"))
+        return Calibration(task=of, **knobs.model_dump(include={*CalibrationKnobs.model_fields}))
 
     def gate_text(self, text: str) -> str:
         """The absolute path of a text to measure bases on.
@@ -101,7 +106,7 @@ class Resolver:
         Raises:
             DataError: there is no such file.
         """
-        path = Path(text).expanduser().absolute()
+        path = Path(os.path.expanduser(text)).absolute()
         if not path.is_file():
             raise DataError(f"there is no text file {path} to measure on", expected="a .jsonl or text file")
         return str(path)

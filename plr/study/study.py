@@ -7,45 +7,54 @@ The cells of a study are ``models x tasks x adapters x seeds x (train_bits, rest
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from plr.core.config import parse
 from plr.core.modes import grid_modes, plain_mode
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
-from plr.core.specs import (
-    AdapterSpec,
-    Evaluate,
-    Quantization,
-    Quantize,
-    Restore,
-    Source,
-    TaskSpec,
-    Train,
-    TrainSpec,
-)
+from plr.core.specs import Quantize, Restore, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.engines import Outcome, engines
 from plr.engines.plan import Event, Plan
 from plr.errors import ConfigError
 from plr.evaluation.samples import read_samples
-from plr.quantizers import quantizers
 from plr.study.cells import NO_ADAPTER, Cell, CellResult, cell_result
-from plr.study.file import (
-    EvaluateConfig,
-    QuantizeConfig,
-    StudyConfig,
-    TaskConfig,
-    TestConfig,
-    expand,
-)
+from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyConfig, TaskConfig, TestConfig
 from plr.study.frame import cells_frame, samples_frame
 from plr.study.resolve import Resolver
+from plr.study.steps import adapter_spec, base_step, evaluation_step, training_spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["Study"]
+
+
+Bases = Mapping[int, Source | Quantize]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A task that adapters are scored on, with the settings of its evaluation."""
+
+    task: TaskSpec
+    settings: EvaluateConfig
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """One task of a study: its own settings laid over the study's, its names resolved."""
+
+    where: str
+    task: TaskSpec
+    quantize: QuantizeConfig
+    train: TrainSpec
+    scale_rate: bool
+    train_bits: tuple[int, ...]
+    restore_bits: tuple[int, ...]
+    scored: tuple[_Scored, ...]
 
 
 class Study:
@@ -60,8 +69,8 @@ class Study:
         self.dtype: Precision = (runtime or self.runtime()).precision()
         """Of every training and evaluation: it counts, so `auto` is resolved here, once for all."""
         scored = [test for task in config.tasks for test in (task, *task.tests)]
-        for text in (*config.models, *(task.data for task in scored if task.data)):
-            expand(text)  # a variable that is not set is said before the network is asked for anything
+        for text in (*config.models, *(task.data for task in scored if task.data is not None)):
+            config.substituted(text)  # a variable that is not set is said before the network is asked for anything
         self._scored: dict[str, str] = {}  # name of a task -> how the file names it
         self.cells = list(self._cells())
 
@@ -69,8 +78,13 @@ class Study:
     def name(self) -> str:
         return self.config.name
 
-    def runtime(self, **over: Any) -> Runtime:
-        """The study's runtime settings with those of the command line over them."""
+    def runtime(self, *, workers: int | None = None, offline: bool = False) -> Runtime:
+        """Lay options over the study's own runtime settings.
+
+        Raises:
+            ConfigError: a setting that does not fit.
+        """
+        over = {"workers": workers, "offline": offline or None}
         return parse(Runtime, {**self.config.runtime, **{k: v for k, v in over.items() if v is not None}}, "runtime")
 
     def plan(self, store: Store) -> Plan:
@@ -105,64 +119,92 @@ class Study:
         return samples_frame(results, {key: read_samples(one.path) for key, one in made.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:
-        config = self.config
-        for model in config.models:
-            source = Source(model=self.resolver.model(expand(model)))
-            for task in config.tasks:
-                yield from self._task_cells(source, task, self._task(task))
+        for model in self.config.models:
+            source = Source(model=self.resolver.model(self.config.substituted(model)))
+            for entry in self.config.tasks:
+                axes = self._axes(entry)
+                bases = self._bases(source, axes)
+                if self.config.baselines:
+                    yield from self._baselines(axes, bases)
+                for adapter in self.config.adapters:
+                    yield from self._adapter_cells(adapter, axes, bases)
 
-    def _task_cells(self, source: Source, task: TaskConfig, spec: TaskSpec) -> Iterator[Cell]:
-        config, where = self.config, f"task {task.name}"
-        quantize = parse(QuantizeConfig, {**config.quantize.model_dump(), **task.quantize}, f"{where}: quantize")
-        training = {**config.train.model_dump(), **task.train}
-        scaled = config.scale_rates and "learning_rate" not in task.train
-        train_bits, restore_bits = task.train_bits or config.train_bits, task.restore_bits or config.restore_bits
-        own = [bits for adapter in config.adapters for bits in adapter.train_bits or ()]
-        bases = {bits: self._base(source, bits, quantize, spec) for bits in {*train_bits, *restore_bits, *own}}
-        tests = list(self._tests(task, spec))
-        model = source.model.title
-        if config.baselines:
-            for bits in sorted(restore_bits, reverse=True):
-                for name, settings in tests:
-                    step = self._evaluate({"target": bases[bits], **settings}, where)
-                    yield Cell(model, name, NO_ADAPTER, bits, bits, plain_mode(same_base=True), config.seeds[0], step)
-        for adapter in config.adapters:
-            method = AdapterSpec(
-                method=adapter.method, config=self.resolver.adapter_config(adapter.method, adapter.config)
-            )
-            recipe = {**training, **adapter.train}
-            if scaled and "learning_rate" not in adapter.train:
-                recipe["learning_rate"] = self.resolver.learning_rate(adapter.method, recipe["learning_rate"])
-            recipe = parse(TrainSpec, recipe, f"{where}: train")
-            for seed in config.seeds:
-                for k, ell, mode in self._grid(adapter.train_bits or train_bits, restore_bits):
-                    seeded = recipe.model_copy(update={"seed": seed})
-                    train = Train(base=bases[k], task=spec, adapter=method, train=seeded, dtype=self.dtype)
-                    target = Restore(adapter=train, base=bases[ell], mode=mode)
-                    for name, settings in tests:
-                        step = self._evaluate({"target": target, **settings}, where)
-                        yield Cell(model, name, adapter.name or adapter.method, k, ell, mode, seed, step)
+    def _axes(self, entry: TaskConfig) -> _Axes:
+        """Lay the settings of one task over those of the study."""
+        config, where = self.config, f"task {entry.name}"
+        task = self._task(entry)
+        return _Axes(
+            where=where,
+            task=task,
+            quantize=parse(QuantizeConfig, {**config.quantize.model_dump(), **entry.quantize}, f"{where}: quantize"),
+            train=parse(TrainSpec, {**config.train.model_dump(), **entry.train}, f"{where}: train"),
+            scale_rate=config.scale_rates and "learning_rate" not in entry.train,
+            train_bits=entry.train_bits or config.train_bits,
+            restore_bits=entry.restore_bits or config.restore_bits,
+            scored=tuple(self._tests(entry, task)),
+        )
 
-    def _tests(self, task: TaskConfig, spec: TaskSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and Evaluate settings of everything that the adapters of ``task`` are scored on."""
-        base = {**self.config.evaluate.model_dump(), **task.evaluate}
-        for test in task.tests or (task,):
-            evaluation = parse(EvaluateConfig, {**base, **test.evaluate}, f"task {test.name}: evaluate")
-            scored = spec if test is task else self._task(test)
+    def _task(self, entry: TestConfig) -> TaskSpec:
+        return self.resolver.task(
+            self.config.substituted(entry.name),
+            data=None if entry.data is None else self.config.substituted(entry.data),
+            split_seed=entry.split_seed,
+            max_prompt_chars=entry.max_prompt_chars,
+        )
+
+    def _tests(self, entry: TaskConfig, task: TaskSpec) -> Iterator[_Scored]:
+        """Resolve everything that the adapters of one task are scored on."""
+        base = {**self.config.evaluate.model_dump(), **entry.evaluate}
+        for test in entry.tests or (entry,):
+            settings = parse(EvaluateConfig, {**base, **test.evaluate}, f"task {test.name}: evaluate")
+            scored = task if test is entry else self._task(test)
             if (first := self._scored.setdefault(scored.name, test.name)) != test.name:
                 raise ConfigError(
                     f"{first} and {test.name} are both called {scored.name}",
                     hint="rows of results are told apart by name: write name: NAME into one of the files",
                 )
-            yield scored.name, {"task": scored, **self._evaluation(scored, evaluation)}
+            yield _Scored(scored, settings)
 
-    def _task(self, task: TestConfig) -> TaskSpec:
-        return self.resolver.task(
-            expand(task.name),
-            data=expand(task.data) if task.data else None,
-            split_seed=task.split_seed,
-            max_prompt_chars=task.max_prompt_chars,
-        )
+    def _bases(self, source: Source, axes: _Axes) -> Bases:
+        """Build the base of every width that a cell trains on or restores to."""
+        own = [bits for adapter in self.config.adapters for bits in adapter.train_bits or ()]
+        return {bits: self._base(source, bits, axes) for bits in {*axes.train_bits, *axes.restore_bits, *own}}
+
+    def _base(self, source: Source, bits: int, axes: _Axes) -> Source | Quantize:
+        own, substituted = axes.quantize.at(bits), self.config.substituted
+        texts = {
+            "calibration": substituted(own.calibration),
+            "gate_text": None if own.gate_text is None else substituted(own.gate_text),
+        }
+        return base_step(source, bits, own.model_copy(update=texts), axes.task, self.resolver)
+
+    def _baselines(self, axes: _Axes, bases: Bases) -> Iterator[Cell]:
+        """Score every base without an adapter."""
+        for bits in sorted(axes.restore_bits, reverse=True):
+            yield from self._scores(
+                bases[bits], axes, NO_ADAPTER, bits, bits, plain_mode(same_base=True), self.config.seeds[0]
+            )
+
+    def _adapter_cells(self, adapter: AdapterConfig, axes: _Axes, bases: Bases) -> Iterator[Cell]:
+        """Train one adapter with every seed on every base, and score it on every base it is restored to."""
+        spec = adapter_spec(adapter, self.resolver)
+        recipe = training_spec(adapter, axes.train, self.resolver, scale_rate=axes.scale_rate, where=axes.where)
+        name = adapter.name or adapter.method
+        for seed in self.config.seeds:
+            training = recipe.model_copy(update={"seed": seed})
+            for k, ell, mode in self._grid(adapter.train_bits or axes.train_bits, axes.restore_bits):
+                train = Train(base=bases[k], task=axes.task, adapter=spec, train=training, dtype=self.dtype)
+                target = Restore(adapter=train, base=bases[ell], mode=mode)
+                yield from self._scores(target, axes, name, k, ell, mode, seed)
+
+    def _scores(
+        self, target: Source | Quantize | Restore, axes: _Axes, adapter: str, k: int, ell: int, mode: str, seed: int
+    ) -> Iterator[Cell]:
+        """Score one target on every task of its axes."""
+        base = target.base if isinstance(target, Restore) else target
+        for one in axes.scored:
+            step = evaluation_step(target, one.task, one.settings, self.dtype, self.resolver, where=axes.where)
+            yield Cell(base.model.title, one.task.name, adapter, k, ell, mode, seed, step)
 
     def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, str]]:
         """(train_bits, restore_bits, mode) of every cell, falling in k and l."""
@@ -172,32 +214,3 @@ class Study:
                 if config.cells == "upper" and ell < k:
                     continue
                 yield from ((k, ell, mode) for mode in grid_modes(config.modes, k, ell))
-
-    def _base(self, source: Source, bits: int, config: QuantizeConfig, task: TaskSpec) -> Source | Quantize:
-        if bits == 16:
-            return source
-        value = {**config.model_dump(exclude={"by_bits"}), **config.by_bits.get(bits, {})}
-        config = parse(QuantizeConfig, value, f"quantize: by_bits: {bits}")
-        calibration = self.resolver.calibration(
-            config.method,
-            None if config.calibration == "task" else expand(config.calibration),
-            task=task,
-            samples=config.samples,
-            seed=config.seed,
-            max_length=config.max_length,
-        )
-        knobs = config.model_dump(exclude={"calibration", "samples", "seed", "max_length", "by_bits", "gate_text"})
-        gate_text = self.resolver.gate_text(expand(config.gate_text)) if config.gate_text else None
-        value = {"bits": bits, "calibration": calibration, "gate_task": task, "gate_text": gate_text, **knobs}
-        spec = parse(Quantization, value, "quantize")
-        quantizers.get(spec.method).check(spec)
-        return Quantize(source=source, quantization=spec)
-
-    def _evaluate(self, value: dict[str, Any], where: str) -> Evaluate:
-        return self.resolver.check_evaluation(parse(Evaluate, {**value, "dtype": self.dtype}, where))
-
-    def _evaluation(self, task: TaskSpec, config: EvaluateConfig) -> dict[str, Any]:
-        settings = config.model_dump()
-        if settings["max_new_tokens"] is None:
-            settings["max_new_tokens"] = self.resolver.max_new_tokens(task)
-        return settings

@@ -17,7 +17,7 @@ from plr.bases import gate as gates
 from plr.bases.gate import Gate
 from plr.bases.load import Loaded, load_source
 from plr.bases.resolve import resolve_model
-from plr.core.specs import Calibration
+from plr.core.specs import Calibration, CalibrationKnobs
 from plr.errors import DataError, ModelError
 from plr.lm import answer_loss, encode_pair
 from plr.tasks.data.rows import calibration_text, load_split, read_texts, resolve_file, resolve_task, undrawn_texts
@@ -178,7 +178,7 @@ def test_verdict(record: dict[str, Any], verdict: str) -> None:
 
 
 def test_calibration_file_is_measured_on_documents_that_were_not_drawn(loaded: Loaded, file: Path) -> None:
-    calibration = resolve_file(str(file), samples=20, max_length=16)
+    calibration = resolve_file(str(file), CalibrationKnobs(samples=20, max_length=16))
     gate = Gate(loaded, calibration)
     (text,) = gate.measure()["texts"]
     assert text["text"] == "texts.jsonl, documents not drawn"
@@ -192,7 +192,7 @@ def test_calibration_file_is_measured_on_documents_that_were_not_drawn(loaded: L
 
 
 def test_file_that_was_drawn_whole_leaves_nothing_and_the_record_says_so(loaded: Loaded, file: Path) -> None:
-    record = Gate(loaded, resolve_file(str(file), samples=1000)).measure()
+    record = Gate(loaded, resolve_file(str(file), CalibrationKnobs(samples=1000))).measure()
     assert record["texts"] == [
         {"text": "texts.jsonl, documents not drawn", "not_measured": "every document of the file calibrates"}
     ]
@@ -201,7 +201,7 @@ def test_file_that_was_drawn_whole_leaves_nothing_and_the_record_says_so(loaded:
 
 
 def test_guard_of_a_file_is_measured_too(loaded: Loaded, file: Path, task: Any) -> None:
-    record = Gate(loaded, resolve_file(str(file), samples=20, guard=task)).measure()
+    record = Gate(loaded, resolve_file(str(file), CalibrationKnobs(samples=20), guard=task)).measure()
     assert [text["text"] for text in record["texts"]] == [
         "task tiny_sql, validation",
         "texts.jsonl, documents not drawn",
@@ -211,7 +211,7 @@ def test_guard_of_a_file_is_measured_too(loaded: Loaded, file: Path, task: Any) 
 
 
 def test_users_text_is_measured_without_what_calibrates(loaded: Loaded, file: Path, tmp_path: Path) -> None:
-    calibration = resolve_file(str(file), samples=20)
+    calibration = resolve_file(str(file), CalibrationKnobs(samples=20))
     drawn = [prompt for prompt, _ in calibration_text(calibration).pairs]
     own = tmp_path / "own.txt"
     own.write_text("\n\n".join([drawn[0].upper(), "The ship left the port.", drawn[1]]), encoding="utf-8")
@@ -276,7 +276,7 @@ def test_rows_longer_than_the_positions_are_counted(loaded: Loaded, task: Any) -
 
 
 def test_undrawn_and_drawn_are_the_file(file: Path) -> None:
-    calibration = resolve_file(str(file), samples=40, seed=7)
+    calibration = resolve_file(str(file), CalibrationKnobs(samples=40, seed=7))
     drawn = [prompt for prompt, _ in calibration_text(calibration).pairs]
     assert sorted([*drawn, *undrawn_texts(calibration)]) == sorted(DOCUMENTS)
 
@@ -285,7 +285,7 @@ def test_copies_of_drawn_documents_are_not_undrawn(tmp_path: Path) -> None:
     path = tmp_path / "copies.txt"
     path.write_text("\n\n".join(["One text.", "one  TEXT."] * 5 + ["Another."]), encoding="utf-8")
     for seed in range(5):
-        calibration = resolve_file(str(path), samples=1, seed=seed)
+        calibration = resolve_file(str(path), CalibrationKnobs(samples=1, seed=seed))
         (drawn,) = (prompt for prompt, _ in calibration_text(calibration).pairs)
         left = undrawn_texts(calibration)
         assert left == (["Another."] if drawn != "Another." else left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
@@ -41,7 +42,7 @@ class LocalSource:
         Raises:
             DataError: nothing there, no file of a known name, one that was named and is missing, or two files for one split.
         """
-        root = Path(path).expanduser()
+        root = Path(os.path.expanduser(path))
         self.description = str(path)
         self.json_holds_lines = json_holds_lines
         self.files: dict[str, Path] = {}

@@ -7,6 +7,7 @@ is used for calibration or training it is compared with the validation and test 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.fingerprint import file_sha256, fingerprint
-from plr.core.specs import Calibration, TaskSpec
+from plr.core.specs import Calibration, CalibrationKnobs, TaskSpec
 from plr.errors import DataError, HubDataUnreachable, HubUnreachable, UsageError
 from plr.hub import cached_sha, commit_sha, is_offline, is_sha
 from plr.tasks import (
@@ -76,21 +77,28 @@ def resolve_task(
         "split_seed": split_seed,
         "max_prompt_chars": max_prompt_chars,
     }
-    data = data or task.data
+    if data == "":
+        raise DataError("the name of the data is an empty text", expected="a folder or a file, e.g. --data my-data")
+    data = task.data if data is None else data
     if data is not None:
-        path = Path(data).expanduser().absolute()
+        path = Path(os.path.expanduser(data)).absolute()
         return TaskSpec(**common, path=str(path), data_sha256=_data_sha256(path))
     if task.hub is not None:
         return TaskSpec(**common, revision=_hub_commit(common["name"], task.hub, offline=offline))
     return TaskSpec(**common)
 
 
-def resolve_file(text: str, **settings: Any) -> Calibration:
-    """Calibration from a JSONL or text file, by content."""
-    path = Path(text).expanduser().absolute()
+def resolve_file(text: str, knobs: CalibrationKnobs, *, guard: TaskSpec | None = None) -> Calibration:
+    """Resolve a JSONL or text file to calibrate on, by its content.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    path = Path(os.path.expanduser(text)).absolute()
     if not path.is_file():
         raise DataError(f"there is no calibration file {path}", expected="a .jsonl or text file, or task:NAME")
-    return Calibration(path=str(path), file_sha256=file_sha256(path), **settings)
+    own = knobs.model_dump(include={*CalibrationKnobs.model_fields})
+    return Calibration(path=str(path), file_sha256=file_sha256(path), guard=guard, **own)
 
 
 @lru_cache(maxsize=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def find_task(name: str) -> Task:
         UnknownNameError: no such task.
         ConfigError: see :func:`read_task`; or a folder, or a file of rows, where a task is asked for.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if is_task_file(name) and not path.is_dir():
         return read_task(path)
     if name not in tasks.names() and path.exists():
@@ -60,7 +61,7 @@ def read_task(path: Path) -> Task:
         )
     task = _task_from(_definition(file))
     if file.data is not None:
-        task.data = str((path.parent / Path(file.data).expanduser()).absolute())  # type: ignore[misc]
+        task.data = str((path.parent / os.path.expanduser(file.data)).absolute())  # type: ignore[misc]
     return task
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plr.core.specs import CalibrationKnobs
 from plr.errors import LeakageError
 from plr.tasks.data.rows import calibration_text, resolve_file, resolve_task
 
@@ -31,4 +32,4 @@ def test_calibration_text_is_searched_for_what_the_task_calls_a_question(tmp_pat
     (tmp_path / "texts.txt").write_text(f"A story.\n\nOnce upon a time. {asked} Seven.\n\nAnother story.\n")
     guard = resolve_task("svamp", data=str(tmp_path / "test.json"))
     with pytest.raises(LeakageError, match="1 of 3 calibration texts"):
-        calibration_text(resolve_file(str(tmp_path / "texts.txt"), samples=3, guard=guard))
+        calibration_text(resolve_file(str(tmp_path / "texts.txt"), CalibrationKnobs(samples=3), guard=guard))

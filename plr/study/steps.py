@@ -1,0 +1,95 @@
+"""Steps of a cell from settings and resolved names: a base, an adapter, an evaluation.
+
+Settings are those of a study file, names are resolved already; a study and a single command build the same steps from the same
+settings here.
+"""
+
+from __future__ import annotations
+
+from plr.core.config import parse
+from plr.core.precision import Precision
+from plr.core.specs import (
+    AdapterSpec,
+    Evaluate,
+    Quantization,
+    QuantizationKnobs,
+    Quantize,
+    Restore,
+    Source,
+    TaskSpec,
+    TrainSpec,
+)
+from plr.quantizers import quantizers
+from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
+from plr.study.resolve import Resolver
+
+__all__ = ["adapter_spec", "base_step", "evaluation_step", "training_spec"]
+
+CELL_TASK = "task"
+"""Of `quantize.calibration`: the task of the cell."""
+
+
+def base_step(
+    source: Source, bits: int, settings: QuantizeConfig, task: TaskSpec, resolver: Resolver
+) -> Source | Quantize:
+    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`.
+
+    Raises:
+        UsageError: no such quantizer or calibration, or settings that the quantizer cannot carry out.
+        ConfigError: settings out of their bounds.
+    """
+    if bits == 16:
+        return source
+    own = settings.at(bits)
+    text = None if own.calibration == CELL_TASK else own.calibration
+    calibration = resolver.calibration(own.method, text, own, task=task)
+    value: dict[str, object] = {
+        **own.model_dump(include={*QuantizationKnobs.model_fields}),
+        "bits": bits,
+        "calibration": calibration,
+        "gate_task": task,
+        "gate_text": None if own.gate_text is None else resolver.gate_text(own.gate_text),
+    }
+    quantization = parse(Quantization, value, "quantize")
+    quantizers.get(quantization.method).check(quantization)
+    return Quantize(source=source, quantization=quantization)
+
+
+def adapter_spec(adapter: AdapterConfig, resolver: Resolver) -> AdapterSpec:
+    """Resolve the whole configuration of an adapter method."""
+    return AdapterSpec(method=adapter.method, config=resolver.adapter_config(adapter.method, adapter.config))
+
+
+def training_spec(
+    adapter: AdapterConfig, settings: TrainSpec, resolver: Resolver, *, scale_rate: bool, where: str
+) -> TrainSpec:
+    """Lay an adapter's own training over that of its task; a rate that is LoRA's becomes the method's with `scale_rate`.
+
+    Raises:
+        ConfigError: settings out of their bounds.
+    """
+    value: dict[str, object] = {**settings.model_dump(), **adapter.train}
+    if scale_rate and "learning_rate" not in adapter.train:
+        value["learning_rate"] = resolver.learning_rate(adapter.method, settings.learning_rate)
+    return parse(TrainSpec, value, f"{where}: train")
+
+
+def evaluation_step(
+    target: Source | Quantize | Restore,
+    task: TaskSpec,
+    settings: EvaluateConfig,
+    dtype: Precision,
+    resolver: Resolver,
+    *,
+    where: str,
+) -> Evaluate:
+    """Build the evaluation of `target` on `task`; the task says how long answers may be where the settings do not.
+
+    Raises:
+        UsageError: examples for a task that is answered by a head, or an engine that cannot serve the target.
+        ConfigError: settings that exclude each other.
+    """
+    value: dict[str, object] = {**settings.model_dump(), "target": target, "task": task, "dtype": dtype}
+    if settings.max_new_tokens is None:
+        value["max_new_tokens"] = resolver.max_new_tokens(task)
+    return resolver.check_evaluation(parse(Evaluate, value, where))
