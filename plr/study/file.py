@@ -35,7 +35,7 @@ class _Part(BaseModel, frozen=True, extra="forbid"):
     """A part of the study file."""
 
 
-class QuantizeConfig(QuantizationKnobs, CalibrationKnobs, frozen=True):
+class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
     """How every base below 16 bits is made; `calibration` is `task` (the task of the cell) or a file."""
 
     calibration: str = "task"
