@@ -10,10 +10,11 @@ import peft
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from small_models import small_model
 
 from plr.adapters.absorbing import CONVERSION_FILE, absorbs, converted, initial, refuse, save_converted
 from plr.errors import ConfigError, ModelError
+
+from .conftest import small_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 TARGETS = ["q_proj", "down_proj"]

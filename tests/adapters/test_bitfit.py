@@ -9,41 +9,24 @@ import peft
 import pytest
 import torch
 import transformers
+from tiny_models import rounded
 
 from plr.adapters.bitfit import BitFitConfig, BitFitLayer
 from plr.errors import ModelError
-from plr.gptq import quantize_model
+
+from .conftest import small_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "pad_token_id": 0,
-}
-MODELS: dict[str, Any] = {
-    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES)),
-    "roberta": lambda: transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SIZES)),
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)),
-    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, num_key_value_heads=2)),
-    "gpt2": lambda: transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
-    ),
-}
+MODELS = ("bert", "roberta", "llama", "qwen2", "gpt2")
 
 
 def make_model(kind: str, bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    model = MODELS[kind]()
+    model = small_model(kind)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=16, method="rtn")
-    return model.eval()
+    return rounded(model, bits, group_size=16)
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 import peft
 import pytest
 import torch
-from small_models import small_model
 from torch.nn import functional as F
 
 from plr.adapters.bottleneck import BottleneckConfig, BottleneckLayer
 from plr.errors import ConfigError, ModelError
+
+from .conftest import small_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 

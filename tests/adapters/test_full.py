@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from small_models import small_model
 
 from plr.adapters.full import FullMethod
 from plr.errors import ConfigError, ModelError, ProvenanceError
+
+from .conftest import small_model
 
 IDS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 METHOD = FullMethod()
@@ -95,7 +96,7 @@ def test_a_k_bit_base_neither_trains_nor_takes_the_weights(tmp_path: Path) -> No
 def test_another_size_or_architecture_is_refused(tmp_path: Path) -> None:
     METHOD.save(METHOD.attach(small_model(), {}, seed=0), tmp_path / "llama")
     with pytest.raises(ProvenanceError, match=r"has shape \[64, 32\] as lm_head\.weight"):
-        METHOD.load(small_model(hidden=64), tmp_path / "llama", "cell")
+        METHOD.load(small_model(hidden_size=64), tmp_path / "llama", "cell")
     METHOD.save(METHOD.attach(small_model("bert"), {}, seed=0), tmp_path / "bert")
     with pytest.raises(ProvenanceError, match="no whole checkpoint of LlamaForCausalLM"):
         METHOD.load(small_model(), tmp_path / "bert", "cell")

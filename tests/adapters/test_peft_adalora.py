@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from tiny_models import tiny_model
 
 from plr.adapters import adapters
 from plr.errors import ConfigError, ModelError
@@ -21,14 +21,7 @@ MODULES = 4
 
 
 def make_model() -> Any:
-    torch.manual_seed(1)
-    shape: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-    }
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=48, **shape)).eval()
+    return tiny_model("llama", seed=1, vocab_size=48, intermediate_size=48)
 
 
 def attached(steps: int = STEPS, **config: Any) -> tuple[Any, Any, dict[str, Any]]:

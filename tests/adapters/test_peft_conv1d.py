@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from tiny_models import rounded, tiny_model
 
 from plr.adapters.peft import PeftMethod
 from plr.errors import ModelError
-from plr.gptq import quantize_model
 
 IDS = torch.arange(3, 35).view(2, 16)
 WHERE = {"target_modules": ["c_attn", "c_fc"]}
@@ -19,12 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 
 
 def make_model(bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    config = transformers.GPT2Config(vocab_size=64, n_embd=64, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=32, method="rtn")
-    return model
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return rounded(tiny_model("gpt2", seed=1, **sizes, bos_token_id=1, eos_token_id=2), bits, group_size=32)
 
 
 def trained(method: PeftMethod, folder: Path) -> Path:

@@ -9,24 +9,19 @@ from typing import Any
 import pytest
 import safetensors
 import torch
-import transformers
+from tiny_models import rounded, tiny_model
 
 from plr.adapters import adapters
 from plr.adapters.lora import Lora
 from plr.adapters.peft import PeftMethod, is_quantized, name_base
 from plr.errors import ConfigError, ModelError
-from plr.gptq import quantize_model
 
 IDS = torch.arange(3, 35).view(2, 16)
 SHAPE: dict[str, Any] = {
     "vocab_size": 48,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
     "intermediate_size": 48,
     "pad_token_id": 0,
 }
-CLASSES: dict[str, Any] = {**SHAPE, "num_labels": 3}
 LAYER, LAYERS = 32 * 32, 2
 SMALL: dict[str, dict[str, Any]] = {
     "adalora": {"init_r": 4, "target_r": 2},
@@ -50,22 +45,11 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def decoder(bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=-1, method="rtn")
-    return model
+    return rounded(tiny_model("llama", seed=1, **SHAPE), bits, group_size=-1)
 
 
 def classifier(kind: str, bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    if kind == "llama":
-        model: Any = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**CLASSES))
-    else:
-        model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**CLASSES))
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=-1, method="rtn")
-    return model.eval()
+    return rounded(tiny_model(kind, seed=1, head="labels", **SHAPE, num_labels=3), bits, group_size=-1)
 
 
 def attached(name: str, model: Any, kind: Any = "generation", **config: Any) -> tuple[Any, Any]:

@@ -6,44 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from tiny_models import tiny_model
 
 from plr.adapters import adapters
 from plr.adapters.targets import ROLES, linear_names, named_in
 from plr.errors import ModelError
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 48,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-}
-GPT2: dict[str, Any] = {"vocab_size": 48, "n_embd": 32, "n_layer": 2, "n_head": 4}
-MODELS: dict[str, Any] = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)),
-    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SHAPE)),
-    "roberta": lambda: transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SHAPE)),
-    "distilbert": lambda: transformers.DistilBertForSequenceClassification(
-        transformers.DistilBertConfig(vocab_size=48, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
-    ),
-    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)),
-    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SHAPE)),
-    "opt": lambda: transformers.OPTForCausalLM(
-        transformers.OPTConfig(
-            vocab_size=48,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            ffn_dim=48,
-            word_embed_proj_dim=32,
-        )
-    ),
-    "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**SHAPE)),
-    "bloom": lambda: transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=48, hidden_size=32, n_layer=2, n_head=4)
-    ),
-}
 ATTENTION = {
     "llama": ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"],
     "bert": ["attention.output.dense", "attention.self.key", "attention.self.query", "attention.self.value"],
@@ -61,7 +29,7 @@ def wrapped(name: str, method: str, **config: Any) -> list[str]:
     """The layers of block 0 that carry an adapter, and whatever else does."""
     chosen = adapters.get(method)
     kind: Any = "classification" if "bert" in name else "generation"
-    model = chosen.attach(MODELS[name](), chosen.resolve(config), seed=0, kind=kind)
+    model = chosen.attach(tiny_model(name), chosen.resolve(config), seed=0, kind=kind)
     layers = {n.partition(".lora_")[0].partition(".ia3_")[0].partition(".ln_tuning_")[0]: p for n, p in
               model.named_parameters() if any(part in n for part in ("lora_A", "ia3_l", "ln_tuning_layers"))}  # fmt: skip
     short = {n.removeprefix("base_model.model.") for n in layers}
@@ -69,7 +37,7 @@ def wrapped(name: str, method: str, **config: Any) -> list[str]:
     return sorted(n.split(".0.", 1)[-1] for n in short if ".1." not in n)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ATTENTION)
 def test_the_attention_projections_are_found(name: str) -> None:
     assert wrapped(name, "lora", r=2) == ATTENTION[name]
 
@@ -90,7 +58,7 @@ def test_a_role_may_need_a_pattern(name: str, expected: list[str]) -> None:
 
 def test_feedforward_modules_follow() -> None:
     """Where they did not, PEFT would scale the output of the MLP and not its input."""
-    config = named_in(MODELS["roberta"](), adapters.get("ia3").resolve({}), "IA3Config")
+    config = named_in(tiny_model("roberta"), adapters.get("ia3").resolve({}), "IA3Config")
     assert config["feedforward_modules"] == [f"roberta.encoder.layer.{i}.output.dense" for i in (0, 1)]
     assert set(config["feedforward_modules"]) < set(config["target_modules"])
 
@@ -101,14 +69,14 @@ def test_feedforward_modules_follow() -> None:
 def test_layer_norms_are_found(name: str, count: int) -> None:
     chosen = adapters.get("ln_tuning")
     kind: Any = "classification" if "bert" in name else "generation"
-    model = chosen.attach(MODELS[name](), chosen.resolve({}), seed=0, kind=kind)
+    model = chosen.attach(tiny_model(name), chosen.resolve({}), seed=0, kind=kind)
     layers = [m for m in model.modules() if type(m).__name__ == "LNTuningLayer"]
     assert len(layers) == count
 
 
-@pytest.mark.parametrize("name", sorted(ROLES.keys() & MODELS.keys()))
+@pytest.mark.parametrize("name", sorted(ROLES.keys() & ATTENTION.keys()))
 def test_every_role_of_the_table_is_there(name: str) -> None:
-    model = MODELS[name]()
+    model = tiny_model(name)
     for role in ROLES[name]:
         found = named_in(model, {"target_modules": [role]}, "Any")["target_modules"]
         assert found, role
@@ -116,17 +84,17 @@ def test_every_role_of_the_table_is_there(name: str) -> None:
 
 def test_a_name_the_model_has_is_left_alone() -> None:
     config = {"target_modules": ["query", "attention.output.dense"], "r": 2}
-    assert named_in(MODELS["bert"](), config, "LoraConfig") == config
+    assert named_in(tiny_model("bert"), config, "LoraConfig") == config
 
 
 @pytest.mark.parametrize("value", ["all-linear", r".*\.(query|value)", None])
 def test_patterns_are_peft_s(value: str | None) -> None:
-    assert named_in(MODELS["bert"](), {"target_modules": value}, "LoraConfig")["target_modules"] == value
+    assert named_in(tiny_model("bert"), {"target_modules": value}, "LoraConfig")["target_modules"] == value
 
 
 def test_nothing_found_lists_what_there_is() -> None:
     with pytest.raises(ModelError, match="LlamaForCausalLM has no module called qproj, query") as caught:
-        named_in(MODELS["llama"](), {"target_modules": ["qproj", "query"]}, "LoraConfig")
+        named_in(tiny_model("llama"), {"target_modules": ["qproj", "query"]}, "LoraConfig")
     message = str(caught.value)
     assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in message
     assert "did you mean" in message
@@ -135,7 +103,7 @@ def test_nothing_found_lists_what_there_is() -> None:
 
 def test_nothing_found_and_nothing_near_shows_how_to_name_layers() -> None:
     with pytest.raises(ModelError) as caught:
-        named_in(MODELS["gpt2"](), {"target_modules": ["zzz"]}, "LoraConfig")
+        named_in(tiny_model("gpt2"), {"target_modules": ["zzz"]}, "LoraConfig")
     assert "--set adapters.0.config.target_modules='[c_attn, c_proj, c_fc]'" in str(caught.value)
 
 
@@ -143,7 +111,7 @@ def test_linear_layers_of_every_kind_are_listed() -> None:
     from plr.gptq import quantize_model
 
     torch.manual_seed(0)
-    model = MODELS["llama"]()
+    model = tiny_model("llama")
     names = linear_names(model)
     quantize_model(model, [], bits=4, group_size=-1, method="rtn")
     assert linear_names(model) == names

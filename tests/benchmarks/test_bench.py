@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_models import tiny_model
 
 from bench import __main__ as program
 from bench import data, disk, floor, harness, load, lowbit, quality, quantize, venvs
@@ -24,18 +25,14 @@ TINY: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
     "tie_word_embeddings": True,
     "initializer_range": 0.2,
 }
 
 
 def tiny_llama() -> Any:
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY)).eval()
+    return tiny_model("llama", **TINY)
 
 
 @pytest.mark.parametrize("name", ["quantize", "lowbit", "load"])
@@ -288,9 +285,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from plr.embedded import tiny_path
 
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**{**TINY, "vocab_size": 768})
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_model("llama", **{**TINY, "vocab_size": 768}).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tiny_path() / name).read_bytes())
     return folder

@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import transformers
+from tiny_models import tiny_model
 from torch import Tensor
 
 VOCABULARY = 64
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def sizes(hidden: int = 64) -> dict[str, int]:
-    return {"vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-def decoder(hidden: int = 64, inner: int = 128, kv_heads: int = 2) -> dict[str, int]:
-    heads = {"num_key_value_heads": kv_heads, "head_dim": hidden // 4}
-    return {**sizes(hidden), **TOKENS, **heads, "intermediate_size": inner}
-
-
-def encoder(hidden: int = 64, inner: int = 128) -> dict[str, int]:
-    return {**sizes(hidden), "pad_token_id": 0, "intermediate_size": inner}
-
-
-DECODER = decoder()
-
-# (hidden, inner, key-value heads) -> model; where heads cannot be shared, the third is not used.
-ARCHITECTURES: dict[str, Callable[[int, int, int], Any]] = {
-    "llama": lambda h, i, kv: transformers.LlamaForCausalLM(transformers.LlamaConfig(**decoder(h, i, kv))),
-    "llama_tied": lambda h, i, kv: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**decoder(h, i, kv), tie_word_embeddings=True, attention_bias=True)
-    ),
-    "qwen2": lambda h, i, kv: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**decoder(h, i, kv))),
-    "qwen3": lambda h, i, kv: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**decoder(h, i, kv))),
-    "gemma2": lambda h, i, kv: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**decoder(h, i, kv))),
-    "gemma3": lambda h, i, kv: transformers.Gemma3ForCausalLM(
-        transformers.Gemma3TextConfig(**decoder(h, i, kv), sliding_window_pattern=2)
-    ),
-    "mistral": lambda h, i, kv: transformers.MistralForCausalLM(transformers.MistralConfig(**decoder(h, i, kv))),
-    "opt": lambda h, i, _: transformers.OPTForCausalLM(
-        transformers.OPTConfig(**sizes(h), **TOKENS, ffn_dim=i, word_embed_proj_dim=h)
-    ),
-    "gpt2": lambda h, i, _: transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=VOCABULARY, **TOKENS, n_embd=h, n_inner=i, n_layer=2, n_head=4)
-    ),
-    "gpt_neox": lambda h, i, _: transformers.GPTNeoXForCausalLM(
-        transformers.GPTNeoXConfig(**sizes(h), **TOKENS, intermediate_size=i)
-    ),
-    "phi": lambda h, i, _: transformers.PhiForCausalLM(
-        transformers.PhiConfig(**sizes(h), **TOKENS, intermediate_size=i, partial_rotary_factor=0.25)
-    ),
-    "bert": lambda h, i, _: transformers.BertForSequenceClassification(transformers.BertConfig(**encoder(h, i))),
-    "roberta": lambda h, i, _: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**encoder(h, i))),
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama_tied": {"tie_word_embeddings": True, "attention_bias": True},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {},
+    "gemma3": {"sliding_window_pattern": 2},
+    "mistral": {},
+    "opt": TOKENS,
+    "gpt2": TOKENS,
+    "gpt_neox": TOKENS,
+    "phi": {**TOKENS, "partial_rotary_factor": 0.25},
+    "bert": {"pad_token_id": 0},
+    "roberta": {"pad_token_id": 0, "head": "masked"},
 }
+"""What a family is given beside its sizes; those of the first seven share key-value heads."""
+SHARING = tuple(ARCHITECTURES)[:7]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,8 +44,9 @@ def seed() -> None:
 
 def make_model(name: str, hidden: int = 64, inner: int = 128, kv_heads: int = 2) -> Any:
     """A tiny random model in eval mode, the same at each call. Small biases and weights that are not all alike."""
-    torch.manual_seed(1)
-    model = ARCHITECTURES[name](hidden, inner, kv_heads).eval()
+    heads = {**TOKENS, "num_key_value_heads": kv_heads, "head_dim": hidden // 4} if name in SHARING else {}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": inner}
+    model = tiny_model(name.removesuffix("_tied"), seed=1, **sizes, **heads, **ARCHITECTURES[name])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

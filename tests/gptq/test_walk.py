@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 from plr.gptq import (
@@ -24,7 +23,7 @@ from plr.gptq import (
 )
 from plr.gptq.blocks import find_blocks, find_targets, is_linear, replace_module
 
-from .conftest import ARCHITECTURES, DECODER, make_batches, make_model
+from .conftest import ARCHITECTURES, make_batches, make_model
 
 
 def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -305,7 +304,7 @@ def test_a_group_size_that_does_not_fit_is_an_error_before_any_work() -> None:
 
 
 def test_a_shape_that_three_bits_cannot_hold_is_an_error_before_any_work() -> None:
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**DECODER, "intermediate_size": 112}))
+    model = make_model("llama", inner=112)
     with pytest.raises(PackingError, match=r"model\.layers\.0\.mlp\.gate_proj: out_features=112 at 3 bits"):
         quantize_model(model, make_batches(), bits=3, group_size=16)
     assert not packed(model)

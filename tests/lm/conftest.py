@@ -7,31 +7,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_models import tiny_config
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    OPTConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 CHARACTERS = string.ascii_lowercase + string.digits + " .\n"
 VOCABULARY = ["<pad>", "<s>", "</s>", *CHARACTERS]
 
 _SHAPE = {
     "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 128,
     "bos_token_id": 1,
@@ -40,29 +24,19 @@ _SHAPE = {
     "initializer_range": 0.4,
     "tie_word_embeddings": False,
 }
-_GPT2 = {k: v for k, v in _SHAPE.items() if k not in ("intermediate_size", "max_position_embeddings")}
 CONFIGS = {
-    "llama": lambda: LlamaConfig(**_SHAPE, num_key_value_heads=2),
-    "llama-eager": lambda: LlamaConfig(**_SHAPE, num_key_value_heads=2, attn_implementation="eager"),
-    "qwen2": lambda: Qwen2Config(**_SHAPE, num_key_value_heads=1),
-    "gemma": lambda: GemmaConfig(**_SHAPE, num_key_value_heads=1, head_dim=12),
-    "gemma2": lambda: Gemma2Config(**_SHAPE, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8),
-    "gemma3": lambda: Gemma3TextConfig(**_SHAPE, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8),
-    "gpt-neox": lambda: GPTNeoXConfig(**_SHAPE),
-    "gpt2": lambda: GPT2Config(**_GPT2, n_positions=128),
-    "opt": lambda: OPTConfig(
-        **{k: v for k, v in _SHAPE.items() if k not in ("intermediate_size", "initializer_range")},
-        ffn_dim=48,
-        word_embed_proj_dim=32,
-        init_std=0.4,
-    ),
-    "mistral-window": lambda: MistralConfig(**_SHAPE, num_key_value_heads=2, sliding_window=8),
-    "bloom": lambda: BloomConfig(
-        vocab_size=len(VOCABULARY), hidden_size=32, n_layer=2, n_head=4, initializer_range=0.4, pad_token_id=0
-    ),
-    "mamba": lambda: MambaConfig(
-        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=2, pad_token_id=0
-    ),
+    "llama": lambda: tiny_config("llama", **_SHAPE, num_key_value_heads=2),
+    "llama-eager": lambda: tiny_config("llama", **_SHAPE, num_key_value_heads=2, attn_implementation="eager"),
+    "qwen2": lambda: tiny_config("qwen2", **_SHAPE, num_key_value_heads=1),
+    "gemma": lambda: tiny_config("gemma", **_SHAPE, num_key_value_heads=1, head_dim=12),
+    "gemma2": lambda: tiny_config("gemma2", **_SHAPE, num_key_value_heads=2, query_pre_attn_scalar=8),
+    "gemma3": lambda: tiny_config("gemma3", **_SHAPE, num_key_value_heads=2, query_pre_attn_scalar=8),
+    "gpt-neox": lambda: tiny_config("gpt_neox", **_SHAPE),
+    "gpt2": lambda: tiny_config("gpt2", **{**_SHAPE, "intermediate_size": None}),
+    "opt": lambda: tiny_config("opt", **_SHAPE),
+    "mistral-window": lambda: tiny_config("mistral", **_SHAPE, num_key_value_heads=2, sliding_window=8),
+    "bloom": lambda: tiny_config("bloom", vocab_size=len(VOCABULARY), initializer_range=0.4, pad_token_id=0),
+    "mamba": lambda: tiny_config("mamba", vocab_size=len(VOCABULARY), eos_token_id=2, pad_token_id=0),
 }
 
 

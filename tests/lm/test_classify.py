@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import write_encoder
+from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 
 from plr.bases.load import Loaded, load_source
@@ -24,7 +24,7 @@ KINDS = ("bert", "roberta", "distilbert", "deberta-v2", "decoder")
 
 
 def load(kind: str, folder: Path, head: HeadSpec | None = HEAD) -> Loaded:
-    name = "embedded:tiny" if kind == "decoder" else str(write_encoder(folder, kind))
+    name = "embedded:tiny" if kind == "decoder" else str(save_tiny(kind, folder))
     return load_source(resolve_model(name), dtype=torch.float32, device="cpu", head=head)
 
 
@@ -86,7 +86,7 @@ def test_a_head_of_the_checkpoint_is_kept_if_it_fits(tmp_path: Path) -> None:
 def test_a_checkpoint_without_a_part_of_its_body_is_an_error(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    write_encoder(tmp_path, "bert")
+    save_tiny("bert", tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["encoder.layer.1.attention.self.query.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})

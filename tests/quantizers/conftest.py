@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from tiny_models import tiny_model
 from torch import Tensor
 
 from plr.core.quiet import quiet_libraries
@@ -40,21 +40,9 @@ def one_thread() -> None:
 
 def make_model() -> Any:
     """The same random weights at each call, large enough that every one matters."""
-    torch.manual_seed(1)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.1,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return tiny_model("llama", seed=1, **sizes, **tokens, initializer_range=0.1)
 
 
 def make_batches() -> list[dict[str, Tensor]]:

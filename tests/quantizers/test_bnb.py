@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from tiny_models import tiny_model
 
 from plr.bases.load import load_quantized
 from plr.errors import MissingDependencyError, ModelError
@@ -124,9 +125,8 @@ def test_bfloat16_loads_the_same_codes_and_computes_in_bfloat16(method: str, tmp
 
 @pytest.mark.parametrize("method", ["nf4", "int8"])
 def test_gpt2_whose_layers_are_transposed(method: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=64, n_embd=64, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=2)
-    model = transformers.GPT2LMHeadModel(config).eval()
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1}
+    model = tiny_model("gpt2", **sizes, bos_token_id=1, eos_token_id=2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

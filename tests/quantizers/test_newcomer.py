@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders import WORDS, write_encoder
 from safetensors.torch import load_file, save_file
+from tiny_models import WORDS, save_tiny
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -170,7 +170,7 @@ def test_a_decoder_of_it_carries_a_head_and_an_encoder_is_refused_as_declared(
         lab.store.require(step.base).metrics["modules"]
     )
 
-    encoder = str(write_encoder(tmp_path / "bert", "bert"))
+    encoder = str(save_tiny("bert", tmp_path / "bert"))
     step = lab.base(encoder, 4, overrides=few, **options)
     assert isinstance(step, Quantize)
     message = "method toy is for language models, and bert is an encoder\n  expected: one of gptq, rtn"

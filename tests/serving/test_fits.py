@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import small_model
+from tiny_models import tiny_model
 
 from plr.adapters import adapters
 from plr.serving import why_not_vllm
@@ -91,7 +91,7 @@ def test_what_a_method_saves_is_judged_as_its_settings_are(method: str, tmp_path
     if planned is not None:
         return
     config["r"] = 2
-    model = entry.attach(small_model(), config, seed=0, steps=12)
+    model = entry.attach(tiny_model(), config, seed=0, steps=12)
     entry.save(model, tmp_path)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert why_not_vllm(16, None, method, saved, False) is None

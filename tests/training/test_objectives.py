@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-import transformers
+from tiny_models import tiny_model
 
 from plr.bases.load import Loaded
 from plr.errors import DataError
@@ -34,11 +34,7 @@ class Letters:
 
 
 def make_model(adapter: str) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
-    return peft.get_peft_model(transformers.LlamaForCausalLM(config), ADAPTERS[adapter]()).eval()
+    return peft.get_peft_model(tiny_model("llama", vocab_size=32), ADAPTERS[adapter]()).eval()
 
 
 def objective(model: Any) -> AnswerObjective:

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from small_models import small_model
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
@@ -20,6 +19,8 @@ from plr.adapters.relora.relora import ReLoraMethod
 from plr.adapters.relora.restarts import Jagged, Restarts, reset
 from plr.errors import ConfigError, ModelError, TrainingError
 from plr.training.trainer import OrderedRows, PlrTrainer, latest_checkpoint
+
+from ..conftest import small_model
 
 IDS = torch.randint(3, 64, (8, 10), generator=torch.Generator().manual_seed(0))
 METHOD = ReLoraMethod()

@@ -10,35 +10,22 @@ from typing import Any
 import peft
 import pytest
 import torch
-import transformers
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
+from tiny_models import rounded, tiny_model
 from torch import Tensor, nn
 
 from plr.adapters.sparse.layer import SparseLayer
 from plr.adapters.sparse.tuner import SPARSE, SparseConfig, SparseConfigError
 from plr.errors import IntegrityError, PlrError
-from plr.gptq import quantize_model
 
 IDS = torch.arange(3, 35).view(2, 16)
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 WHERE = ["q_proj", "v_proj"]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def llama(dtype: torch.dtype = torch.float32, bits: int = 16) -> Any:
-    torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).to(dtype).eval()
-    if bits < 16:
-        quantize_model(model, [], bits=bits, group_size=32, method="rtn")
-    return model
+    return rounded(tiny_model("llama", seed=1, num_key_value_heads=2).to(dtype), bits, group_size=32)
 
 
 def config(**settings: Any) -> SparseConfig:
@@ -204,7 +191,7 @@ def test_a_file_that_names_no_k_blocks_is_refused(positions: list[int]) -> None:
 
 def test_shapes_can_be_worked_out_without_memory() -> None:
     with torch.device("meta"):
-        model = get_peft_model(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)), config())
+        model = get_peft_model(llama(), config())
         shown = model.train()(input_ids=torch.zeros(2, 7, dtype=torch.long)).logits
         assert shown.shape == (2, 7, 64)
         shown.sum().backward()
@@ -428,10 +415,7 @@ def test_on_a_k_bit_base_it_trains_and_refuses_to_merge(kernel: str, tmp_path: P
 
 def test_gpt2_whose_layers_are_conv1d(tmp_path: Path) -> None:
     def gpt2() -> Any:
-        torch.manual_seed(1)
-        return transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
-        ).eval()
+        return tiny_model("gpt2", seed=1, intermediate_size=128)
 
     model = attached(gpt2(), target_modules=["c_attn", "c_fc"])
     assert train(model, 4)[-1] < train(model, 1)[0] + 1
@@ -443,18 +427,8 @@ def test_gpt2_whose_layers_are_conv1d(tmp_path: Path) -> None:
 
 def test_classification_trains_and_saves_its_head(tmp_path: Path) -> None:
     def bert() -> Any:
-        torch.manual_seed(1)
-        sizes = {
-            "vocab_size": 64,
-            "hidden_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 96,
-        }
-        made = transformers.RobertaForSequenceClassification(
-            transformers.RobertaConfig(**sizes, num_labels=3, max_position_embeddings=40)
-        )
-        return made.eval()
+        sizes = {"hidden_size": 96, "intermediate_size": 96, "max_position_embeddings": 40}
+        return tiny_model("roberta", seed=1, **sizes, num_labels=3)
 
     torch.manual_seed(2)
     settings = SparseConfig.roberta(target_modules=["query", "value"], task_type=TaskType.SEQ_CLS)

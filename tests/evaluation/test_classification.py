@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import WORDS, write_encoder
+from tiny_models import WORDS, save_tiny
 
 from plr.bases.load import load_base
 from plr.bases.quantize import SourceHolder
@@ -57,7 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_encoder(tmp_path_factory.mktemp("roberta") / "small-roberta", "roberta"))
+    return str(save_tiny("roberta", tmp_path_factory.mktemp("roberta") / "small-roberta"))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_an_adapter_for_labels_answers_no_questions(lab: Lab, adapter: Artifact)
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_other_encoders_go_the_same_road(lab: Lab, kind: str, data: str, tmp_path: Path) -> None:
-    model = str(write_encoder(tmp_path / kind, kind))
+    model = str(save_tiny(kind, tmp_path / kind))
     few = (*SMALL[1:], "train.epochs=1", "train.train_limit=16", "evaluate.limit=8")
     adapter = lab.train(model, 4, task="text_classification", data=data, overrides=few)
     assert lab.evaluate(lab.restored(adapter, 16), limit=8).metrics["n"] == 8
@@ -277,7 +277,7 @@ def test_bases_of_any_method_carry_a_head(
 
 def test_a_head_that_gives_a_number(lab: Lab, tmp_path: Path) -> None:
     """STS-B in small: how many words of the second text are those of the first."""
-    model = str(write_encoder(tmp_path / "bert", "bert"))
+    model = str(save_tiny("bert", tmp_path / "bert"))
     rng = random.Random(1)
     for name, count in (("train", 60), ("validation", 20)):
         with (tmp_path / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
