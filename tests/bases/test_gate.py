@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
+from tiny_models import tiny_model
 
 from plr.bases import gate as gates
 from plr.bases.gate import Gate
@@ -244,21 +244,18 @@ def test_text_that_is_not_there_is_an_error(loaded: Loaded, tmp_path: Path) -> N
         Gate(loaded, None, text=tmp_path / "nowhere.txt")
 
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-
-
 @pytest.mark.parametrize(
-    ("config", "why"),
+    ("kind", "why"),
     [
-        (BertConfig(vocab_size=1000, **SIZES), "an encoder predicts no next token"),
-        (LlamaConfig(vocab_size=1000, pad_token_id=0, **SIZES), "LlamaForSequenceClassification is no language model"),
+        ("bert", "an encoder predicts no next token"),
+        ("llama", "LlamaForSequenceClassification is no language model"),
     ],
     ids=["encoder", "decoder with a head"],
 )
 def test_model_without_an_output_head_is_not_measured_and_the_record_says_why(
-    config: Any, why: str, source: Loaded, file: Path
+    kind: str, why: str, source: Loaded, file: Path
 ) -> None:
-    model: Any = AutoModelForSequenceClassification.from_config(config)
+    model = tiny_model(kind, head="labels", vocab_size=1000, num_hidden_layers=1, pad_token_id=0)
     record = Gate(Loaded(model, source.tokenizer), None, text=file).measure()
     assert record["verdict"].startswith(f"not measured: {why}")
     assert why in record["texts"][0]["not_measured"]

@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    CohereConfig,
-    Gemma2Config,
-    GraniteConfig,
-)
+from tiny_models import tiny_model
 
 from plr.errors import DataError, ModelError
 from plr.lm import answer_loss, divergence
@@ -85,9 +77,6 @@ def test_small_pieces_of_logits_give_the_same(make_model, monkeypatch):
 
 SHAPE = {
     "vocab_size": 40,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 48,
     "initializer_range": 0.4,
@@ -97,18 +86,17 @@ SHAPE = {
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("family", "settings"),
     [
-        lambda: Gemma2Config(**SHAPE, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=2.0),
-        lambda: GraniteConfig(**SHAPE, logits_scaling=4.0),
-        lambda: CohereConfig(**SHAPE, logit_scale=0.25),
+        ("gemma2", {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("cohere", {"logit_scale": 0.25}),
     ],
     ids=["gemma2 caps", "granite divides", "cohere multiplies"],
 )
-def test_what_stands_behind_the_head_counts(config):
+def test_what_stands_behind_the_head_counts(family, settings):
     def make():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config(), dtype=torch.float32).eval()
+        return tiny_model(family, dtype=torch.float32, **SHAPE, **settings)
 
     check(make)
     model = make()
@@ -178,18 +166,14 @@ def test_head_sees_one_column_and_the_model_is_left_as_it_was(make_model):
     assert model(input_ids=torch.tensor([ROWS[0]])).logits.shape[1] == len(ROWS[0])
 
 
-BERT = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48,
-        "initializer_range": 0.4}  # fmt: skip
-
-
 def test_a_classifier_has_no_head_to_compare():
-    model = AutoModelForSequenceClassification.from_config(BertConfig(**BERT)).eval()
+    model = tiny_model("bert", initializer_range=0.4)
     with pytest.raises(ModelError, match="no language model with an output head"):
         Reference(model, ROWS)
 
 
 def test_an_encoder_sees_to_the_right():
-    model = AutoModelForMaskedLM.from_config(BertConfig(**BERT)).eval()
+    model = tiny_model("bert", head="masked", initializer_range=0.4)
     with pytest.raises(ModelError, match="sees what stands to its right"):
         Reference(model, ROWS)
 

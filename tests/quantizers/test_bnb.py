@@ -171,7 +171,7 @@ def test_on_a_cpu_without_a_native_library_both_methods_round_alike(tmp_path: Pa
     """Bitsandbytes goes on in torch where its library cannot be loaded, and where it has no instructions for it."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", WITHOUT_LIBRARY, str(tmp_path / "without")]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

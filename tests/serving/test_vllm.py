@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from plr.embedded import tiny_path
 from plr.errors import DataError, MissingDependencyError, ModelError, ResourceError, UsageError
@@ -176,10 +177,9 @@ def spaced(tmp_path: Path) -> Path:
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
     PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(words) + 2, initializer_range=0.4, eos_token_id=1, bos_token_id=0, **sizes)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    sizes = {"intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "initializer_range": 0.4}
+    model = tiny_model("llama", vocab_size=len(words) + 2, eos_token_id=1, bos_token_id=0, **sizes)
+    model.save_pretrained(tmp_path)
     return tmp_path
 
 

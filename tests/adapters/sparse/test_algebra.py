@@ -155,24 +155,13 @@ def test_the_sum_computes_what_peft_computes(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("peft")
     from peft import PeftModel, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tiny_models import tiny_model
 
     from plr.adapters.sparse.tuner import SparseConfig
 
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=40, **settings)).double().eval()
-    state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-
     def fresh() -> Any:
-        model = LlamaForCausalLM(base.config).double().eval()
-        model.load_state_dict(state)
-        return model
+        sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
+        return tiny_model("llama", **sizes).double()
 
     folders = []
     for index, (k, names) in enumerate(((5, ["q_proj", "v_proj"]), (8, ["q_proj", "o_proj"]))):
