@@ -1,13 +1,13 @@
 r"""Answers of the arithmetic suite of LLM-Adapters (Hu et al. 2023): a number, or the letter of an option.
 
-Numbers (:func:`number_match`), as the suite scores them: commas are deleted, the LAST ``-?\d+\.?\d*`` is read, and it is
-right within 0.001 of the gold number. Known traps, kept because a published number must mean the same here: ``10-5`` ends
-in -5, ``1.2.3`` in 3, and ``48/2`` alone reads 2.
+Numbers (`number_match`), as the suite scores them: commas are deleted, the LAST `-?\d+\.?\d*` is read, and it is
+right within 0.001 of the gold number. Known traps, kept because a published number must mean the same here: `10-5` ends
+in -5, `1.2.3` in 3, and `48/2` alone reads 2.
 
 Letters, two protocols side by side:
 
-- :func:`first_letter` (``llm-adapters``, bug for bug): the FIRST of A to E anywhere, so ``Answer is (C)`` reads A;
-- :func:`option_letter` (``fixed``): the first letter that stands alone behind the last "answer is"; without one the last
+- `first_letter` (`llm-adapters`, bug for bug): the FIRST of A to E anywhere, so `Answer is (C)` reads A;
+- `option_letter` (`fixed`): the first letter that stands alone behind the last "answer is"; without one the last
   letter that stands alone. What this gives up: small letters are no options, and a sentence that begins with the article
   "A" is read as an option where nothing says "answer is".
 """
@@ -41,7 +41,7 @@ _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
 
 
 def number_of(text: str) -> float | None:
-    """``text`` as one finite number, or None.
+    """Read `text` as one finite number, or None.
 
     >>> number_of(" 1,200.50 "), number_of("15.0"), number_of("A"), number_of("nan")
     (1200.5, 15.0, None, None)
@@ -54,7 +54,7 @@ def number_of(text: str) -> float | None:
 
 
 def read_number(text: str) -> str | None:
-    """The last number of ``text`` with its commas deleted, as it stands there.
+    """Find the last number of `text` with its commas deleted, as it stands there.
 
     >>> read_number("it is 1,200."), read_number("10-5"), read_number("nine")
     ('1200.', '-5', None)
@@ -64,7 +64,7 @@ def read_number(text: str) -> str | None:
 
 
 def number_match(text: str, gold: str) -> Score:
-    """The last number of ``text`` against ``gold``, right within 0.001.
+    """Score the last number of `text` against `gold`, right within 0.001.
 
     >>> number_match("48/2 = 24 clips. The answer is 24.", "24.0").value, number_match("none", "24.0").value
     (1.0, 0.0)
@@ -78,7 +78,7 @@ def number_match(text: str, gold: str) -> Score:
 
 
 def first_letter(text: str) -> str:
-    """The first of A to E anywhere; empty if there is none.
+    """Find the first of A to E anywhere; empty if there is none.
 
     >>> first_letter("Answer is (C)"), first_letter("it is 5")
     ('A', '')
@@ -88,7 +88,7 @@ def first_letter(text: str) -> str:
 
 
 def option_letter(text: str) -> str:
-    """The option that ``text`` chooses; empty if there is none.
+    """Find the option that `text` chooses; empty if there is none.
 
     >>> option_letter("Answer is (C)"), option_letter("Not A. The answer is B, not D."), option_letter("so E fits best")
     ('C', 'B', 'E')
@@ -102,14 +102,14 @@ def option_letter(text: str) -> str:
 
 
 def letter_match(letter: str, gold: str) -> Score:
-    """``letter``, as a protocol read it, against ``gold``."""
+    """Score `letter`, as a protocol read it, against `gold`."""
     if not letter:
         return Score.of(False, "", f"no option in the response, gold {gold}")
     return Score.of(letter == gold, letter, f"read {letter}, gold {gold}")
 
 
 def cut_after_stated_answer(text: str, *, letters: bool) -> str:
-    """``text`` through the first sentence that says "answer is" with a number (or an option) behind; without one, all.
+    """Cut `text` after the first sentence that says "answer is" with a number (or an option) behind; without one, all.
 
     >>> cut_after_stated_answer("2 + 2 = 4. The answer is 4 dollars. The answer is 5.", letters=False)
     '2 + 2 = 4. The answer is 4 dollars.'

@@ -1,13 +1,13 @@
 """Metrics that a task file names: each compares the answer that was read with the gold answer, both as text.
 
 ===================================  ================================================================
-``exact_match``                      string equality after strip
-``exact_match_folded``               the same with case folded and runs of white space as one space
-``contains``                         the gold stands in the answer
-``numeric_match``                    the last number of each, by value (:mod:`plr.scoring.numbers`)
-``sql_match``                        SQL in canonical form (:mod:`plr.scoring.sql.match`)
-``rouge1 rouge2 rougeL``             ROUGE F1 (:mod:`plr.scoring.overlap`)
-``rouge1_ja rouge2_ja rougeL_ja``    the same on Japanese morphemes (:mod:`plr.scoring.japanese`)
+`exact_match`                      string equality after strip
+`exact_match_folded`               the same with case folded and runs of white space as one space
+`contains`                         the gold stands in the answer
+`numeric_match`                    the last number of each, by value (`plr.scoring.numbers`)
+`sql_match`                        SQL in canonical form (`plr.scoring.sql.match`)
+`rouge1 rouge2 rougeL`             ROUGE F1 (`plr.scoring.overlap`)
+`rouge1_ja rouge2_ja rougeL_ja`    the same on Japanese morphemes (`plr.scoring.japanese`)
 ===================================  ================================================================
 """
 

@@ -5,7 +5,7 @@ How it works.
 1. Every metric is a function of the gold labels, the head's outputs and *weights*: how often each row counts. With all weights
    1 it is the metric as scikit-learn and scipy compute it.
 2. A bootstrap resample (Efron 1979) is nothing but other weights: how often each row was drawn. So one definition serves
-   the value and its standard error, and all resamples go through it as one array ``[resamples, rows]``. Ranks and areas need one
+   the value and its standard error, and all resamples go through it as one array `[resamples, rows]`. Ranks and areas need one
    sort of the rows; weights only move cumulative sums.
 3. The standard error is the standard deviation over resamples (seeded; those in which a metric is not defined are left out).
    It sees the rows that are there: where every resample gives one value (one label predicted of all) it is 0, and no certainty.
@@ -13,11 +13,11 @@ How it works.
 Where others raise, warn or give NaN:
 
 ==============================================  =======================================================
-one class alone predicted, or alone in gold     ``mcc`` 0, as scikit-learn
-nothing positive in gold and predictions        ``f1`` 0, as scikit-learn
-all predictions equal                           ``pearson``, ``spearman`` 0 (scipy: NaN): they order nothing
-all gold numbers equal                          ``pearson``, ``spearman`` None: there is no order to find
-a label that stands in no gold row              ``roc_auc`` None (scikit-learn: NaN)
+one class alone predicted, or alone in gold     `mcc` 0, as scikit-learn
+nothing positive in gold and predictions        `f1` 0, as scikit-learn
+all predictions equal                           `pearson`, `spearman` 0 (scipy: NaN): they order nothing
+all gold numbers equal                          `pearson`, `spearman` None: there is no order to find
+a label that stands in no gold row              `roc_auc` None (scikit-learn: NaN)
 ==============================================  =======================================================
 """
 
@@ -42,12 +42,12 @@ _CELLS = 2**22
 def measure(
     names: Sequence[str], gold: Sequence[int] | Sequence[float], outputs: Any, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float | None, float | None]]:
-    """``{metric: (value, standard error)}``; None where it is not defined.
+    """Compute `{metric: (value, standard error)}`; None where it is not defined.
 
     Args:
         names: of METRICS.
-        gold: ``[n]``: label indices, or numbers.
-        outputs: ``[n, labels]`` or ``[n, 1]``: the head's outputs; of a row no NaN, and a largest that is finite.
+        gold: `[n]`: label indices, or numbers.
+        outputs: `[n, labels]` or `[n, 1]`: the head's outputs; of a row no NaN, and a largest that is finite.
         resamples: of the bootstrap.
         seed: of its random generator.
 
@@ -90,14 +90,14 @@ def measure(
 
 
 def predicted(outputs: Any) -> Any:
-    """The index of the largest output of each row, the first of equals."""
+    """Find the index of the largest output of each row, the first of equals."""
     import numpy as np
 
     return np.asarray(outputs).argmax(axis=1)
 
 
 def probabilities(outputs: Any) -> Any:
-    """Softmax of each row, float64."""
+    """Compute the softmax of each row, float64."""
     import numpy as np
 
     shifted = np.asarray(outputs, dtype=np.float64)
@@ -106,7 +106,7 @@ def probabilities(outputs: Any) -> Any:
 
 
 def _draw(generator: Any, count: int, n: int) -> Floats:
-    """How often each of n rows is drawn in n draws with replacement, ``count`` times: ``[count, n]``."""
+    """Draw n of n rows with replacement, `count` times: how often each row is drawn, `[count, n]`."""
     import numpy as np
 
     rows = generator.integers(0, n, size=(count, n)) + n * np.arange(count)[:, None]
@@ -118,7 +118,7 @@ def _accuracy(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
 
 
 def _f1(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
-    """Of the second of two labels: 2 TP / (2 TP + FP + FN)."""
+    """Compute the F1 of the second of two labels: 2 TP / (2 TP + FP + FN)."""
     import numpy as np
 
     if outputs.shape[1] != 2:
@@ -130,8 +130,10 @@ def _f1(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
 
 
 def _matthews(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
-    """Matthews correlation of any number of labels (Gorodkin 2004): the covariance of the two assignments over the geometric
-    mean of their variances."""
+    """Compute the Matthews correlation of any number of labels (Gorodkin 2004).
+
+    It is the covariance of the two assignments over the geometric mean of their variances.
+    """
     import numpy as np
 
     size = outputs.shape[1]
@@ -150,13 +152,15 @@ def _pearson(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
 
 
 def _spearman(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of the ranks; equal values share the mean of their ranks."""
+    """Compute Pearson's correlation of the ranks; equal values share the mean of their ranks."""
     return _correlation(_ranks(gold, weights), _ranks(outputs[:, 0], weights), weights)
 
 
 def _roc_auc(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
-    """The chance that a row of a label is given more of it than a row of another (half of ties); the mean over labels, or of the
-    second label where there are two."""
+    """Compute the chance that a row of a label is given more of it than a row of another (half of ties).
+
+    It is the mean over labels, or that of the second label where there are two.
+    """
     import numpy as np
 
     shares = probabilities(outputs)
@@ -165,7 +169,7 @@ def _roc_auc(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
 
 
 def _area(positive: NDArray[Any], scores: Floats, weights: Floats) -> Floats:
-    """Mann and Whitney's U over the number of pairs ``[resamples]``; NaN without a positive or without a negative row."""
+    """Compute Mann and Whitney's U over the number of pairs `[resamples]`; NaN without a positive or without a negative row."""
     import numpy as np
 
     own = weights * positive
@@ -175,7 +179,7 @@ def _area(positive: NDArray[Any], scores: Floats, weights: Floats) -> Floats:
 
 
 def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
-    """The rank of each row among all that were drawn, from 1; equal values have the mean of their ranks. ``[resamples, rows]``."""
+    """Rank each row among all that were drawn, from 1; equal values have the mean of their ranks. `[resamples, rows]`."""
     import numpy as np
 
     _, group = np.unique(values, return_inverse=True)  # equal values form a group; groups ascend
@@ -186,7 +190,7 @@ def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
 
 
 def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Weighted Pearson correlation of ``x`` and ``y [resamples, rows]``; y (the prediction) constant: 0; x constant: NaN."""
+    """Compute the weighted Pearson correlation of `x` and `y [resamples, rows]`; constant y (the prediction): 0; constant x: NaN."""
     import numpy as np
 
     total = weights.sum(axis=1, keepdims=True)
@@ -199,7 +203,7 @@ def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 
 def _flat(values: Floats, weights: Floats) -> NDArray[Any]:
-    """Whether all drawn values of a resample are one number: exact, where a variance has rounding errors."""
+    """Tell whether all drawn values of a resample are one number: exact, where a variance has rounding errors."""
     import numpy as np
 
     drawn = weights > 0
@@ -207,7 +211,7 @@ def _flat(values: Floats, weights: Floats) -> NDArray[Any]:
 
 
 def _scaled(values: NDArray[Any]) -> Floats:
-    """``values`` by a power of two, so that the largest is near 1 and squares neither overflow nor vanish: no bit is lost."""
+    """Scale `values` by a power of two, so that the largest is near 1 and squares neither overflow nor vanish: no bit is lost."""
     import numpy as np
 
     return np.ldexp(values.astype(np.float64), -int(np.frexp(np.abs(values).max())[1]))

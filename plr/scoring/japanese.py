@@ -1,5 +1,5 @@
 # pyright: basic
-"""Japanese text cut into morphemes by MeCab: fugashi with the dictionary unidic-lite (the extra ``ja``).
+"""Japanese text cut into morphemes by MeCab: fugashi with the dictionary unidic-lite (the extra `ja`).
 
 Japanese is written without spaces, so ROUGE on it means nothing until the text is cut, and every cutter gives other numbers:
 a ROUGE without its analyser and dictionary is not comparable. Here it is MeCab with unidic-lite, surface forms, after Unicode
@@ -7,7 +7,7 @@ normalization NFKC (full and half width are one) and in lower case.
 
 MeCab is C code, and what it is given is bounded here: a NUL byte would end the text for it, half of a surrogate pair is no text,
 and of a million characters without a space it takes minutes or dies. So the first separates as white space does, the second is
-read as ``?``, and of a longer text the first MAX_CHARS characters count.
+read as `?`, and of a longer text the first MAX_CHARS characters count.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MAX_CHARS = 1 << 15
 
 
 def morphemes(text: str) -> list[str]:
-    """The surface forms of ``text``, in order; white space separates and is no token.
+    """List the surface forms of `text`, in order; white space separates and is no token.
 
     Raises:
-        MissingDependencyError: the extra ``ja`` is not installed.
+        MissingDependencyError: the extra `ja` is not installed.
     """
     text = unicodedata.normalize("NFKC", text).lower()[:MAX_CHARS]
     text = text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")

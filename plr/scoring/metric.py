@@ -153,7 +153,7 @@ def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
 
 
 def metric_named(name: str) -> Metric:
-    """The metric that plr knows under `name`, else a plain number that says it was not declared.
+    """Look up the metric that plr knows under `name`, else a plain number that says it was not declared.
 
     >>> metric_named("exact_match,strict").proportion, metric_named("f1").unit, metric_named("bleu").declared
     (True, 'percent', False)

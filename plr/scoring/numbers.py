@@ -1,19 +1,19 @@
 r"""Answers that are numbers: GSM8K as lm-eval scores it, and a match by value beside it.
 
-lm-eval (0.4.13, ``tasks/gsm8k/gsm8k.yaml``, version 3.0) works in three steps, repeated here with the standard
+lm-eval (0.4.13, `tasks/gsm8k/gsm8k.yaml`, version 3.0) works in three steps, repeated here with the standard
 library alone:
 
-1. the response is cut at the first of each stop string (:func:`cut_at_stops`);
-2. a filter reads the answer: ``strict-match`` takes the first ``#### n`` (:func:`strict_extract`),
-   ``flexible-extract`` the last thing that looks like a number (:func:`flexible_extract`); nothing found reads
-   ``[invalid]``;
-3. ``exact_match`` deletes from both sides, in this order, ``,`` then ``\$`` then ``(?s).*#### `` then ``\.$``,
-   lower-cases and compares the strings (:func:`normalize_answer`).
+1. the response is cut at the first of each stop string (`cut_at_stops`);
+2. a filter reads the answer: `strict-match` takes the first `#### n` (`strict_extract`),
+   `flexible-extract` the last thing that looks like a number (`flexible_extract`); nothing found reads
+   `[invalid]`;
+3. `exact_match` deletes from both sides, in this order, `,` then `\$` then `(?s).*#### ` then `\.$`,
+   lower-cases and compares the strings (`normalize_answer`).
 
-What this gives up, because a published number must mean the same here: ``#### $15`` is invalid under strict (``$``
-is not in its pattern), ``15.00`` is not ``15``, and ``is 5...`` reads ``5..`` under flexible. :func:`numeric_match`
+What this gives up, because a published number must mean the same here: `#### $15` is invalid under strict (`$`
+is not in its pattern), `15.00` is not `15`, and `is 5...` reads `5..` under flexible. `numeric_match`
 has none of these three faults; it is ours, and is reported under its own name. It reads plain decimal numbers in ASCII, as
-lm-eval does: of ``1.5e3`` it reads 3, of ``3/4`` it reads 4, and the long minus of typesetting is no sign.
+lm-eval does: of `1.5e3` it reads 3, of `3/4` it reads 4, and the long minus of typesetting is no sign.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NUMBER = re.compile(_SIGN + r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?
 
 
 def cut_at_stops(text: str, stops: Sequence[str]) -> str:
-    """``text`` before the first of every stop string, as lm-eval cuts it.
+    """Cut `text` before the first of every stop string, as lm-eval does.
 
     >>> cut_at_stops("#### 5\\n\\nQuestion: next", ("Question:",))
     '#### 5\\n\\n'
@@ -59,7 +59,7 @@ def cut_at_stops(text: str, stops: Sequence[str]) -> str:
 
 
 def cut_after_marked_answer(text: str) -> str:
-    """``text`` through the first ``#### n``: where an answer of GSM8K is complete. Without one, all of it.
+    """Cut `text` after the first `#### n`: where an answer of GSM8K is complete. Without one, all of it.
 
     >>> cut_after_marked_answer("2+2 = 4\\n#### 4\\n#### 5")
     '2+2 = 4\\n#### 4'
@@ -69,7 +69,7 @@ def cut_after_marked_answer(text: str) -> str:
 
 
 def strict_extract(text: str) -> str:
-    """lm-eval's ``strict-match``: the number of the first ``#### n``.
+    """Extract as lm-eval's `strict-match` does: the number of the first `#### n`.
 
     >>> strict_extract("so 1,200.\\n#### 1,200\\n#### 7"), strict_extract("#### $15")
     ('1,200', '[invalid]')
@@ -79,7 +79,7 @@ def strict_extract(text: str) -> str:
 
 
 def flexible_extract(text: str) -> str:
-    """lm-eval's ``flexible-extract``: the last run of two or more of ``$ 0-9 . ,``, or the last digits.
+    """Extract as lm-eval's `flexible-extract` does: the last run of two or more of `$ 0-9 . ,`, or the last digits.
 
     >>> flexible_extract("#### $15"), flexible_extract("the answer is 5..."), flexible_extract("no idea")
     ('$15', '5...', '[invalid]')
@@ -89,9 +89,9 @@ def flexible_extract(text: str) -> str:
 
 
 def normalize_answer(text: str) -> str:
-    r"""What lm-eval's ``exact_match`` compares for GSM8K.
+    r"""Normalize an answer as lm-eval's `exact_match` does for GSM8K.
 
-    ``(?s).*#### `` deletes through the LAST mark, so a gold answer with its whole working is reduced to its number.
+    `(?s).*#### ` deletes through the LAST mark, so a gold answer with its whole working is reduced to its number.
     It is done without the regular expression, which takes quadratic time on a long text that holds no mark.
 
     >>> normalize_answer("2+2 = <<2+2=4>>4\n#### 1,004."), normalize_answer("$15.00"), normalize_answer("5...")
@@ -102,7 +102,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(answer: str, gold: str) -> Score:
-    """``answer``, as a filter read it, against ``gold``, the whole target."""
+    """Score `answer`, as a filter read it, against `gold`, the whole target."""
     read, wanted = normalize_answer(answer), normalize_answer(gold)
     if answer == INVALID:
         return Score.of(read == wanted, answer, "no answer in the expected form")
@@ -110,9 +110,9 @@ def exact_match(answer: str, gold: str) -> Score:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number of ``text``; ``$`` and the commas of thousands are read through.
+    """Find the last number of `text`; `$` and the commas of thousands are read through.
 
-    A minus is a sign unless something stands before it that can be subtracted from: ``10-5`` ends in 5, ``= -5`` in -5.
+    A minus is a sign unless something stands before it that can be subtracted from: `10-5` ends in 5, `= -5` in -5.
 
     >>> [str(last_number(text)) for text in ("$1,200.50 in all.", "so 10-5", "it is -$5", "12, 34", "-")]
     ['1200.50', '5', '-5', '34', 'None']
@@ -122,7 +122,7 @@ def last_number(text: str) -> Decimal | None:
 
 
 def numeric_match(text: str, gold: str) -> Score:
-    """Equality by value of the last number of ``text`` and the last number of ``gold``.
+    """Score the equality by value of the last number of `text` and the last number of `gold`.
 
     >>> numeric_match("it costs $15", "... #### 15.00").value, numeric_match("no idea", "#### 15").value
     (1.0, 0.0)

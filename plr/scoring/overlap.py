@@ -1,13 +1,13 @@
-"""How much of two texts is the same: ROUGE-N and ROUGE-L on lists of tokens.
+"""Overlap of two texts: ROUGE-N and ROUGE-L on lists of tokens.
 
-ROUGE (Lin 2004) as the package ``rouge-score`` computes it for one reference, without a stemmer:
+ROUGE (Lin 2004) as the package `rouge-score` computes it for one reference, without a stemmer:
 
 - ROUGE-N: n-grams that both texts have, each as often as in the text that has it less often, over the n-grams of the answer
   (precision) and of the gold (recall); the value is their harmonic mean.
 - ROUGE-L: the same with the length of the longest common subsequence of tokens.
 
-No n-gram on one side gives 0. Tokens are the caller's: :func:`words` cuts as ``rouge-score`` does (lower case, runs of a-z and
-0-9), which finds nothing in Japanese; there a morphological analyser must cut (:mod:`plr.scoring.japanese`).
+No n-gram on one side gives 0. Tokens are the caller's: `words` cuts as `rouge-score` does (lower case, runs of a-z and
+0-9), which finds nothing in Japanese; there a morphological analyser must cut (`plr.scoring.japanese`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 
 def words(text: str) -> list[str]:
-    """The tokens of ``rouge-score`` without a stemmer.
+    """Split into the tokens of `rouge-score` without a stemmer.
 
     >>> words("The ducks' 16 eggs.")
     ['the', 'ducks', '16', 'eggs']
@@ -33,7 +33,7 @@ def words(text: str) -> list[str]:
 
 
 def rouge_n(answer: Sequence[str], gold: Sequence[str], n: int) -> float:
-    """F1 of the n-grams of two token lists.
+    """Compute the F1 of the n-grams of two token lists.
 
     >>> round(rouge_n(["a", "b", "c"], ["a", "b", "d"], 2), 3)
     0.5
@@ -43,7 +43,7 @@ def rouge_n(answer: Sequence[str], gold: Sequence[str], n: int) -> float:
 
 
 def rouge_l(answer: Sequence[str], gold: Sequence[str]) -> float:
-    """F1 of the longest common subsequence.
+    """Compute the F1 of the longest common subsequence.
 
     >>> rouge_l(["a", "x", "b"], ["a", "b", "y"]) == 2 / 3
     True
@@ -53,9 +53,9 @@ def rouge_l(answer: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence: one addition for each token of ``a`` (Crochemore et al. 2001).
+    """Compute the length of the longest common subsequence: one addition for each token of `a` (Crochemore et al. 2001).
 
-    A zero at place ``j`` of ``row`` says that the table's row grows at token ``j`` of ``b``; a carry moves it to where ``x`` is.
+    A zero at place `j` of `row` says that the table's row grows at token `j` of `b`; a carry moves it to where `x` is.
     """
     places: dict[str, int] = {}
     for j, y in enumerate(b):
@@ -68,7 +68,7 @@ def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def f1(both: int, ours: int, theirs: int) -> float:
-    """The harmonic mean of ``both / ours`` and ``both / theirs``; 0 where nothing is shared."""
+    """Compute the harmonic mean of `both / ours` and `both / theirs`; 0 where nothing is shared."""
     return 2 * both / (ours + theirs) if both else 0.0
 
 

@@ -9,8 +9,10 @@ __all__ = ["Score", "shown"]
 
 @dataclass(frozen=True)
 class Score:
-    """One row under one metric: `value` in the metric's unit (of a percentage a fraction in [0, 1]), or None where the row cannot
-    be scored: it then leaves the mean, and `explanation` says why.
+    """The score of one row under one metric.
+
+    `value` is in the metric's unit (of a percentage a fraction in [0, 1]), or None where the row cannot be scored: it then
+    leaves the mean, and `explanation` says why.
 
     `answer` is what the scorer read out of the response, in the form in which it was compared.
 
@@ -32,7 +34,7 @@ class Score:
 
 
 def shown(text: str, most: int = 80) -> str:
-    """``text`` for an explanation: at most ``most`` characters.
+    """Shorten `text` for an explanation: at most `most` characters.
 
     >>> shown("one two three", 8)
     'one t...'

@@ -1,7 +1,7 @@
 """Table and column aliases in one canonical spelling.
 
-In each SELECT, outermost first, every source gets a name: a table its own (``t``), or ``t#2``, ``t#3`` ... where
-the same table already stands in this SELECT or in one around it; a derived table ``#1``, ``#2`` ... A qualifier is
+In each SELECT, outermost first, every source gets a name: a table its own (`t`), or `t#2`, `t#3` ... where
+the same table already stands in this SELECT or in one around it; a derived table `#1`, `#2` ... A qualifier is
 rewritten to that name, and left out where the SELECT has one source only and the qualifier means it. Names of WITH
 tables are kept.
 """
@@ -18,7 +18,7 @@ _MAX_PUT_BACK = 16
 
 
 def drop_needless_aliases(root: exp.Expr) -> None:
-    """Rewrite the aliases of ``root`` in place. Identifiers must stand in lower case."""
+    """Rewrite the aliases of `root` in place. Identifiers must stand in lower case."""
     names: dict[int, dict[str, str]] = {}
     for select in list(root.find_all(exp.Select, bfs=True)):
         _put_column_aliases_back(select)
@@ -37,7 +37,7 @@ def drop_needless_aliases(root: exp.Expr) -> None:
 
 
 def _around(node: exp.Expr) -> list[exp.Select]:
-    """The SELECTs around ``node``, innermost first."""
+    """List the SELECTs around `node`, innermost first."""
     found: list[exp.Select] = []
     parent = node.parent
     while parent is not None:
@@ -53,7 +53,7 @@ def _sources(select: exp.Select) -> list[exp.Expr]:
 
 
 def _rename_sources(select: exp.Select, taken: set[str]) -> dict[str, str]:
-    """Old name -> new name of every source of ``select``; the sources themselves are renamed."""
+    """Rename the sources of `select`; returns old name -> new name."""
     renamed: dict[str, str] = {}
     taken = set(taken)
     for source in _sources(select):
@@ -74,8 +74,7 @@ def _rename_sources(select: exp.Select, taken: set[str]) -> dict[str, str]:
 
 
 def _put_column_aliases_back(select: exp.Select) -> None:
-    """Drop ``AS name`` of a projection where the name is used nowhere, or in ORDER BY alone (there the expression
-    returns).
+    """Drop `AS name` of a projection where the name is used nowhere, or in ORDER BY alone: there the expression returns.
 
     A SELECT whose columns are seen from outside by name (a derived table, a WITH table, a part of a UNION) is left
     alone.

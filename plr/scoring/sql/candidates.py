@@ -19,8 +19,10 @@ Value = str | int | float | None
 
 
 class Candidates:
-    """``good`` and ``near`` values of the columns that are compared with something; ``group`` holds, for each column that is
-    joined, all columns that its joins lead to, which have the same candidates."""
+    """Values for the columns that are compared with something: `good` ones satisfy the query, `near` ones just miss.
+
+    `group` holds, for each column that is joined, all columns that its joins lead to, which have the same candidates.
+    """
 
     def __init__(self, schema: Schema, wants: Demands) -> None:
         self.group = linked(wants.links)
@@ -53,7 +55,7 @@ class Candidates:
 
 
 def linked(links: list[tuple[ColumnKey, ColumnKey]]) -> dict[ColumnKey, set[ColumnKey]]:
-    """Linked columns -> all they lead to."""
+    """Group linked columns: each -> all it leads to."""
     group: dict[ColumnKey, set[ColumnKey]] = {}
     for one, other in links:
         merged = group.get(one, {one}) | group.get(other, {other})
@@ -63,7 +65,7 @@ def linked(links: list[tuple[ColumnKey, ColumnKey]]) -> dict[ColumnKey, set[Colu
 
 
 def _around(atom: Atom) -> Sequence[str | int | float]:
-    """The literal and its near misses."""
+    """List the literal of an atom and its near misses."""
     value = atom.value
     if isinstance(value, int):
         return [value, value + 1, value - 1, value + 7]
@@ -83,7 +85,7 @@ def _around(atom: Atom) -> Sequence[str | int | float]:
 
 
 def _stored(value: str | int | float, text: bool) -> str | int | float:
-    """What SQLite keeps of a value in a column of text, or of numbers."""
+    """Convert a value as SQLite does when a column of text, or of numbers, stores it."""
     if text:
         return value if isinstance(value, str) else str(value)
     if isinstance(value, str):

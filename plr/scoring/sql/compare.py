@@ -1,12 +1,12 @@
-"""When two results are one: the semantics of Spider's test suites (Zhong et al. 2020, ``exec_eval.result_eq``).
+"""Equality of two results: the semantics of Spider's test suites (Zhong et al. 2020, `exec_eval.result_eq`).
 
 1. Both empty: equal, whatever the columns.
-2. Rows form a bag: order does not matter, how often a row stands there does. With ``ordered`` the order matters.
+2. Rows form a bag: order does not matter, how often a row stands there does. With `ordered` the order matters.
 3. Columns may come in any order, the same for all rows; their names do not matter.
-4. Values are equal as in Python: ``1`` is ``1.0`` and is not ``"1"``; NULL is NULL.
+4. Values are equal as in Python: `1` is `1.0` and is not `"1"`; NULL is NULL.
 
 Two things are kinder than there: numbers are compared in twelve digits, since a sum depends on the order of its terms, and rows are
-not first compared sorted by type name, which there keeps ``(1, 1.0)`` from being what it is.
+not first compared sorted by type name, which there keeps `(1, 1.0)` from being what it is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_TRIES = 2000
 
 
 def normalized_rows(rows: Sequence[Row]) -> list[Row]:
-    """Floats in twelve digits, so that equal results have equal rows."""
+    """Round floats to twelve digits, so that equal results have equal rows."""
     if not any(type(value) is float for row in rows for value in row):
         return list(rows)
     return [tuple(float(f"{v:.12g}") if type(v) is float else v for v in row) for row in rows]
 
 
 def same_rows(one: Sequence[Row], other: Sequence[Row], *, ordered: bool) -> bool:
-    """Whether two results (of :func:`normalized_rows`) are equal.
+    """Tell whether two results (of `normalized_rows`) are equal.
 
     >>> same_rows([(1, "a"), (2, "b")], [("b", 2), ("a", 1)], ordered=False)
     True
@@ -51,8 +51,10 @@ def same_rows(one: Sequence[Row], other: Sequence[Row], *, ordered: bool) -> boo
 
 
 def _matches(left: list[Row], right: list[Row], order: list[int], fits: list[list[int]]) -> bool:
-    """Depth first over the columns of ``left``, each to a column of ``right`` that holds the same values; what is
-    chosen so far must agree as a bag of rows."""
+    """Match each column of `left` to one of `right` that holds the same values, depth first.
+
+    At every depth the columns chosen so far must agree as a bag of rows.
+    """
     tries = 0
     bags: dict[int, Counter[Row]] = {}
 

@@ -2,7 +2,7 @@
 
 How the rows of one database are drawn, from a seed:
 
-1. Every column gets candidates (:mod:`plr.scoring.sql.candidates`): the literals the gold compares it with, and near misses of
+1. Every column gets candidates (`plr.scoring.sql.candidates`): the literals the gold compares it with, and near misses of
    each (the next number, the text with another case, one letter less or more); *good* and *near* ones.
 2. Columns that are joined share one small pool of keys.
 3. The first row of each table is a *witness*: good values, the first key. Joined witnesses satisfy a conjunction.
@@ -34,7 +34,7 @@ _MOST_COUNTED = 210
 
 
 class Maker:
-    """Draws databases for one schema and one gold; ``draw`` is a function of its ``seed`` alone."""
+    """Draws databases for one schema and one gold; `draw` is a function of its `seed` alone."""
 
     def __init__(self, schema: Schema, wants: Demands, seed: str) -> None:
         self.schema, self.wants, self.seed = schema, wants, seed
@@ -42,7 +42,7 @@ class Maker:
         self.group, self.good, self.near = candidates.group, candidates.good, candidates.near
 
     def draw(self, index: int) -> Data:
-        """Database number ``index``."""
+        """Draw database number `index`."""
         return _Draw(self, index).rows()
 
 
@@ -153,7 +153,7 @@ class _Filler:
 
 
 def _names_its_rows(key: ColumnKey) -> bool:
-    """``people.id``, ``semesters.semester_id``: by its name a key of its table.
+    """Tell by its name that a column is a key of its table: `people.id`, `semesters.semester_id`.
 
     >>> _names_its_rows(("semesters", "semester_id")), _names_its_rows(("enrolment", "semester_id"))
     (True, False)

@@ -1,6 +1,6 @@
-"""What a gold query asks of the data: which values it compares with which columns, which columns it joins.
+"""Demands of a gold query on the data: which values it compares with which columns, which columns it joins.
 
-:mod:`plr.scoring.sql.reader` reads it from a query, :mod:`plr.scoring.sql.candidates` makes values of it.
+`plr.scoring.sql.reader` reads it from a query, `plr.scoring.sql.candidates` makes values of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _AGGREGATES = {"count", "sum", "avg", "min", "max", "total", "group_concat"}
 
 
 class Atom(NamedTuple):
-    """``column operator value`` of the gold; ``operator`` may be negated (``not like``, ``!=``)."""
+    """`column operator value` of the gold; `operator` may be negated (`not like`, `!=`)."""
 
     operator: str
     value: str | int | float
@@ -24,8 +24,11 @@ class Atom(NamedTuple):
 
 @dataclass
 class Demands:
-    """``counts`` are numbers that a COUNT is compared with or that stand behind LIMIT; ``loose`` are literals compared
-    with something that is no column; ``ordered`` says that the gold has ORDER BY."""
+    """The demands of one gold query.
+
+    `counts` are numbers that a COUNT is compared with or that stand behind LIMIT; `loose` are literals compared with
+    something that is no column; `ordered` says that the gold has ORDER BY.
+    """
 
     atoms: dict[ColumnKey, list[Atom]] = field(default_factory=dict)
     links: list[tuple[ColumnKey, ColumnKey]] = field(default_factory=list)

@@ -1,17 +1,17 @@
 """SQL answers compared by what they return, with the semantics of Spider's test suites (Zhong et al. 2020).
 
 A data set that has no table contents gets some: ten small databases are made for each sample from its CREATE TABLE
-statements and the literals of the gold (:mod:`plr.scoring.sql.databases`). An answer is right if it returns on every
-one of them what the gold returns (:mod:`plr.scoring.sql.compare`): a bag of rows, columns in any order; rows in order
+statements and the literals of the gold (`plr.scoring.sql.databases`). An answer is right if it returns on every
+one of them what the gold returns (`plr.scoring.sql.compare`): a bag of rows, columns in any order; rows in order
 only where the gold has ORDER BY.
 
 A sample is undecidable, its score None, where the gold does not run or returns nothing on all databases. The
-explanation of a wrong answer begins with its kind: ``parse error``, ``missing table or column``, ``forbidden``,
-``timeout``, ``too large``, ``crash`` or ``result mismatch``.
+explanation of a wrong answer begins with its kind: `parse error`, `missing table or column`, `forbidden`,
+`timeout`, `too large`, `crash` or `result mismatch`.
 
 What this is worth: a wrong verdict "equal" needs ten databases that all miss the difference; a wrong verdict
 "mismatch" needs a difference that real tables never show, since columns of the same row are drawn apart. Queries run in
-processes of their own, in a sandbox (:mod:`plr.scoring.sql.sandbox`).
+processes of their own, in a sandbox (`plr.scoring.sql.sandbox`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 200
 
 
 def exec_match(answer: str, gold: str, context: str, *, seed: int = 0) -> Score:
-    """Whether ``answer`` returns what ``gold`` returns on databases of ``context``.
+    """Tell whether `answer` returns what `gold` returns on databases of `context`.
 
     >>> context = "CREATE TABLE head (name VARCHAR, age INTEGER)"
     >>> exec_match("SELECT name FROM head WHERE 56 < age", "SELECT name FROM head WHERE age > 56", context).value
@@ -41,7 +41,7 @@ def exec_match(answer: str, gold: str, context: str, *, seed: int = 0) -> Score:
 
 
 def exec_match_all(samples: Sequence[Sample]) -> list[Score]:
-    """:func:`exec_match` for many samples at once, on several processes.
+    """Score many samples at once as `exec_match` does, on several processes.
 
     Raises:
         ResourceError: the processes do not start. Nothing that an answer says raises.
@@ -50,7 +50,7 @@ def exec_match_all(samples: Sequence[Sample]) -> list[Score]:
 
 
 def exec_matches(samples: Sequence[Sample]) -> Iterator[Score]:
-    """:func:`exec_match_all`, begun at once and given out one by one: the caller's own work goes on beside it."""
+    """Yield the scores of `exec_match_all`, begun at once, one by one: the caller's own work goes on beside it."""
     short = [sample._replace(answer=sample.answer[: MAX_CHARS + 1]) for sample in samples]  # more is refused, not sent
     return map(_score, samples, shared_pool().verdicts(short))
 

@@ -1,6 +1,6 @@
-"""Whether an answer returns what the gold returns, on databases made for the gold.
+"""Judge whether an answer returns what the gold returns, on databases made for the gold.
 
-1. The databases of a gold (:class:`Suite`) are drawn until ``DATABASES`` are found on which the gold is *definite*:
+1. The databases of a gold (`Suite`) are drawn until `DATABASES` are found on which the gold is *definite*:
    with the rows of each table in another order it returns the same. A tie behind LIMIT, or a column that GROUP BY does
    not fix, is not: there an answer could be right by luck only. Where too few are definite, others are taken, as in
    Spider's own suites.
@@ -34,28 +34,28 @@ _LOOSE_ORDER = ("order", "group", "limit", "group_concat")
 
 
 class Verdict(NamedTuple):
-    """``kind``: equal, undecidable, result mismatch, or that of a :class:`~plr.scoring.sql.sandbox.Failure`."""
+    """`kind`: equal, undecidable, result mismatch, or that of a `Failure`."""
 
     kind: str
     detail: str
 
 
 class Query:
-    """A query in the two spellings of :func:`~plr.scoring.sql.tokens.executable`, each made when it is needed."""
+    """A query in the two spellings of `executable`, each made when it is needed."""
 
     def __init__(self, text: str, known_texts: set[str] | None, names: set[str]) -> None:
         self.text, self.known_texts, self.names = text, known_texts, names
         self._spelled: dict[bool, str] = {}
 
     def spelled(self, *, quoting: bool = False) -> str:
-        """As SQLite is given it; with ``quoting`` the awkward ones of ``names`` are quoted."""
+        """Spell the query for SQLite; with `quoting` the awkward ones of `names` are quoted."""
         if quoting not in self._spelled:
             self._spelled[quoting] = executable(self.text, self.known_texts, self.names if quoting else ())
         return self._spelled[quoting]
 
 
 class Suite:
-    """The databases of one gold and what it returns on each; ``problem`` says why the sample is undecidable."""
+    """The databases of one gold and what it returns on each; `problem` says why the sample is undecidable."""
 
     def __init__(self, context: str, gold: str, seed: int) -> None:
         self.problem = ""
@@ -82,8 +82,11 @@ class Suite:
             self.sandbox.close()
 
     def run(self, data: Data, query: Query) -> Rows | Failure:
-        """The rows of ``query`` on ``data``. Where it does not compile as it stands, the awkward names of the schema are
-        quoted; if that does not help, the first failure is the one reported."""
+        """Run `query` on `data`; return its rows.
+
+        Where it does not compile as it stands, the awkward names of the schema are quoted; if that does not help, the
+        first failure is the one reported.
+        """
         assert self.sandbox is not None
         self.sandbox.load(self.tables, data)
         first = self.sandbox.run(query.spelled())
@@ -146,7 +149,7 @@ def _suite(context: str, gold: str, seed: int) -> Suite:
 
 
 def judge(context: str, gold: str, answer: str, seed: int = 0) -> Verdict:
-    """The verdict on one answer. Nothing an answer says raises."""
+    """Judge one answer. Nothing an answer says raises."""
     suite = _suite(context, gold, seed)
     if suite.problem:
         return Verdict("undecidable", suite.problem)

@@ -2,20 +2,20 @@
 
 Two spellings are one answer when they differ only in (all by sqlglot, dialect below):
 
-1. white space, comments, a trailing ``;``, parentheses around the whole query;
+1. white space, comments, a trailing `;`, parentheses around the whole query;
 2. the case of keywords, functions and identifiers, and the quotes around identifiers;
 3. single or double quotes around a literal;
-4. needless aliases: ``SELECT T1.a FROM t AS T1`` is ``SELECT a FROM t``; where a table stands twice its aliases are
+4. needless aliases: `SELECT T1.a FROM t AS T1` is `SELECT a FROM t`; where a table stands twice its aliases are
    needed and are renamed in order of appearance; a column alias used nowhere but in ORDER BY is put back as its
    expression;
-5. needless words: ``INNER``, ``OUTER`` after LEFT/RIGHT/FULL, ``ASC``, ``<>`` for ``!=``, ``AS``.
+5. needless words: `INNER`, `OUTER` after LEFT/RIGHT/FULL, `ASC`, `<>` for `!=`, `AS`.
 
-The case of a literal is kept (``"TKO"`` is not ``"tko"``); with ``fold_literals`` it is not, a second metric for
-data whose gold lower-cases what the question capitalises. A number is not its text: ``5`` is not ``"5"``.
+The case of a literal is kept (`"TKO"` is not `"tko"`); with `fold_literals` it is not, a second metric for
+data whose gold lower-cases what the question capitalises. A number is not its text: `5` is not `"5"`.
 
 The awkward case: a double-quoted word is a name in standard SQL and a text in MySQL, in WikiSQL and in
-sql-create-context. Here it is always a text; names are quoted with backticks or brackets. So ``SELECT "a" FROM t``
-is not ``SELECT a FROM t``.
+sql-create-context. Here it is always a text; names are quoted with backticks or brackets. So `SELECT "a" FROM t`
+is not `SELECT a FROM t`.
 
 What is given up: no knowledge of the schema, so the order of conditions, columns and joined tables counts, and
 equivalent but differently built queries differ. Queries that compare equal do the same; the converse does not hold.
@@ -67,7 +67,7 @@ class _Lenient(Dialect):
 
 
 class Canonical(NamedTuple):
-    """``text`` is the canonical form, ``folded`` the same with literals in lower case; both None where ``problem``
+    """`text` is the canonical form, `folded` the same with literals in lower case; both None where `problem`
     is given."""
 
     text: str | None
@@ -76,9 +76,9 @@ class Canonical(NamedTuple):
 
 
 def first_statement(text: str) -> str:
-    """``text`` up to its first newline or ``;``, leading white space skipped: where an SQL answer is complete.
+    """Cut `text` at its first newline or `;`, leading white space skipped: where an SQL answer is complete.
 
-    A ``;`` inside quotes belongs to the literal. A quote that is not closed on its line is an ordinary character.
+    A `;` inside quotes belongs to the literal. A quote that is not closed on its line is an ordinary character.
 
     >>> first_statement(' SELECT a FROM t WHERE b = "x; y"; SELECT 2')
     'SELECT a FROM t WHERE b = "x; y"'
@@ -93,16 +93,16 @@ def first_statement(text: str) -> str:
 
 
 def raw_match(answer: str, gold: str) -> Score:
-    """String equality after strip."""
+    """Score string equality after strip."""
     answer = answer.strip()
     equal = answer == gold.strip()
     return Score.of(equal, _short(answer), "equal as written" if equal else "differs as written")
 
 
 def normalized_match(answer: str, gold: str, *, fold_literals: bool = False) -> Score:
-    """Equality of the canonical forms.
+    """Score the equality of the canonical forms.
 
-    A gold that sqlglot does not read is compared as text with white space squeezed and the final ``;`` dropped, and the
+    A gold that sqlglot does not read is compared as text with white space squeezed and the final `;` dropped, and the
     explanation says so.
 
     >>> normalized_match("select T1.a from T as T1 where b = 'x';", 'SELECT a FROM t WHERE b = "x"').value
@@ -123,7 +123,7 @@ def normalized_match(answer: str, gold: str, *, fold_literals: bool = False) -> 
 
 @lru_cache(maxsize=1 << 14)
 def canonical(sql: str) -> Canonical:
-    """The canonical form of one query.
+    """Compute the canonical form of one query.
 
     >>> canonical("select COUNT( * ) from Head as h where h.Age <> 'Old'").text
     "SELECT COUNT(*) FROM head WHERE age <> 'Old'"
@@ -151,7 +151,7 @@ def canonical(sql: str) -> Canonical:
 
 
 def _unreadable(sql: str) -> str:
-    """Why ``sql`` is not given to the parser at all, or an empty text."""
+    """Explain why `sql` is not given to the parser at all; empty if it is."""
     if len(sql) > MAX_CHARS:
         return f"is longer than {MAX_CHARS} characters"
     bare = _STRING.sub("''", sql)

@@ -16,7 +16,7 @@ _ADDS = {"sum", "avg", "total"}
 
 
 class Operand(NamedTuple):
-    """``columns`` it may mean (none for a literal), the ``function`` around them, and the position behind its ``end``."""
+    """`columns` it may mean (none for a literal), the `function` around them, and the position behind its `end`."""
 
     columns: list[ColumnKey]
     function: str
@@ -25,8 +25,10 @@ class Operand(NamedTuple):
 
 
 class Operands:
-    """The tokens of a query, closed by one of kind ``end``, and what the names among them mean in a schema; ``added`` are the
-    columns whose values are summed up."""
+    """The tokens of a query, closed by one of kind `end`, and what the names among them mean in a schema.
+
+    `added` are the columns whose values are summed up.
+    """
 
     def __init__(self, query: str, schema: Schema) -> None:
         self.found = [*tokens(query), Token("end", "", "")]
@@ -40,7 +42,7 @@ class Operands:
         self.added: set[ColumnKey] = set()
 
     def read(self, position: int) -> Operand | None:
-        """The operand that begins at ``position``; None if there is none."""
+        """Read the operand that begins at `position`; None if there is none."""
         found = self.found
         if position >= len(found):
             return None
@@ -85,7 +87,7 @@ class Operands:
         return Operand(inner.columns, function, None, inner.end + 1)
 
     def _aliases(self, tables: set[str]) -> dict[str, set[str]]:
-        """Every name a table goes by -> tables. One alias may mean two tables, in two SELECTs."""
+        """Map every name a table goes by to its tables. One alias may mean two tables, in two SELECTs."""
         aliases: dict[str, set[str]] = {}
         for position, token in enumerate(self.found):
             name = token.value.lower()
@@ -100,7 +102,8 @@ class Operands:
 
 
 def number(raw: str) -> int | float:
-    """
+    """Read a literal as a number.
+
     >>> number("5"), number(".5"), number("1e3")
     (5, 0.5, 1000.0)
     """

@@ -1,6 +1,6 @@
 """A few processes that execute answers, kept from sample to sample and replaced when one dies.
 
-1. Each process (:mod:`plr.scoring.sql.process`) is started when it is needed, and has a thread here that feeds it.
+1. Each process (`plr.scoring.sql.process`) is started when it is needed, and has a thread here that feeds it.
 2. Samples go to it in chunks and come back in order, so after a death the first one without a verdict is to blame.
 3. That one is tried once more, unless it used up its CPU time, and then with the gold as its answer. If that ends the
    process too, the gold is to blame and the sample is undecidable; else the answer is. The run goes on with a new process.
@@ -24,14 +24,14 @@ CHUNK = 16
 
 
 class Pool:
-    """``workers`` processes at most. Threads may share it."""
+    """`workers` processes at most. Threads may share it."""
 
     def __init__(self, workers: int) -> None:
         self._locks = [threading.Lock() for _ in range(workers)]
         self._workers: list[WorkerProcess | None] = [None] * workers
 
     def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """A verdict for each sample, in order.
+        """Judge each sample, in order.
 
         Raises:
             ResourceError: the processes do not start.
@@ -39,14 +39,14 @@ class Pool:
         return list(self.verdicts(samples))
 
     def verdicts(self, samples: Sequence[Sample]) -> Iterator[Verdict]:
-        """:meth:`judge`, begun at once and given out one by one. Closing the iterator ends the work early."""
+        """Yield the verdicts of `judge`, begun at once, one by one. Closing the iterator ends the work early."""
         run = _Run(samples)
         for slot in range(min(len(self._workers), len(run.chunks))):
             threading.Thread(target=self._work, args=(slot, run), daemon=True).start()
         return run.results()
 
     def close(self) -> None:
-        """End the processes; a later :meth:`judge` starts new ones."""
+        """End the processes; a later `judge` starts new ones."""
         for slot in range(len(self._workers)):
             self._drop(slot)
 
@@ -68,7 +68,7 @@ class Pool:
         return done
 
     def _blame(self, slot: int, sample: Sample, why: str) -> Verdict:
-        """The verdict on a sample over which a process died."""
+        """Make the verdict on a sample over which a process died."""
         if why != CPU_TIME:  # killed from outside, perhaps; used-up CPU time is its own doing
             verdicts, why = self._ask(slot, [sample])
             if verdicts:
@@ -110,7 +110,7 @@ class _Run:
         self._change = threading.Condition()
 
     def take(self) -> int | None:
-        """The number of a chunk to work on, or None if there is nothing more to do."""
+        """Take the number of a chunk to work on, or None if there is nothing more to do."""
         with self._change:
             return None if self.ended else next(self._next, None)
 
@@ -139,7 +139,7 @@ class _Run:
 
 
 def default_workers() -> int:
-    """One for each core this process may use, four at most."""
+    """Count one worker for each core this process may use, four at most."""
     return min(4, len(os.sched_getaffinity(0)))
 
 
@@ -148,7 +148,7 @@ _sharing = threading.Lock()
 
 
 def shared_pool() -> Pool:
-    """The pool of this process."""
+    """Return the pool of this process."""
     global _shared
     with _sharing:
         if _shared is None:
@@ -158,7 +158,7 @@ def shared_pool() -> Pool:
 
 
 def _forget() -> None:
-    """In a forked child: the parent's processes answer the parent."""
+    """Forget the pool in a forked child: the parent's processes answer the parent."""
     global _shared, _sharing
     if _shared is not None:
         atexit.unregister(_shared.close)

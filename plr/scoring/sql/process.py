@@ -31,7 +31,7 @@ CPU_TIME = "CPU time"
 
 
 class Sample(NamedTuple):
-    """What is judged: does ``answer`` do what ``gold`` does on databases of ``context``?"""
+    """A question to the judge: does `answer` do what `gold` does on databases of `context`?"""
 
     context: str
     gold: str
@@ -76,7 +76,7 @@ class WorkerProcess:
             ) from None
 
     def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Verdicts in order; fewer than samples if the process died over the next one (then :attr:`why` says how)."""
+        """Judge samples in order; fewer than samples if the process died over the next one (then `why` says how)."""
         assert self._process.stdin is not None
         verdicts: list[Verdict] = []
         message = b"".join(json.dumps(list(sample)).encode() + b"\n" for sample in samples)

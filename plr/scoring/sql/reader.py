@@ -17,7 +17,8 @@ _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def read_demands(gold: str, schema: Schema) -> Demands:
-    """
+    """Read the demands of a gold query.
+
     >>> from plr.scoring.sql.schema import read_schema
     >>> schema = read_schema("CREATE TABLE t (a INT, b INT); CREATE TABLE u (a INT, c TEXT)")
     >>> wants = read_demands("SELECT x.b FROM t AS x JOIN u ON x.a = u.a WHERE c = 'k' AND b > 3", schema)
@@ -49,7 +50,7 @@ class _Reader:
         return self.wants
 
     def _comparison(self, position: int) -> int | None:
-        """Reads ``operand operator operand`` at ``position``; where to go on, or None if there is none."""
+        """Read `operand operator operand` at `position`; return where to go on, or None if there is none."""
         left = self._operand(position)
         if left is None:
             return None
@@ -80,7 +81,7 @@ class _Reader:
         return right.end
 
     def _member(self, left: Operand, at: int, negated: bool) -> int:
-        """``left IN (...)``: a list of literals, or a SELECT of one column."""
+        """Read `left IN (...)`: a list of literals, or a SELECT of one column."""
         if self.found[at].raw != "(":
             return at
         inner = self._operand(at)
@@ -107,7 +108,7 @@ class _Reader:
                 self.wants.numeric.add(column)
 
     def _set_operation(self, position: int) -> None:
-        """The columns of two SELECTs that UNION, INTERSECT or EXCEPT puts over each other."""
+        """Link the columns of two SELECTs that UNION, INTERSECT or EXCEPT puts over each other."""
         depth, before = 0, None
         for at in range(position - 1, -1, -1):
             depth += (self.found[at].raw == ")") - (self.found[at].raw == "(")
@@ -134,7 +135,7 @@ class _Reader:
             self.wants.limit += int(number(self.found[position].raw))
 
     def _by(self, position: int) -> None:
-        """The columns behind ORDER BY or GROUP BY."""
+        """Read the columns behind ORDER BY or GROUP BY."""
         kept = self.wants.sorted_by if self.found[position - 1].value == "order" else self.wants.grouped_by
         at = position + 1
         while (operand := self._operand(at)) is not None:

@@ -3,13 +3,13 @@
 How a query is held:
 
 1. SQLite's authorizer allows SELECT, reading a column, calling a function and recursion. Everything else (ATTACH, PRAGMA,
-   any write, a transaction) is refused before it runs, and so are the functions in ``FORBIDDEN``.
+   any write, a transaction) is refused before it runs, and so are the functions in `FORBIDDEN`.
 2. SQLite's own limits: length of the query and of every value, depth of an expression, columns, joined parts, no
    attached database.
 3. A progress handler counts steps of SQLite's virtual machine, not seconds: the same query ends alike on every machine.
 4. Rows and bytes of the result are counted while they come.
 
-What is left for the process around it (:mod:`plr.scoring.sql.worker`): memory, and the time of a single step, which
+What is left for the process around it (`plr.scoring.sql.worker`): memory, and the time of a single step, which
 no handler sees.
 """
 
@@ -52,14 +52,14 @@ class Result(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A query that gave no result: ``kind`` of the taxonomy, and what SQLite said."""
+    """A query that gave no result: `kind` of the taxonomy, and what SQLite said."""
 
     kind: Kind
     detail: str
 
 
 class Sandbox:
-    """A database with the tables that ``statements`` create. :meth:`load` fills them, :meth:`run` reads them."""
+    """A database with the tables that `statements` create. `load` fills them, `run` reads them."""
 
     def __init__(self, statements: list[str]) -> None:
         self._refused, self._steps, self._loading = "", 0, False
@@ -73,7 +73,7 @@ class Sandbox:
         self.connection.set_authorizer(self._authorize)
 
     def load(self, tables: list[tuple[str, str]], data: list[list[tuple[Any, ...]]]) -> None:
-        """The rows of ``data`` in place of those that were there; ``tables`` are the statements (delete, insert) of each.
+        """Load the rows of `data` in place of those that were there; `tables` are the statements (delete, insert) of each.
 
         The authorizer stays in place, so that SQLite compiles a query once for all databases.
         """
@@ -86,7 +86,7 @@ class Sandbox:
             self._loading = False
 
     def run(self, query: str) -> Result | Failure:
-        """The rows of ``query``, or why there are none. Nothing raises but what ends the process."""
+        """Run `query`: its rows, or why there are none. Nothing raises but what ends the process."""
         if len(query) > MAX_CHARS:
             return Failure("too large", f"a query of more than {MAX_CHARS} characters")
         self._refused, self._steps = "", 0

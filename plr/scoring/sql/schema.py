@@ -20,7 +20,7 @@ _AFTER_TYPE = (*_CONSTRAINTS, "not", "null", "default", "references", "collate",
 
 @dataclass(frozen=True)
 class Column:
-    """``affinity`` as SQLite derives it from the declared type: ``INTEGER``, ``TEXT``, ``REAL`` or ``NUMERIC``."""
+    """`affinity` as SQLite derives it from the declared type: `INTEGER`, `TEXT`, `REAL` or `NUMERIC`."""
 
     name: str
     affinity: str
@@ -48,13 +48,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Schema:
-    """``references`` are pairs of (table, column), in lower case, that foreign keys tie."""
+    """`references` are pairs of (table, column), in lower case, that foreign keys tie."""
 
     tables: tuple[Table, ...]
     references: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = ()
 
     def with_numbers(self, keys: Collection[tuple[str, str]]) -> Schema:
-        """The columns of ``keys`` that were declared as text hold numbers: the gold asks which is greater."""
+        """Let the columns of `keys` that were declared as text hold numbers: the gold asks which is greater."""
 
         def column(table: Table, old: Column) -> Column:
             number = old.affinity == "TEXT" and (table.name.lower(), old.name.lower()) in keys
@@ -65,7 +65,7 @@ class Schema:
 
 
 def read_schema(context: str) -> Schema:
-    """The tables of ``context``, in order; a table or column that is given twice is one.
+    """Read the tables of `context`, in order; a table or column that is given twice is one.
 
     >>> read_schema("CREATE TABLE Head (age INT, name VARCHAR(20) NOT NULL); CREATE TABLE t (1st REAL)").tables[0].create
     'CREATE TABLE "Head" ("age" INTEGER, "name" TEXT)'
@@ -91,7 +91,7 @@ def read_schema(context: str) -> Schema:
 
 
 def _items(found: list[Token], opening: int) -> list[list[Token]]:
-    """What stands between the commas of the parentheses that open at ``opening``."""
+    """List the items between the commas of the parentheses that open at `opening`."""
     items: list[list[Token]] = [[]]
     depth = 0
     for token in found[opening:]:
@@ -137,7 +137,7 @@ def _name(token: Token) -> str:
 
 
 def _affinity(declared: str) -> str:
-    """Section 3.1 of "Datatypes In SQLite"; a column without a type is a text here, as nothing else is said of it."""
+    """Derive the affinity by section 3.1 of "Datatypes In SQLite"; a column without a type is a text here."""
     if "int" in declared:
         return "INTEGER"
     if not declared or any(word in declared for word in ("char", "clob", "text", "blob", "string")):

@@ -1,7 +1,7 @@
 """SQL as tokens: enough to see what a query names and compares, with the standard library alone.
 
 No grammar: a query is a flat list of tokens, so nothing a model writes can fail to be read. sqlglot reads more
-(:mod:`plr.scoring.sql.match`), but takes a second to import, and the processes that execute queries must start quickly.
+(`plr.scoring.sql.match`), but takes a second to import, and the processes that execute queries must start quickly.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ _RESERVED = {"add", "all", "alter", "and", "as", "autoincrement", "between", "ca
 
 
 class Token(NamedTuple):
-    """``kind`` is text (single or double quotes), name (backticks, brackets), number, word or op; ``value`` is
-    without quotes; words and ops are in lower case."""
+    """A token of SQL.
+
+    `kind` is text (single or double quotes), name (backticks, brackets), number, word or op; `value` is without quotes;
+    words and ops are in lower case.
+    """
 
     kind: str
     value: str
@@ -42,7 +45,8 @@ class Token(NamedTuple):
 
 
 def tokens(sql: str) -> list[Token]:
-    """
+    """Split a query into tokens; comments are left out.
+
     >>> [token.value for token in tokens("SELECT `a b` FROM t WHERE x >= 'it''s' -- so")]
     ['select', 'a b', 'from', 't', 'where', 'x', '>=', "it's"]
     """
@@ -50,22 +54,22 @@ def tokens(sql: str) -> list[Token]:
 
 
 def texts(sql: str) -> set[str]:
-    """What stands in quotes."""
+    """List the texts that stand in quotes."""
     return {token.value for token in _pieces(sql) if token.kind == "text"}
 
 
 def quoted_name(name: str) -> str:
-    """``name`` as SQLite reads it whatever it is."""
+    """Quote `name` so that SQLite reads it whatever it is."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def executable(sql: str, known_texts: Collection[str] | None, columns: Collection[str] = ()) -> str:
-    """``sql`` as it is given to SQLite: the same query, its awkward spellings settled.
+    """Rewrite `sql` as it is given to SQLite: the same query, its awkward spellings settled.
 
     - A double-quoted word that is a text of the gold is a text, though a column has that name; in the gold itself
-      (``known_texts`` None) every one is. Any other is what SQLite takes it for: a column, or else a text.
-    - ``> =`` is ``>=``, as in Spider's evaluator.
-    - Words of ``columns`` (lower case) that SQLite reads as no name, ``order`` or ``1st_leg``, are quoted where a name
+      (`known_texts` None) every one is. Any other is what SQLite takes it for: a column, or else a text.
+    - `> =` is `>=`, as in Spider's evaluator.
+    - Words of `columns` (lower case) that SQLite reads as no name, `order` or `1st_leg`, are quoted where a name
       may stand. Only asked for where the query does not parse without.
 
     >>> executable('SELECT a FROM t WHERE b > = 1 AND c = "a"', None)
@@ -93,7 +97,7 @@ def executable(sql: str, known_texts: Collection[str] | None, columns: Collectio
 
 @lru_cache(maxsize=16)
 def _pieces(sql: str) -> tuple[Token, ...]:
-    """Kept, since a gold is read for its texts, its demands and its spelling."""
+    """Split into tokens; cached, since a gold is read for its texts, its demands and its spelling."""
     return tuple(_token(match.lastgroup or "op", match.group()) for match in _TOKEN.finditer(sql))
 
 

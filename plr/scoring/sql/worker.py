@@ -1,11 +1,11 @@
-"""The process in which answers are executed: ``python -m plr.scoring.sql.worker``.
+"""The process in which answers are executed: `python -m plr.scoring.sql.worker`.
 
-It reads one JSON line ``[context, gold, answer, seed]`` and writes one line ``[kind, detail]``, until its input ends. It
+It reads one JSON line `[context, gold, answer, seed]` and writes one line `[kind, detail]`, until its input ends. It
 imports the standard library alone, so that it starts in a tenth of a second and takes 20 MB.
 
-What :class:`~plr.scoring.sql.sandbox.Sandbox` cannot hold is held here by the operating system: address space, and CPU
+What `Sandbox` cannot hold is held here by the operating system: address space, and CPU
 time of one sample (not wall time, which depends on who else runs). A process over its time is ended by the
-signal and replaced by :mod:`plr.scoring.sql.pool`. No file can be written, no core is left.
+signal and replaced by `plr.scoring.sql.pool`. No file can be written, no core is left.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _limit(what: int, soft: int) -> None:
-    """The soft limit, within what this process was given."""
+    """Set the soft limit, within what this process was given."""
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
