@@ -190,7 +190,7 @@ def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
 
 
 def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Compute the weighted Pearson correlation of `x` and `y [resamples, rows]`; constant y (the prediction): 0; constant x: NaN."""
+    """Compute the weighted Pearson correlation of `x` and `y [resamples, rows]`; constant y (predicted): 0; constant x: NaN."""
     import numpy as np
 
     total = weights.sum(axis=1, keepdims=True)
