@@ -59,8 +59,8 @@ def read_number(text: str) -> str | None:
     >>> read_number("it is 1,200."), read_number("10-5"), read_number("nine")
     ('1200.', '-5', None)
     """
-    found = _NUMBER.findall(text.replace(",", ""))
-    return found[-1] if found else None
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return numbers[-1] if numbers else None
 
 
 def number_match(text: str, gold: str) -> Score:
@@ -83,8 +83,8 @@ def first_letter(text: str) -> str:
     >>> first_letter("Answer is (C)"), first_letter("it is 5")
     ('A', '')
     """
-    found = _LETTER.search(text)
-    return found.group() if found else ""
+    letter = _LETTER.search(text)
+    return letter.group() if letter else ""
 
 
 def option_letter(text: str) -> str:
@@ -93,8 +93,8 @@ def option_letter(text: str) -> str:
     >>> option_letter("Answer is (C)"), option_letter("Not A. The answer is B, not D."), option_letter("so E fits best")
     ('C', 'B', 'E')
     """
-    said = list(_SAYS.finditer(text))
-    chosen = _ALONE.search(text, said[-1].end()) if said else None
+    statements = list(_SAYS.finditer(text))
+    chosen = _ALONE.search(text, statements[-1].end()) if statements else None
     if chosen:
         return chosen.group()
     alone = _ALONE.findall(text)
@@ -117,9 +117,9 @@ def cut_after_stated_answer(text: str, *, letters: bool) -> str:
     'The answer is clear: (B) 1.5 m.'
     """
     answer = _ALONE if letters else _NUMBER
-    for said in _SAYS.finditer(text):
-        end = _SENTENCE_END.search(text, said.end())
+    for statement in _SAYS.finditer(text):
+        end = _SENTENCE_END.search(text, statement.end())
         stop = len(text) if end is None else end.start() if end.group() == "\n" else end.end()
-        if answer.search(text, said.end(), stop):
+        if answer.search(text, statement.end(), stop):
             return text[:stop]
     return text

@@ -52,9 +52,9 @@ def _folded(answer: str, gold: str) -> Score:
 
 
 def _contains(answer: str, gold: str) -> Score:
-    found = gold.strip() in answer
+    contained = gold.strip() in answer
     return Score.of(
-        found, _short(answer.strip()), f"the gold {_short(gold.strip())!r} {'is' if found else 'is not'} in it"
+        contained, _short(answer.strip()), f"the gold {_short(gold.strip())!r} {'is' if contained else 'is not'} in it"
     )
 
 

@@ -57,19 +57,19 @@ def measure(
     import numpy as np
 
     right = np.asarray(gold)
-    given = np.asarray(outputs, dtype=np.float64)
-    if given.ndim != 2 or len(given) != len(right) or not len(right):
-        raise ValueError(f"outputs of shape {given.shape} for {len(right)} gold labels")
-    if not np.isfinite(given.max(axis=1)).all():
-        raise ValueError(f"row {int(np.isfinite(given.max(axis=1)).argmin())} has outputs that are no finite numbers")
+    scores = np.asarray(outputs, dtype=np.float64)
+    if scores.ndim != 2 or len(scores) != len(right) or not len(right):
+        raise ValueError(f"outputs of shape {scores.shape} for {len(right)} gold labels")
+    if not np.isfinite(scores.max(axis=1)).all():
+        raise ValueError(f"row {int(np.isfinite(scores.max(axis=1)).argmin())} has outputs that are no finite numbers")
     for name in names:
         if name in ("pearson", "spearman"):
             continue
-        if given.shape[1] == 1:
+        if scores.shape[1] == 1:
             raise ValueError(f"{name} needs one output a label, not one number")
-        if right.dtype.kind not in "iu" or right.min() < 0 or right.max() >= given.shape[1]:
-            raise ValueError(f"{name} needs gold labels from 0 to {given.shape[1] - 1}, as integers")
-    values = {name: METRICS[name](right, given, np.ones((1, len(right))))[0] for name in names}
+        if right.dtype.kind not in "iu" or right.min() < 0 or right.max() >= scores.shape[1]:
+            raise ValueError(f"{name} needs gold labels from 0 to {scores.shape[1] - 1}, as integers")
+    values = {name: METRICS[name](right, scores, np.ones((1, len(right))))[0] for name in names}
     drawn: dict[str, list[Floats]] = {name: [] for name in names}
     generator = np.random.default_rng(seed)
     left = resamples
@@ -77,16 +77,16 @@ def measure(
         count = min(left, max(1, _CELLS // len(right)))
         weights = _draw(generator, count, len(right))
         for name in names:
-            drawn[name].append(METRICS[name](right, given, weights))
+            drawn[name].append(METRICS[name](right, scores, weights))
         left -= count
-    found: dict[str, tuple[float | None, float | None]] = {}
+    measured: dict[str, tuple[float | None, float | None]] = {}
     for name in names:
         over = np.concatenate(drawn[name]) if drawn[name] else np.empty(0)
         over = over[~np.isnan(over)]
         value = float(values[name])
         error = float(over.std(ddof=1)) if len(over) > 1 and value == value else None
-        found[name] = (value if value == value else None, error)
-    return found
+        measured[name] = (value if value == value else None, error)
+    return measured
 
 
 def predicted(outputs: Any) -> Any:
@@ -198,8 +198,8 @@ def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
     dy = y - (weights * y).sum(axis=1, keepdims=True) / total
     xx, yy, xy = ((weights * a * b).sum(axis=1) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
     flat_x, flat_y = (_flat(v, weights) for v in (x, y))
-    found = np.clip(_ratio(xy, np.sqrt(xx * yy), 0.0), -1.0, 1.0)
-    return np.where(flat_x, np.nan, np.where(flat_y, 0.0, found))
+    correlation = np.clip(_ratio(xy, np.sqrt(xx * yy), 0.0), -1.0, 1.0)
+    return np.where(flat_x, np.nan, np.where(flat_y, 0.0, correlation))
 
 
 def _flat(values: Floats, weights: Floats) -> NDArray[Any]:

@@ -148,8 +148,8 @@ KNOWN: Mapping[str, Metric] = {
 def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
     """Look `name` up among `declared`: by its whole name, else by its measure, the part before the comma."""
     by_name = {metric.name: metric for metric in declared}
-    found = by_name.get(name) or by_name.get(name.partition(",")[0])
-    return None if found is None else replace(found, name=name)
+    chosen = by_name.get(name) or by_name.get(name.partition(",")[0])
+    return None if chosen is None else replace(chosen, name=name)
 
 
 def metric_named(name: str) -> Metric:

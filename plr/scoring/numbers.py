@@ -84,8 +84,8 @@ def flexible_extract(text: str) -> str:
     >>> flexible_extract("#### $15"), flexible_extract("the answer is 5..."), flexible_extract("no idea")
     ('$15', '5...', '[invalid]')
     """
-    found = _FLEXIBLE.findall(text)
-    return (found[-1][0] or found[-1][1]).strip() if found else INVALID
+    numbers = _FLEXIBLE.findall(text)
+    return (numbers[-1][0] or numbers[-1][1]).strip() if numbers else INVALID
 
 
 def normalize_answer(text: str) -> str:
@@ -117,8 +117,8 @@ def last_number(text: str) -> Decimal | None:
     >>> [str(last_number(text)) for text in ("$1,200.50 in all.", "so 10-5", "it is -$5", "12, 34", "-")]
     ['1200.50', '5', '-5', '34', 'None']
     """
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("$", "")) if found else None
+    numbers = _NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "").replace("$", "")) if numbers else None
 
 
 def numeric_match(text: str, gold: str) -> Score:

@@ -62,8 +62,8 @@ def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
         places[y] = places.get(y, 0) | 1 << j
     full = row = (1 << len(b)) - 1
     for x in a:
-        found = row & places.get(x, 0)
-        row = (row + found | row - found) & full
+        matches = row & places.get(x, 0)
+        row = (row + matches | row - matches) & full
     return len(b) - row.bit_count()
 
 

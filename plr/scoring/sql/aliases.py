@@ -38,13 +38,13 @@ def drop_needless_aliases(root: exp.Expr) -> None:
 
 def _around(node: exp.Expr) -> list[exp.Select]:
     """List the SELECTs around `node`, innermost first."""
-    found: list[exp.Select] = []
+    selects: list[exp.Select] = []
     parent = node.parent
     while parent is not None:
         if isinstance(parent, exp.Select):
-            found.append(parent)
+            selects.append(parent)
         parent = parent.parent
-    return found
+    return selects
 
 
 def _sources(select: exp.Select) -> list[exp.Expr]:

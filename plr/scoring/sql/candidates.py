@@ -32,10 +32,10 @@ class Candidates:
             for column in table.columns:
                 self._add((table.name.lower(), column.name.lower()), wants, column.affinity == "TEXT")
         for members in self.group.values():
-            given = [key for key in sorted(members) if key in self.good]
+            filled = [key for key in sorted(members) if key in self.good]
             for key in sorted(members):
-                if given and key not in self.good:
-                    self.good[key], self.near[key] = self.good[given[0]], self.near[given[0]]
+                if filled and key not in self.good:
+                    self.good[key], self.near[key] = self.good[filled[0]], self.near[filled[0]]
 
     def _add(self, key: ColumnKey, wants: Demands, text: bool) -> None:
         atoms = list(wants.atoms.get(key, []))
@@ -46,12 +46,12 @@ class Candidates:
         numbers = sorted(atom.value for atom in atoms if not isinstance(atom.value, str))
         between = [(low + high) // 2 for low, high in pairwise(numbers)]
         raw = [value for atom in atoms for value in _around(atom)] + between
-        found: dict[Value, int] = {}
+        satisfied: dict[Value, int] = {}
         for value in dict.fromkeys(_stored(value, text) for value in raw):
-            found[value] = sum(_holds(value, atom, text) for atom in atoms)
-        most = max(found.values())
-        self.good[key] = [value for value, held in found.items() if held == most]
-        self.near[key] = [value for value, held in found.items() if held != most] or self.good[key]
+            satisfied[value] = sum(_holds(value, atom, text) for atom in atoms)
+        most = max(satisfied.values())
+        self.good[key] = [value for value, held in satisfied.items() if held == most]
+        self.near[key] = [value for value, held in satisfied.items() if held != most] or self.good[key]
 
 
 def linked(links: list[tuple[ColumnKey, ColumnKey]]) -> dict[ColumnKey, set[ColumnKey]]:
@@ -103,8 +103,8 @@ def _holds(value: str | int | float, atom: Atom, text: bool) -> bool:
         return value == wanted
     if "like" in operator:
         pattern = re.escape(str(atom.value)).replace("%", ".*").replace("_", ".")
-        found = re.fullmatch(pattern, str(value), re.IGNORECASE | re.DOTALL) is not None
-        return found != operator.startswith("not ")
+        matches = re.fullmatch(pattern, str(value), re.IGNORECASE | re.DOTALL) is not None
+        return matches != operator.startswith("not ")
     left, right = (isinstance(value, str), value), (isinstance(wanted, str), wanted)
     equal, less = left == right, left < right  # numbers come before texts, as in SQLite
     return {

@@ -43,12 +43,12 @@ class Demands:
     @property
     def compared_as_numbers(self) -> set[ColumnKey]:
         """Columns that are less or greater than a number somewhere, and never than a text."""
-        found: set[ColumnKey] = set()
+        columns: set[ColumnKey] = set()
         for key, atoms in self.atoms.items():
             literals = [atom.value for atom in atoms if atom.operator.strip("=") in ("<", ">")]
             if literals and not any(isinstance(literal, str) for literal in literals):
-                found.add(key)
-        return found
+                columns.add(key)
+        return columns
 
     @property
     def ordered(self) -> bool:

@@ -140,12 +140,12 @@ def _suites() -> dict[tuple[str, str, int], Suite]:
 
 
 def _suite(context: str, gold: str, seed: int) -> Suite:
-    kept, key = _suites(), (context, gold, seed)
-    if key not in kept:
-        if len(kept) >= _KEPT_SUITES:
-            kept.pop(next(iter(kept))).close()
-        kept[key] = Suite(context, gold, seed)
-    return kept[key]
+    suites, key = _suites(), (context, gold, seed)
+    if key not in suites:
+        if len(suites) >= _KEPT_SUITES:
+            suites.pop(next(iter(suites))).close()
+        suites[key] = Suite(context, gold, seed)
+    return suites[key]
 
 
 def judge(context: str, gold: str, answer: str, seed: int = 0) -> Verdict:

@@ -134,7 +134,7 @@ def canonical(sql: str) -> Canonical:
         return Canonical(None, None, problem)
     try:
         root = sqlglot.parse_one(sql.rstrip("; \t\r\n"), dialect=_Lenient)
-        while isinstance(root, exp.Subquery) and set(_given(root)) == {"this"}:
+        while isinstance(root, exp.Subquery) and set(_set_arguments(root)) == {"this"}:
             root = root.this
         if not isinstance(root, exp.Query):
             return Canonical(None, None, f"is no query but {type(root).__name__}")
@@ -142,7 +142,7 @@ def canonical(sql: str) -> Canonical:
         _fold_names(root)
         drop_needless_aliases(root)
         text = root.sql(dialect=_Lenient, comments=False, copy=False)
-        return Canonical(text, _CANONICAL_TEXT.sub(lambda found: found.group().casefold(), text), "")
+        return Canonical(text, _CANONICAL_TEXT.sub(lambda literal: literal.group().casefold(), text), "")
     except RecursionError:
         return Canonical(None, None, "is nested too deeply")
     except Exception as error:  # what a parser raises on junk is not a closed set, and junk must only ever be unequal
@@ -184,7 +184,7 @@ def _fold_names(root: exp.Expr) -> None:
         name.set("quoted", not _SIMPLE_NAME.fullmatch(folded))
 
 
-def _given(node: exp.Expr) -> list[str]:
+def _set_arguments(node: exp.Expr) -> list[str]:
     return [key for key, value in node.args.items() if value]
 
 

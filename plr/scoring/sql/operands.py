@@ -31,7 +31,7 @@ class Operands:
     """
 
     def __init__(self, query: str, schema: Schema) -> None:
-        self.found = [*tokens(query), Token("end", "", "")]
+        self.tokens = [*tokens(query), Token("end", "", "")]
         self.columns: dict[str, list[ColumnKey]] = {}
         for table in schema.tables:
             for column in table.columns:
@@ -43,29 +43,32 @@ class Operands:
 
     def read(self, position: int) -> Operand | None:
         """Read the operand that begins at `position`; None if there is none."""
-        found = self.found
-        if position >= len(found):
+        if position >= len(self.tokens):
             return None
-        token = found[position]
+        token = self.tokens[position]
         if token.raw == "(":
             at = position + 1
-            if found[at].value == "select":
+            if self.tokens[at].value == "select":
                 at += 1
-            at += found[at].value == "distinct"
+            at += self.tokens[at].value == "distinct"
             inner = self.read(at)
             if inner is None or inner.literal is not None:
                 return None
-            return inner._replace(end=inner.end + (found[inner.end].raw == ")"))
+            return inner._replace(end=inner.end + (self.tokens[inner.end].raw == ")"))
         if token.kind == "number":
             return Operand([], "", number(token.raw), position + 1)
-        if token.raw == "-" and found[position + 1].kind == "number":
-            return Operand([], "", -number(found[position + 1].raw), position + 2)
-        if token.kind == "word" and found[position + 1].raw == "(" and token.value not in ("and", "or", "in", "not"):
+        if token.raw == "-" and self.tokens[position + 1].kind == "number":
+            return Operand([], "", -number(self.tokens[position + 1].raw), position + 2)
+        if (
+            token.kind == "word"
+            and self.tokens[position + 1].raw == "("
+            and token.value not in ("and", "or", "in", "not")
+        ):
             return self._function(position)
         if token.kind in ("word", "name", "text"):
             name = token.value.lower()
-            if found[position + 1].raw == "." and name in self.aliases and position + 2 < len(found):
-                column = found[position + 2].value.lower()
+            if self.tokens[position + 1].raw == "." and name in self.aliases and position + 2 < len(self.tokens):
+                column = self.tokens[position + 2].value.lower()
                 columns = [key for key in self.columns.get(column, []) if key[0] in self.aliases[name]]
                 return Operand(columns, "", None, position + 3)
             if token.kind == "text":
@@ -76,11 +79,11 @@ class Operands:
         return None
 
     def _function(self, position: int) -> Operand | None:
-        function, at = self.found[position].value, position + 2
-        at += self.found[at].value == "distinct"
-        star = self.found[at].raw == "*"
+        function, at = self.tokens[position].value, position + 2
+        at += self.tokens[at].value == "distinct"
+        star = self.tokens[at].raw == "*"
         inner = Operand([], "", None, at + 1) if star else self.read(at)
-        if inner is None or inner.literal is not None or self.found[inner.end].raw != ")":
+        if inner is None or inner.literal is not None or self.tokens[inner.end].raw != ")":
             return None
         if function in _ADDS:
             self.added.update(inner.columns)
@@ -89,13 +92,13 @@ class Operands:
     def _aliases(self, tables: set[str]) -> dict[str, set[str]]:
         """Map every name a table goes by to its tables. One alias may mean two tables, in two SELECTs."""
         aliases: dict[str, set[str]] = {}
-        for position, token in enumerate(self.found):
+        for position, token in enumerate(self.tokens):
             name = token.value.lower()
-            before = self.found[position - 1].value if position else ""
+            before = self.tokens[position - 1].value if position else ""
             if token.kind not in ("word", "name", "text") or name not in tables or before not in ("from", "join", ","):
                 continue
             aliases.setdefault(name, set()).add(name)
-            after = self.found[position + 1 + (self.found[position + 1].value == "as")]
+            after = self.tokens[position + 1 + (self.tokens[position + 1].value == "as")]
             if after.kind in ("word", "name") and after.value not in _NOT_AN_ALIAS:
                 aliases.setdefault(after.value.lower(), set()).add(name)
         return aliases

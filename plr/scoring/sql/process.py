@@ -69,9 +69,9 @@ class WorkerProcess:
             self._read()
         except _Died as died:
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines()
+            output = self._errors.read().decode(errors="replace").strip().splitlines()
             raise ResourceError(
-                f"the process that executes SQL does not start ({died.why}): {said[-1] if said else 'it says nothing'}",
+                f"the process that executes SQL does not start ({died.why}): {output[-1] if output else 'it says nothing'}",
                 hint="python -m plr.scoring.sql.worker shows why",
             ) from None
 
@@ -113,12 +113,12 @@ class WorkerProcess:
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, end - time.monotonic())):
                     self._process.kill()
-                more = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not more:
+                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not chunk:
                     code = self._process.wait()
                     if -code in (signal.SIGPROF, signal.SIGXCPU):
                         raise _Died(CPU_TIME)
                     raise _Died(signal.Signals(-code).name if code < 0 else f"exit code {code}")
-                self._buffer += more
+                self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return Verdict(*json.loads(line))

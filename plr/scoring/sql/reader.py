@@ -31,14 +31,14 @@ def read_demands(gold: str, schema: Schema) -> Demands:
 class _Reader:
     def __init__(self, gold: str, schema: Schema) -> None:
         self.operands = Operands(gold, schema)
-        self.found, self._operand = self.operands.found, self.operands.read
-        self.wants = Demands(words={token.value for token in self.found if token.kind == "word"})
+        self.tokens, self._operand = self.operands.tokens, self.operands.read
+        self.wants = Demands(words={token.value for token in self.tokens if token.kind == "word"})
         self.wants.links.extend(schema.references)
 
     def read(self) -> Demands:
         position = 0
-        while position < len(self.found) - 1:
-            token = self.found[position]
+        while position < len(self.tokens) - 1:
+            token = self.tokens[position]
             if token.kind == "word" and token.value in ("limit", "offset"):
                 self._limit(position + 1)
             if token.kind == "word" and token.value == "by":
@@ -55,10 +55,10 @@ class _Reader:
         if left is None:
             return None
         at = left.end
-        negated = self.found[at].value == "not"
+        negated = self.tokens[at].value == "not"
         at += negated
-        operator = self.found[at].value
-        if self.found[at].kind not in ("op", "word") or operator not in _COMPARISONS:
+        operator = self.tokens[at].value
+        if self.tokens[at].kind not in ("op", "word") or operator not in _COMPARISONS:
             return None
         if operator == "in":
             return self._member(left, at + 1, negated)
@@ -66,7 +66,7 @@ class _Reader:
         if right is None:
             return None
         if operator == "between":
-            upper = self._operand(right.end + 1) if self.found[right.end].value == "and" else None
+            upper = self._operand(right.end + 1) if self.tokens[right.end].value == "and" else None
             self._atom(left, ">=", right.literal)
             self._atom(left, "<=", upper.literal if upper else None)
             return (upper or right).end
@@ -82,7 +82,7 @@ class _Reader:
 
     def _member(self, left: Operand, at: int, negated: bool) -> int:
         """Read `left IN (...)`: a list of literals, or a SELECT of one column."""
-        if self.found[at].raw != "(":
+        if self.tokens[at].raw != "(":
             return at
         inner = self._operand(at)
         if inner is not None and inner.columns:
@@ -91,7 +91,7 @@ class _Reader:
         at += 1
         while (item := self._operand(at)) is not None and item.literal is not None:
             self._atom(left, "!=" if negated else "=", item.literal)
-            at = item.end + (self.found[item.end].raw == ",")
+            at = item.end + (self.tokens[item.end].raw == ",")
         return at
 
     def _atom(self, operand: Operand, operator: str, value: str | int | float | None) -> None:
@@ -111,37 +111,37 @@ class _Reader:
         """Link the columns of two SELECTs that UNION, INTERSECT or EXCEPT puts over each other."""
         depth, before = 0, None
         for at in range(position - 1, -1, -1):
-            depth += (self.found[at].raw == ")") - (self.found[at].raw == "(")
-            if depth == 0 and self.found[at].value == "select":
+            depth += (self.tokens[at].raw == ")") - (self.tokens[at].raw == "(")
+            if depth == 0 and self.tokens[at].value == "select":
                 before = at
                 break
-        after = next((i for i in range(position, len(self.found)) if self.found[i].value == "select"), None)
+        after = next((i for i in range(position, len(self.tokens)) if self.tokens[i].value == "select"), None)
         if before is not None and after is not None:
             for one, other in zip(self._list(before + 1), self._list(after + 1), strict=False):
                 self.wants.links += [(a, b) for a in one.columns for b in other.columns if a != b]
 
     def _list(self, at: int) -> list[Operand]:
-        at += self.found[at].value == "distinct"
+        at += self.tokens[at].value == "distinct"
         operands: list[Operand] = []
         while (operand := self._operand(at)) is not None:
             operands.append(operand)
-            if self.found[operand.end].raw != ",":
+            if self.tokens[operand.end].raw != ",":
                 break
             at = operand.end + 1
         return operands
 
     def _limit(self, position: int) -> None:
-        if self.found[position].kind == "number":
-            self.wants.limit += int(number(self.found[position].raw))
+        if self.tokens[position].kind == "number":
+            self.wants.limit += int(number(self.tokens[position].raw))
 
     def _by(self, position: int) -> None:
         """Read the columns behind ORDER BY or GROUP BY."""
-        kept = self.wants.sorted_by if self.found[position - 1].value == "order" else self.wants.grouped_by
+        columns = self.wants.sorted_by if self.tokens[position - 1].value == "order" else self.wants.grouped_by
         at = position + 1
         while (operand := self._operand(at)) is not None:
             if operand.function != "count":
-                kept.update(operand.columns)
-            at = operand.end + (self.found[operand.end].value in ("asc", "desc"))
-            if self.found[at].raw != ",":
+                columns.update(operand.columns)
+            at = operand.end + (self.tokens[operand.end].value in ("asc", "desc"))
+            if self.tokens[at].raw != ",":
                 return
             at += 1

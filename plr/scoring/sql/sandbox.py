@@ -112,18 +112,18 @@ class Sandbox:
         self.connection.close()
 
     def _failure(self, error: Exception) -> Failure:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        message = " ".join(str(error).split())[:200] or type(error).__name__
         if self._refused:
             return Failure("forbidden", self._refused)
         if self._steps > MAX_STEPS:
             return Failure("timeout", f"more than {MAX_STEPS} steps of SQLite's virtual machine")
         if isinstance(error, MemoryError):
             return Failure("too large", "out of the memory it may use")
-        if said.startswith(_MISSING):
-            return Failure("missing table or column", said)
-        if any(word in said.lower() for word in _LARGE):
-            return Failure("too large", said)
-        return Failure("parse error", said)
+        if message.startswith(_MISSING):
+            return Failure("missing table or column", message)
+        if any(word in message.lower() for word in _LARGE):
+            return Failure("too large", message)
+        return Failure("parse error", message)
 
     def _count(self) -> int:
         self._steps += _STRIDE

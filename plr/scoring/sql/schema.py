@@ -70,31 +70,35 @@ def read_schema(context: str) -> Schema:
     >>> read_schema("CREATE TABLE Head (age INT, name VARCHAR(20) NOT NULL); CREATE TABLE t (1st REAL)").tables[0].create
     'CREATE TABLE "Head" ("age" INTEGER, "name" TEXT)'
     """
-    found = tokens(context)
+    context_tokens = tokens(context)
     tables: dict[str, tuple[str, dict[str, Column]]] = {}
     references: list[tuple[tuple[str, str], tuple[str, str]]] = []
-    for position, token in enumerate(found):
+    for position, token in enumerate(context_tokens):
         if token.value != "table" or token.kind != "word" or position == 0:
             continue
         start = position + 1
-        while start < len(found) and found[start].kind == "word" and found[start].value in ("if", "not", "exists"):
+        while (
+            start < len(context_tokens)
+            and context_tokens[start].kind == "word"
+            and context_tokens[start].value in ("if", "not", "exists")
+        ):
             start += 1
-        opening = next((i for i in range(start, len(found)) if found[i].raw == "("), None)
+        opening = next((i for i in range(start, len(context_tokens)) if context_tokens[i].raw == "("), None)
         if opening is None or opening == start:
             continue
-        name = _name(found[opening - 1])
+        name = _name(context_tokens[opening - 1])
         _, columns = tables.setdefault(name.lower(), (name, {}))
-        for item in _items(found, opening):
+        for item in _items(context_tokens, opening):
             _read_item(item, name.lower(), columns, references)
-    made = tuple(Table(name, tuple(columns.values())) for name, columns in tables.values() if columns)
-    return Schema(made, tuple(references))
+    filled = tuple(Table(name, tuple(columns.values())) for name, columns in tables.values() if columns)
+    return Schema(filled, tuple(references))
 
 
-def _items(found: list[Token], opening: int) -> list[list[Token]]:
+def _items(context_tokens: list[Token], opening: int) -> list[list[Token]]:
     """List the items between the commas of the parentheses that open at `opening`."""
     items: list[list[Token]] = [[]]
     depth = 0
-    for token in found[opening:]:
+    for token in context_tokens[opening:]:
         depth += (token.raw == "(") - (token.raw == ")")
         if depth == 0:
             break
