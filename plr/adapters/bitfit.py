@@ -191,9 +191,9 @@ class BitFitModel(WrapperModel):
         }
 
 
-def _no_bias(given: str) -> ModelError:
+def _no_bias(problem: str) -> ModelError:
     return ModelError(
-        given,
+        problem,
         expected="a model with biases, e.g. BERT, RoBERTa, GPT-2, OPT, Qwen2 (query, key, value)",
         hint="set add_biases: true with target_modules: zero biases are added to those linear layers and trained",
     )

@@ -154,9 +154,9 @@ class BottleneckLayer(WrapperLayer):
 
     def _check(self, output: Any) -> None:
         if not isinstance(output, Tensor) or output.shape[-1] != self.out_features:
-            given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            actual = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ModelError(
-                f"{self.module_name} returns {given}: a bottleneck adapter cannot be added to it",
+                f"{self.module_name} returns {actual}: a bottleneck adapter cannot be added to it",
                 expected=f"one tensor [.., {self.out_features}]",
                 hint="target the output projection inside it instead, e.g. o_proj or down_proj",
             )
@@ -176,8 +176,8 @@ class BottleneckModel(WrapperModel):
             ModelError: names both.
         """
         wrapped = [name for name, module in model.named_modules() if isinstance(module, BottleneckLayer)]
-        found = [name for name, _ in model.named_modules() if name and check_target_module_exists(peft_config, name)]
-        names = sorted({*wrapped, *found})
+        targets = [name for name, _ in model.named_modules() if name and check_target_module_exists(peft_config, name)]
+        names = sorted({*wrapped, *targets})
         for outer, inner in itertools.product(names, names):
             if inner.startswith(f"{outer}.") and not inner.startswith(f"{outer}.{self.prefix}"):
                 raise ModelError(

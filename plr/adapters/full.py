@@ -94,9 +94,9 @@ class FullMethod(AdapterMethod):
                 expected="the same module names and shapes as in training",
                 hint="use the source it was trained from",
             )
-        kept = {key: tensor.detach().to("cpu", copy=True) for key, tensor in own.items()}
+        originals = {key: tensor.detach().to("cpu", copy=True) for key, tensor in own.items()}
         _copy(trained, own)
-        setattr(model, REPLACED, (name, kept))
+        setattr(model, REPLACED, (name, originals))
         return model.eval()
 
     def unload(self, model: Any, name: str) -> Any:
@@ -105,14 +105,14 @@ class FullMethod(AdapterMethod):
         Raises:
             ModelError: nothing was loaded under `name`; a model that was trained here has no weights to go back to.
         """
-        loaded, kept = getattr(model, REPLACED, (None, {}))
+        loaded, originals = getattr(model, REPLACED, (None, {}))
         if loaded != name:
             raise ModelError(
                 f"no fully fine-tuned weights were put on this base under the name {name!r}",
                 expected=f"the name {loaded!r}" if loaded else "a model made by load",
                 hint="load the source again",
             )
-        _copy(kept, model.state_dict())
+        _copy(originals, model.state_dict())
         delattr(model, REPLACED)
         return model
 
@@ -130,10 +130,10 @@ def _read(model_class: Any, folder: Path) -> dict[str, Tensor]:
     """Read the tensors of a saved checkpoint, in float32, under the names of the model's own state."""
     import torch
 
-    model, found = model_class.from_pretrained(
+    model, info = model_class.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
-    missing = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    missing = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if missing:
         raise ProvenanceError(
             f"{folder} is no whole checkpoint of {model_class.__name__}: {missing[0]} does not match",

@@ -40,10 +40,10 @@ REFUSED = {
 @cache
 def peft_names() -> tuple[str, ...]:
     """List the names of PEFT's methods in lower case, read from the source of its enum: importing PEFT takes seconds."""
-    found = importlib.util.find_spec("peft")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.origin is None:
         return ()
-    source = Path(found.origin).parent / "utils" / "peft_types.py"
+    source = Path(spec.origin).parent / "utils" / "peft_types.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == "PeftType":
             values = [item.value for item in node.body if isinstance(item, ast.Assign)]

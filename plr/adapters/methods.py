@@ -57,8 +57,8 @@ def _peft(
     **properties: Any,
 ) -> None:
     """Make one row of the table; `properties` are those of `Properties` that differ from LoRA's."""
-    said = Properties(summary=summary, source=source, family=family, **properties)
-    adapters.register(name)(made_by(config_class, config, said, module, updates=updates, state=state))
+    described = Properties(summary=summary, source=source, family=family, **properties)
+    adapters.register(name)(made_by(config_class, config, described, module, updates=updates, state=state))
 
 
 # Low rank.

@@ -44,8 +44,8 @@ class RankBudget(TrainerCallback):
     @property
     def tensors(self) -> dict[str, Tensor]:
         named = {"mean": self.means, "spread": self.spreads, "kept": self.kept}
-        found = {f"rank_budget.{kind}.{name}": t for kind, group in named.items() for name, t in group.items()}
-        return found | {"rank_budget.masked": self.masked}
+        state = {f"rank_budget.{kind}.{name}": t for kind, group in named.items() for name, t in group.items()}
+        return state | {"rank_budget.masked": self.masked}
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

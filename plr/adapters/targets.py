@@ -80,7 +80,7 @@ def named_in(model: nn.Module, config: Mapping[str, Any], method: str) -> dict[s
     for key in LISTS:
         value = config.get(key)
         if isinstance(value, list | tuple):
-            result[key] = list(dict.fromkeys(found for item in value for found in _resolved(str(item), names, roles)))
+            result[key] = list(dict.fromkeys(module for item in value for module in _resolved(str(item), names, roles)))
         elif isinstance(value, str) and value in roles and not _has(names, value):
             result[key] = roles[value]
     wanted = config.get("target_modules")
@@ -101,12 +101,12 @@ def linear_names(model: nn.Module) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    found = (
+    names = (
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module is not output
     )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
 def _has(names: list[str], item: str) -> bool:

@@ -42,7 +42,7 @@ class Part:
     b: Tensor
     """float [out, restarts * r]"""
     merges: bool
-    kept: Tensor | None = None
+    start: Tensor | None = None
     """W_0 on the CPU, once something was added to the weight."""
     hook: Any = None
 
@@ -121,12 +121,12 @@ class Restarts:
         with torch.no_grad():
             for part in (part for part in self.parts.values() if part.merges):
                 base = part.layer.get_base_layer()
-                kept = part.kept
-                if kept is None:
+                start = part.start
+                if start is None:
                     if rows == 0:
                         continue
-                    kept = part.kept = base.weight.detach().to("cpu", copy=True)
-                weight = kept.to(base.weight.device)
+                    start = part.start = base.weight.detach().to("cpu", copy=True)
+                weight = start.to(base.weight.device)
                 if rows:
                     update = self.scaling * (part.b[:, :rows] @ part.a[:rows])  # [out, in]
                     update = update.t() if isinstance(base, Conv1D) else update
@@ -222,11 +222,11 @@ class Jagged(TrainerCallback):
         return 1.0 if last is None else min(1.0, (step - last + 1) / (warmup + 1))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        made = sum(point <= state.global_step for point in self.points(state.max_steps))
-        if made != int(self.state.done):
+        expected = sum(point <= state.global_step for point in self.points(state.max_steps))
+        if expected != int(self.state.done):
             raise TrainingError(
                 f"the checkpoint of step {state.global_step} was made after {int(self.state.done)} restarts",
-                expected=f"{made} restarts",
+                expected=f"{expected} restarts",
                 hint="remove the folder of this step in .work and train again",
             )
         self.state.apply()  # resuming: the base was loaded as it was at the start

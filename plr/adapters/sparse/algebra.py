@@ -92,10 +92,10 @@ def compose(adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[f
         v = np.maximum(scores[positions], LEAST)
         scores = np.minimum(outside, v.min())
         scores[positions] = v
-        found = (scores.reshape(first.scores.shape), total / (alpha * v)[:, None, None], positions)
-        for part, array in zip(PARTS, found, strict=True):
-            kept = array if array.dtype == np.int64 else array.astype(np.float32)
-            tensors[f"{PREFIX}{name}.{part}"] = np.ascontiguousarray(kept)
+        arrays = (scores.reshape(first.scores.shape), total / (alpha * v)[:, None, None], positions)
+        for part, array in zip(PARTS, arrays, strict=True):
+            stored = array if array.dtype == np.int64 else array.astype(np.float32)
+            tensors[f"{PREFIX}{name}.{part}"] = np.ascontiguousarray(stored)
         counts[name] = len(positions)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

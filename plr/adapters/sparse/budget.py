@@ -112,8 +112,8 @@ def distribute(grids: Sequence[Grid], base: Sequence[int], ramp: float = 1.0, bu
     for size in dict.fromkeys(grid.block for grid in grids):
         members = [i for i, grid in enumerate(grids) if grid.block == size]
         total = sum(base[i] for i in members)
-        kept = total / sum(quotas[i] for i in members)  # not 1 where layers have different numbers of modules
-        whole = _round([quotas[i] * kept for i in members], [1] * len(members), total)
+        factor = total / sum(quotas[i] for i in members)  # not 1 where layers have different numbers of modules
+        whole = _round([quotas[i] * factor for i in members], [1] * len(members), total)
         for i, k in zip(members, whole, strict=True):
             counts[i] = k
     for grid, k, quota in zip(grids, counts, quotas, strict=True):
@@ -130,15 +130,15 @@ def _line(grids: Sequence[Grid], ramp: float) -> list[float]:
     """Return a factor for each module: linear over the depth, last / first = ramp, mean of first and last 1."""
     if ramp == 1.0:
         return [1.0] * len(grids)
-    found = [re.match(r"(.*?\.)??(\d+)(\.|$)", grid.name) for grid in grids]
-    for grid, match in zip(grids, found, strict=True):
+    matches = [re.match(r"(.*?\.)??(\d+)(\.|$)", grid.name) for grid in grids]
+    for grid, match in zip(grids, matches, strict=True):
         if match is None:
             raise SparseConfigError(
                 f"k_ramp = {ramp}, and {grid.name} has no layer number in its name",
                 expected="target modules inside numbered layers",
                 hint="k_ramp = 1 with a k_pattern, or leave the module out of target_modules",
             )
-    layers = [match.group(0).rstrip(".") for match in found if match is not None]
+    layers = [match.group(0).rstrip(".") for match in matches if match is not None]
     order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
     last = max(len(order) - 1, 1)
     first = 2 / (1 + ramp) if len(order) > 1 else 1.0

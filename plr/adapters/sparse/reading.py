@@ -219,11 +219,11 @@ def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
     """List the sparse adapters among `steps` that are in the store, in their order."""
     from plr.core.specs import Train
 
-    found = []
+    loaded = []
     for step in steps:
         if isinstance(step, Train) and step.adapter.method == "sparse" and (artifact := store.get(step)) is not None:
-            found.append(read_sparse(artifact.path, step.label))
-    return found
+            loaded.append(read_sparse(artifact.path, step.label))
+    return loaded
 
 
 def module_rows(adapter: SparseAdapter) -> list[dict[str, Any]]:
@@ -256,12 +256,12 @@ def depth_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Group the records of `module_rows` by kind and third of the depth: means of k, wanted and tried; restless modules; energy."""
     layers = sorted({row["layer"] for row in rows})
     third = {layer: THIRDS[3 * i // len(layers)] for i, layer in enumerate(layers)}
-    found = []
+    records = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for depth in THIRDS:
             group = [row for row in rows if row["kind"] == kind and third[row["layer"]] == depth]
             if group:
-                found.append(
+                records.append(
                     {
                         "kind": kind,
                         "depth": depth,
@@ -271,7 +271,7 @@ def depth_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                         "energy_share": sum(row["energy_share"] for row in group),
                     }
                 )
-    return found
+    return records
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -312,11 +312,11 @@ def _read(file: Path) -> dict[str, Any]:
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
     content = file.read_bytes()
     start = 8 + struct.unpack("<Q", content[:8])[0]
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, entry in json.loads(content[8:start]).items():
         if name == "__metadata__" or entry["dtype"] not in kinds:
             continue
         low, high = (start + offset for offset in entry["data_offsets"])
         array = np.frombuffer(content[low:high], dtype=kinds[entry["dtype"]]).reshape(entry["shape"])
-        found[name] = (array.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else array
-    return found
+        arrays[name] = (array.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else array
+    return arrays

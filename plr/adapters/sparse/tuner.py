@@ -243,13 +243,13 @@ class FreshSlots(TrainerCallback):
 def _union_of_blocks(layer: SparseLayer, touched: dict[tuple[int, int], list[torch.Tensor]]) -> int:
     if len(touched) < 2:  # one grid: count blocks
         return sum(
-            len(torch.cat(found).unique()) * (layer.out_features // n) * (layer.in_features // m)
-            for (n, m), found in touched.items()
+            len(torch.cat(positions).unique()) * (layer.out_features // n) * (layer.in_features // m)
+            for (n, m), positions in touched.items()
         )
     mask = torch.zeros(layer.out_features, layer.in_features, dtype=torch.bool)
-    for (n, m), found in touched.items():
+    for (n, m), positions in touched.items():
         cells = mask.unflatten(1, (m, -1)).unflatten(0, (n, -1))
-        for position in torch.cat(found).tolist():
+        for position in torch.cat(positions).tolist():
             cells[position // m, :, position % m] = True
     return int(mask.sum())
 

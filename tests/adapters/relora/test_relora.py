@@ -157,7 +157,7 @@ def test_a_bfloat16_base_is_rounded_once_not_at_every_restart() -> None:
     model = restarted(make_model(dtype=torch.bfloat16))
     part = next(iter(state_of(model).parts.values()))
     plain = dict(make_model(dtype=torch.bfloat16).named_parameters())["model.layers.0.self_attn.q_proj.weight"]
-    assert torch.equal(part.kept, plain)
+    assert torch.equal(part.start, plain)
     expected = (plain.float() + 2.0 * part.b @ part.a).to(torch.bfloat16)
     assert torch.equal(part.layer.get_base_layer().weight, expected)
 
