@@ -70,8 +70,8 @@ class Registry(Generic[T]):
             self._load_all()
         if name in self._items:
             return self._items[name]
-        if name not in self._others and self.fallback is not None and (found := self.fallback(name)) is not None:
-            self._others[name] = found
+        if name not in self._others and self.fallback is not None and (item := self.fallback(name)) is not None:
+            self._others[name] = item
         if name in self._others:
             return self._others[name]
         raise UnknownNameError(

@@ -108,7 +108,7 @@ class Gate:
         if calibration is not None and calibration.task is None:
             self.texts.append(self._undrawn(calibration))
         if text is not None:
-            self.texts.append(self._given(Path(text), calibration))
+            self.texts.append(self._file_text(Path(text), calibration))
         if rows := [row for one in self.texts for row in one.rows]:
             try:
                 self.reference = Reference(loaded.model, rows)
@@ -172,7 +172,7 @@ class Gate:
             text.why_not = "every document of the file calibrates"
         return text
 
-    def _given(self, path: Path, calibration: Calibration | None) -> _Text:
+    def _file_text(self, path: Path, calibration: Calibration | None) -> _Text:
         if not path.is_file():
             raise DataError(f"there is no text file {path} to measure on", expected="a .jsonl or text file")
         text = _Text(path.name)

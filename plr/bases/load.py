@@ -57,9 +57,9 @@ def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokeniz
     from transformers import AutoTokenizer
 
     path = model_path(ref, offline=offline)
-    folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **more)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **gguf)
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise ModelError(
             f"the tokenizer of {ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
@@ -88,8 +88,8 @@ def load_source(
         ModelError: transformers cannot load the checkpoint; its own words are given.
     """
     path = model_path(ref, offline=offline)
-    folder, more = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
-    if not more and not any(folder.glob("*.safetensors")):
+    folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    if not gguf and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{ref.name} has no *.safetensors",
             expected="weights in safetensors (pickled weights are not read)",
@@ -97,16 +97,16 @@ def load_source(
         )
     tokenizer = load_tokenizer(ref, offline=offline)
     own_bars = (
-        silenced() if more else nullcontext()
+        silenced() if gguf else nullcontext()
     )  # of reading a GGUF file, which no setting of transformers turns off
     if head is not None:
         pad: Any = tokenizer.pad_token_id
         with own_bars:
-            model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **more)
+            model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **gguf)
         return Loaded(_dense(model).to(device), tokenizer, head, not trained)
     try:
         with own_bars:
-            model = _auto_class(folder, **more).from_pretrained(folder, dtype=dtype, **more)
+            model = _auto_class(folder, **gguf).from_pretrained(folder, dtype=dtype, **gguf)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{ref.name} cannot be loaded from {path}: {error}",
@@ -148,11 +148,11 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
     return loaded
 
 
-def _auto_class(folder: Path, **more: Any) -> Any:
+def _auto_class(folder: Path, **gguf: Any) -> Any:
     """Return the class that loads a model without a head of its own."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **more)) else AutoModelForCausalLM
+    return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **gguf)) else AutoModelForCausalLM
 
 
 def open_quantized(folder: Path, runtime: Runtime) -> PreTrainedModel:

@@ -137,7 +137,7 @@ def _fetched(ref: ModelRef, *, offline: bool) -> Path:
 def _wanted(listed: Iterable[str]) -> list[str]:
     """List the files transformers reads: no checkpoints or exports in folders, no second copy of the weights beside `model*`."""
     here = [path for path in listed if "/" not in path.removeprefix(_CHAT_TEMPLATES)]
-    found = [path for path in here if any(fnmatch(path, pattern) for pattern in _HUB_FILES)]
-    weights = {path for path in found if path.endswith(".safetensors")}
+    files = [path for path in here if any(fnmatch(path, pattern) for pattern in _HUB_FILES)]
+    weights = {path for path in files if path.endswith(".safetensors")}
     others = weights - {path for path in weights if path.startswith("model")}
-    return sorted(set(found) - others if others != weights else found)
+    return sorted(set(files) - others if others != weights else files)

@@ -114,8 +114,8 @@ def _problem(model: type[BaseModel], problem: Any) -> str:
         advice = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}" if known else ""
         return f"unknown key {dotted}{advice}"
     message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) else ""
+    value = problem.get("input")
+    shown = f" (given: {value!r})" if isinstance(value, str | int | float | bool | None) else ""
     return f"{dotted or 'top level'}: {message}{shown}"
 
 
@@ -131,7 +131,7 @@ def _model_in(annotation: Any) -> Any:
     """Return the pydantic model inside an annotation such as `tuple[TaskEntry, ...] | None`."""
     if _is_model(annotation):
         return annotation
-    return next((found for arg in get_args(annotation) if _is_model(found := _model_in(arg))), None)
+    return next((model for arg in get_args(annotation) if _is_model(model := _model_in(arg))), None)
 
 
 def _is_model(value: Any) -> bool:

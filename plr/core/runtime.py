@@ -150,16 +150,16 @@ def available_memory() -> int | None:
 
     None where the system does not say (not Linux).
     """
-    found: list[int] = []
+    limits: list[int] = []
     if MEMINFO.is_file():
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
         if "MemAvailable" in lines:
-            found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+            limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
         cache = [line.split()[1] for line in _lines(CGROUP / "memory.stat") if line.startswith("inactive_file ")]
-        found.append(max(0, int(text) - int(used.read_text()) + sum(map(int, cache))))
-    return min(found, default=None)
+        limits.append(max(0, int(text) - int(used.read_text()) + sum(map(int, cache))))
+    return min(limits, default=None)
 
 
 def _lines(path: Path) -> list[str]:

@@ -180,11 +180,11 @@ class Store:
         Raises:
             DiskFullError: what was written of this step is removed, everything else is untouched.
         """
-        if found := self.get(step):
-            return found, False
+        if artifact := self.get(step):
+            return artifact, False
         with _disk_errors(self.home), self.lock(step):
-            if found := self.get(step):
-                return found, False
+            if artifact := self.get(step):
+                return artifact, False
             final = self.path(step)
             partial = final.parent / f".partial-{step.fingerprint[:_SHORT]}"
             shutil.rmtree(partial, ignore_errors=True)
@@ -236,8 +236,10 @@ class Store:
     def all(self, kind: str | None = None) -> list[Artifact]:
         """List committed artifacts, the newest last."""
         kinds = [kind] if kind else KINDS
-        found = [path for k in kinds for path in (self.home / k).glob(f"*/{MANIFEST}")]
-        return [Artifact(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+        manifests = [path for k in kinds for path in (self.home / k).glob(f"*/{MANIFEST}")]
+        return [
+            Artifact(path.parent) for path in sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path)))
+        ]
 
     def find(self, ref: str | None, kinds: tuple[str, ...] = KINDS) -> Artifact:
         """Find the artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
@@ -325,5 +327,5 @@ def _with_dtype(step: Train, artifact: Artifact) -> Train:
 
 
 def _slug(label: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
-    return kept.strip("-.")[:100]
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+    return slug.strip("-.")[:100]

@@ -77,9 +77,11 @@ class Problem:
 def _gain(rng: random.Random, who: str, item: str, count: int) -> Event | None:
     if count + 3 > LIMIT:
         return None
-    more = rng.randint(3, min(69, LIMIT - count))
+    amount = rng.randint(3, min(69, LIMIT - count))
     verb = rng.choice(GAINS)
-    return Event(verb, f"{who} {verb} {more} more.", f"plus {more}", (Equation(count, "+", more, count + more),))
+    return Event(
+        verb, f"{who} {verb} {amount} more.", f"plus {amount}", (Equation(count, "+", amount, count + amount),)
+    )
 
 
 def _loss(rng: random.Random, who: str, item: str, count: int) -> Event | None:
@@ -140,13 +142,13 @@ def draw(rng: random.Random) -> Problem:
     item = rng.choice(ITEMS)
     start = rng.randint(4, 69)
     wanted = rng.choice((2, 2, 3))
-    count, events, made = start, [], 0
-    while made < wanted:
+    count, events, equations = start, [], 0
+    while equations < wanted:
         event = rng.choice(DRAWS)(rng, pronoun, item, count)
-        if event is None or made + len(event.equations) > wanted:
+        if event is None or equations + len(event.equations) > wanted:
             continue
         events.append(event)
-        made += len(event.equations)
+        equations += len(event.equations)
         count = event.equations[-1].result
     asked = f"How many {item} does {name} have?"
     return Problem(name, pronoun, item, start, tuple(events), asked, count)

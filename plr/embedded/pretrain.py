@@ -196,8 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
-    print(json.dumps(pretrain(given.out, given.seed, given.steps, given.threads), indent=2))
+    options = parser.parse_args(arguments)
+    print(json.dumps(pretrain(options.out, options.seed, options.steps, options.threads), indent=2))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             best, size = (name, module), here
     if best is not None:
         return best
-    given = f"{type(model).__name__} has no nn.ModuleList of blocks with linear layers."
+    problem = f"{type(model).__name__} has no nn.ModuleList of blocks with linear layers."
     if "PackedLinear" in kinds:
         raise WalkError(
             f"{type(model).__name__} is quantized already.",
@@ -90,7 +90,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             "quantize the 16-bit source model.",
         )
     raise WalkError(
-        given, "a transformer of repeated blocks.", "pass the transformer itself, not a wrapper without blocks."
+        problem, "a transformer of repeated blocks.", "pass the transformer itself, not a wrapper without blocks."
     )
 
 

@@ -238,9 +238,9 @@ def _replace_layer(
     except AttributeError:
         linear = None
     if not is_linear(linear):
-        found = "missing" if linear is None else type(linear).__name__
+        in_model = "missing" if linear is None else type(linear).__name__
         raise CheckpointError(
-            f"The checkpoint quantizes {name}, which is {found} in the model.",
+            f"The checkpoint quantizes {name}, which is {in_model} in the model.",
             "an nn.Linear or Conv1D layer.",
             "check `architectures` in config.json.",
         )

@@ -66,8 +66,8 @@ def _kernel_in_use(device: str, dtype: torch.dtype, interpret: bool) -> KernelIn
         return KernelInUse("triton", "TRITON_INTERPRET=1: Triton's interpreter, for tests")
     capability = torch.cuda.get_device_capability(device)
     if torch.version.hip is None and capability < LEAST_CAPABILITY:
-        given = ".".join(map(str, capability))
-        return KernelInUse("torch", f"Triton uses tensor cores from compute capability 8.0 on; this GPU has {given}")
+        version = ".".join(map(str, capability))
+        return KernelInUse("torch", f"Triton uses tensor cores from compute capability 8.0 on; this GPU has {version}")
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")):
         return KernelInUse("torch", "Triton compiles its launcher with a C compiler, and there is none: install gcc")
     if refusal := _refusal(device, dtype):

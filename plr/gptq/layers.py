@@ -97,10 +97,10 @@ class Layers:
             return 0
         count = 0
         for index, names in sorted(self.members.items()):
-            found = self.store.load(index, names)
-            if found is None:
+            finished = self.store.load(index, names)
+            if finished is None:
                 break
-            packed, record = found
+            packed, record = finished
             for name, layer in packed.items():
                 self._place(name, layer)
             self.reports += [ModuleReport(**report) for report in record["reports"]]

@@ -136,10 +136,10 @@ class LowMemoryWalk:
                 serving.enter_context(both_streams(self.model.get_submodule(name), self.layers.targets[name]))
 
     def _input_of(self, i: int, name: str, batch: int) -> Tensor:
-        found: list[Tensor] = []
+        inputs: list[Tensor] = []
 
         def reached(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found.append(args[0])
+            inputs.append(args[0])
             raise _Reached
 
         handle = self.layers.targets[name].register_forward_pre_hook(reached)
@@ -147,24 +147,24 @@ class LowMemoryWalk:
             self._run(i, batch)
         finally:
             handle.remove()
-        if not found:
+        if not inputs:
             raise WalkError(
                 f"{name} was reached by the first calibration batch and not by batch {batch}.",
                 "all batches to reach the same layers in the same order.",
                 "models with a data-dependent order (mixtures of experts) are not supported; skip those layers.",
             )
-        return found[0]
+        return inputs[0]
 
     def _pass(self, i: int) -> None:
         """Run every batch through block `i` and keep what comes out."""
         for batch in range(len(self.batches)):
             state = self._run(i, batch)
             assert state is not None
-            kept = self.states[batch]
-            if kept is None or kept.shape != state.shape or kept.dtype != state.dtype:
-                kept = self._spill(batch, state)
-            kept.copy_(state)
-            self.states[batch] = kept
+            stored = self.states[batch]
+            if stored is None or stored.shape != state.shape or stored.dtype != state.dtype:
+                stored = self._spill(batch, state)
+            stored.copy_(state)
+            self.states[batch] = stored
 
     def _spill(self, batch: int, like: Tensor) -> Tensor:
         file = self.folder / f"batch-{batch:05}"

@@ -77,9 +77,9 @@ def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings
     if settings is None and "bits" in knobs:
         return Settings(**knobs)
     if settings is None or knobs:
-        given = "neither settings nor bits" if settings is None else f"settings and {', '.join(knobs)}"
+        arguments = "neither settings nor bits" if settings is None else f"settings and {', '.join(knobs)}"
         raise GPTQError(
-            f"{given[0].upper()}{given[1:]} were given.",
+            f"{arguments[0].upper()}{arguments[1:]} were given.",
             "settings=Settings(...), or keywords with bits among them.",
             "pass bits=4, or dataclasses.replace(settings, ...) for other values.",
         )

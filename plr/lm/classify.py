@@ -148,15 +148,15 @@ def classify(
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(rows))
-    found = torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, base.num_labels)
-    if not bool(found.isfinite().all()):
-        row = int((~found.isfinite()).any(dim=1).nonzero()[0, 0])
+    stacked = torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, base.num_labels)
+    if not bool(stacked.isfinite().all()):
+        row = int((~stacked.isfinite()).any(dim=1).nonzero()[0, 0])
         raise ModelError(
-            f"the head says {found[row].tolist()} of row {row}",
+            f"the head says {stacked[row].tolist()} of row {row}",
             expected="finite numbers",
             hint="the base or the training has diverged: see its manifest",
         )
-    return found
+    return stacked
 
 
 def head_limit(model: Any) -> int | None:

@@ -140,20 +140,20 @@ def _losses(
         rows = [(ids[shared:], count) for ids, count in rows]
         for batch in _batches(rows, budget, decoder_config(model).vocab_size, shared):
             width = max(len(rows[i][0]) for i in batch) - 1  # the last id predicts nothing
-            kept = max(width - (len(rows[i][0]) - 1 - rows[i][1]) for i in batch)
+            columns = max(width - (len(rows[i][0]) - 1 - rows[i][1]) for i in batch)
             inputs = torch.zeros(len(batch), width, dtype=torch.long)
-            targets = torch.full((len(batch), kept), -100)
+            targets = torch.full((len(batch), columns), -100)
             for row, i in enumerate(batch):
                 ids, count = rows[i]
                 inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-                end = len(ids) - 1 - (width - kept)  # the column after this row's last target
+                end = len(ids) - 1 - (width - columns)  # the column after this row's last target
                 targets[row, end - count : end] = torch.tensor(ids[len(ids) - count :])
             logits = model(
                 input_ids=inputs.to(device),
                 **({"use_cache": False} if prefix is None else _behind(prefix, len(batch), shared, width, device)),
                 return_dict=True,
-                **({"logits_to_keep": kept} if keeps else {}),
-            ).logits[:, -kept:]
+                **({"logits_to_keep": columns} if keeps else {}),
+            ).logits[:, -columns:]
             targets = targets.to(logits.device)
             scored = targets >= 0
             losses = F.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
@@ -184,8 +184,8 @@ def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tenso
     """Compute keys and values `[1, heads, tokens, head_dim]` of every layer."""
     cache = DynamicCache(config=decoder_config(model))
     tokens = torch.tensor([ids], device=input_device(model))
-    more = {"logits_to_keep": 1} if keeps else {}
-    model(input_ids=tokens, past_key_values=cache, use_cache=True, return_dict=True, **more)
+    options = {"logits_to_keep": 1} if keeps else {}
+    model(input_ids=tokens, past_key_values=cache, use_cache=True, return_dict=True, **options)
     return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
 
 
@@ -212,9 +212,9 @@ def _batches(
     for i in sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), rows[i][1])):
         start = len(rows[i][0]) - 1 - rows[i][1]
         count = len(batch) + 1
-        kept = max(width, len(rows[i][0]) - 1) - min(first, start) if batch else rows[i][1]
+        columns = max(width, len(rows[i][0]) - 1) - min(first, start) if batch else rows[i][1]
         full = count * width > budget or count * (shared + width) > 4 * budget
-        if batch and (full or count * kept * vocabulary > _MAX_LOGITS):
+        if batch and (full or count * columns * vocabulary > _MAX_LOGITS):
             yield batch
             batch = []
         if not batch:

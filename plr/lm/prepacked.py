@@ -77,10 +77,10 @@ def _layers(model: nn.Module) -> list[tuple[nn.Linear, Tensor]]:
     ):
         return []
     linears = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    found = [(layer, weight) for layer in linears if (weight := _weight(layer)) is not None]
+    dense = [(layer, weight) for layer in linears if (weight := _weight(layer)) is not None]
     free = available_memory()
-    needed = sum(weight.nbytes for _, weight in found)
-    return found if free is None or needed <= SHARE * free else []
+    needed = sum(weight.nbytes for _, weight in dense)
+    return dense if free is None or needed <= SHARE * free else []
 
 
 def _weight(layer: nn.Linear) -> Tensor | None:

@@ -164,8 +164,8 @@ class SlotAttention:
         others: dict[str, Any],
     ) -> None:
         """Raise `Refused` where a call wants something else than plain attention of a decoder to its own keys."""
-        for name, given in others.items():
-            if name not in _NO_MATTER and given is not None and given is not False:
+        for name, argument in others.items():
+            if name not in _NO_MATTER and argument is not None and argument is not False:
                 raise Refused(f"its attention takes {name}")
         if dropout or not getattr(module, "is_causal", True):
             raise Refused("its attention drops weights or looks ahead")

@@ -107,11 +107,11 @@ class GPTQModelQuantizer(Quantizer):
             torch.set_num_threads(threads)
             shutil.rmtree(scratch, ignore_errors=True)
         modules = [_report(entry, prefix, spec) for entry in log]
-        given = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
         used = max(module["n_tokens"] for module in modules)
-        if used != given:
+        if used != tokens:
             raise ModelError(
-                f"GPTQModel calibrated on {used} of the {given} tokens",
+                f"GPTQModel calibrated on {used} of the {tokens} tokens",
                 expected="all of them: samples no longer than the model's context",
                 hint="lower quantize.max_length, or use method gptq",
             )
@@ -192,8 +192,8 @@ def _rows(batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     rows: list[dict[str, Tensor]] = []
     for batch in batches:
         for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
-            kept = ids[mask.bool()]
-            rows.append({"input_ids": kept, "attention_mask": kept.new_ones(len(kept))})
+            tokens = ids[mask.bool()]
+            rows.append({"input_ids": tokens, "attention_mask": tokens.new_ones(len(tokens))})
     return rows
 
 

@@ -117,8 +117,8 @@ class AnswerObjective(Objective):
         return self.collator(rows)
 
     def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
-        more = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
-        outputs = model(**inputs, **more, use_cache=False)
+        options = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
+        outputs = model(**inputs, **options, use_cache=False)
         logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
         flat = logits.reshape(-1, logits.shape[-1])
         return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction="sum"), outputs
@@ -176,8 +176,8 @@ class HeadObjective(Objective):
 
     def validate(self, model: Any) -> dict[str, float]:
         logits = classify(model, self.tokenizer, self.texts)
-        found = measure(self.work.metrics, self.labels.tolist(), logits.double().numpy(), resamples=0)
-        metrics = {name: value for name, (value, _) in found.items() if value is not None}
+        measured = measure(self.work.metrics, self.labels.tolist(), logits.double().numpy(), resamples=0)
+        metrics = {name: value for name, (value, _) in measured.items() if value is not None}
         return {"loss": float(head_loss(logits, self.labels, self.head.regression, reduction="mean")), **metrics}
 
 

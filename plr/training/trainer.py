@@ -196,8 +196,8 @@ class PlrTrainer(Trainer):
 
 def latest_checkpoint(work: Path) -> str | None:
     """Find the folder of the newest whole checkpoint, or None."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    return str(found[-1]) if found else None
+    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    return str(checkpoints[-1]) if checkpoints else None
 
 
 def read_best(work: Path) -> dict[str, Any] | None:
