@@ -135,7 +135,7 @@ def test_verdicts_come_while_others_are_made_and_may_be_left(monkeypatch: pytest
 
 def test_memory_of_a_worker_is_limited() -> None:
     code = (
-        "from plr.scoring import sql_worker as w; w._limit(w.resource.RLIMIT_AS, w.ADDRESS_SPACE); bytearray(1 << 28)"
+        "from plr.scoring.sql import worker as w; w._limit(w.resource.RLIMIT_AS, w.ADDRESS_SPACE); bytearray(1 << 28)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "MemoryError" in run.stderr
