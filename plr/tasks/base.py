@@ -1,14 +1,14 @@
 """A task: a data set, a prompt and a scorer.
 
-To add one (``plr/tasks/library/gsm8k.py`` is the pattern): subclass :class:`Task`, name the fields of a row, write
-``prompt``, ``target``, ``boundary`` and ``scores``, and put an instance into the registry with
-``tasks.register(name)(instance)``. A third party does the same in a package of its own and names that instance
-under the entry point group ``plr.tasks``::
+To add one (`plr/tasks/library/gsm8k.py` is the pattern): subclass `Task`, name the fields of a row, write
+`prompt`, `target`, `boundary` and `scores`, and put an instance into the registry with
+`tasks.register(name)(instance)`. A third party does the same in a package of its own and names that instance
+under the entry point group `plr.tasks`::
 
     [project.entry-points."plr.tasks"]
     my_task = "my_package.my_module:MY_TASK"
 
-Rows come from ``TaskData.path`` if it is given, else from ``Task.hub``, else from :meth:`Task.generated`.
+Rows come from `TaskData.path` if it is given, else from `Task.hub`, else from `Task.generated`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Task(ABC):
     primary: ClassVar[str]
     """The metric named beforehand for the study of transfer: the first answer, however the model goes on."""
     strict: ClassVar[str] = "exact_match,strict"
-    """The metric for deployment: ``primary`` is right and the generation ended there, by EOS, with nothing but
-    white space behind the answer. What ``primary`` has more is what a user loses to a model that does not stop."""
+    """The metric for deployment: `primary` is right and the generation ended there, by EOS, with nothing but
+    white space behind the answer. `primary - strict` is the share of answers that are right but do not stop."""
     kinds: ClassVar[tuple[str, ...]] = ()
-    """The metrics whose explanations begin with a kind (``timeout: ...``), which are counted beside the score."""
+    """The metrics whose explanations begin with a kind (`timeout: ...`), which are counted beside the score."""
     stop: ClassVar[tuple[str, ...]] = ()
     """Texts at which generation may end early; no metric depends on what would follow them."""
     max_new_tokens: ClassVar[int] = 256
@@ -59,7 +59,7 @@ class Task(ABC):
     definition: ClassVar[str | None] = None
     """Of a task that was read from a file: the file as canonical JSON, which is its identity."""
     data: ClassVar[str | None] = None
-    """Where the rows lie if neither ``--data`` nor a study says otherwise."""
+    """Where the rows lie if neither `--data` nor a study says otherwise."""
     stems: ClassVar[Mapping[str, str]] = STEMS
     """Which split a local file is, by its name without suffix."""
     stems_are_named: ClassVar[bool] = False
@@ -69,40 +69,40 @@ class Task(ABC):
     keeps them. What plr cuts itself is checked all the same."""
 
     json_holds_lines: ClassVar[bool] = False
-    """The data is published as JSON lines in files called ``.json``."""
+    """The data is published as JSON lines in files called `.json`."""
     halves_validation: ClassVar[bool] = False
     """Where the source has a validation split and no test split, one half of it (seeded) is the test split."""
 
     def metric(self, name: str) -> Metric:
-        """Unit and direction of one of `metrics`, or of the answer loss that is measured beside them."""
+        """Look up unit and direction of one of `metrics`, or of the answer loss that is measured beside them."""
         return find_metric(name, self.declared) or metric_named(name)
 
     @abstractmethod
     def prompt(self, row: Mapping[str, Any]) -> str:
-        """The text before the answer."""
+        """Write the text before the answer."""
 
     @abstractmethod
     def target(self, row: Mapping[str, Any]) -> str:
-        """The text right after the prompt, its leading space included; in training EOS follows it."""
+        """Write the text right after the prompt, its leading space included; in training EOS follows it."""
 
     @abstractmethod
     def boundary(self, text: str) -> str:
-        """``text`` up to where its first answer is complete; white space around it may be dropped."""
+        """Cut `text` where its first answer is complete; white space around it may be dropped."""
 
     def finished(self, rest: str) -> bool:
-        """Whether ``rest``, the text behind the boundary, adds nothing to the answer."""
+        """Tell whether `rest`, the text behind the boundary, adds nothing to the answer."""
         return not rest.strip()
 
     @abstractmethod
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
-        """Every metric but ``strict`` and ``ended``, which are the same for all tasks."""
+        """Score by every metric but `strict` and `ended`, which are the same for all tasks."""
 
     def score(self, example: Example, response: Response) -> dict[str, Score]:
-        """One score for each of ``metrics``, in that order. Nothing that a model writes raises."""
+        """Compute one score for each of `metrics`, in that order. Nothing that a model writes raises."""
         return self.score_all([example], [response])[0]
 
     def score_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
-        """:meth:`score` of each pair, in order. A set of samples is best scored at once: some scorers run side by side."""
+        """Compute `score` of each pair, in order. A set of samples is best scored at once: some scorers run side by side."""
         found: list[dict[str, Score]] = []
         for scores, response in zip(self.scores_all(examples, responses), responses, strict=True):
             every = scores | {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
@@ -110,39 +110,39 @@ class Task(ABC):
         return found
 
     def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
-        """:meth:`scores` of each pair; a task that scores a batch faster than its samples one by one says how here."""
+        """Compute `scores` of each pair; a task that scores a batch faster than its samples one by one says how here."""
         return [self.scores(example, response) for example, response in zip(examples, responses, strict=True)]
 
     def question(self, row: Mapping[str, Any]) -> str:
-        """The words of a held-out row that calibration text must not contain."""
+        """Return the words of a held-out row that calibration text must not contain."""
         return str(row["question"]) if "question" in row else self.prompt(row)
 
     def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
-        """Rows with equal keys are one row; None keeps them all."""
+        """Return the key by which rows are one row; None keeps them all."""
         return None
 
     def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
-        """Keys (one at least) that tie rows together: rows that share one never fall to two splits of a cut."""
+        """List the keys (one at least) that tie rows together: rows that share one never fall to two splits of a cut."""
         return frozenset({normalized(self.prompt(row))})
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
-        """What is wrong with a row that has all fields, or None."""
+        """Explain what is wrong with a row that has all fields; None if nothing is."""
         return None
 
     def adopt(self, rows: list[Row]) -> list[Row]:
-        """The rows of a source (one at least) as the task knows them, before any field is checked."""
+        """Adopt the rows of a source (one at least) as the task knows them, before any field is checked."""
         return rows
 
     def generated(self) -> GeneratedSource | None:
-        """Rows that the task makes itself, where it reads no data set."""
+        """Make the rows of the task itself, where it reads no data set."""
         return None
 
     def load(self, split: str, data: TaskData | None = None) -> Split:
-        """The examples of train, validation or test, and what was left out; errors as :func:`load_split`."""
+        """Load the examples of train, validation or test, and what was left out; errors as `load_split`."""
         return load_split(self, split, data or TaskData())
 
     def splits(self, data: TaskData | None = None) -> tuple[str, ...]:
-        """The splits that :meth:`load` can give, found without reading a row: a lone ``train.jsonl`` has no test."""
+        """List the splits that `load` can give, found without reading a row: a lone `train.jsonl` has no test."""
         return available_splits(self, data or TaskData())
 
     def _strict(self, first: Score, response: Response) -> Score:
@@ -154,7 +154,7 @@ class Task(ABC):
         return first if response.ended else Score.of(False, first.answer, "right, but without EOS")
 
     def _ended(self, response: Response) -> Score:
-        """1 if the model ended by EOS within the limit, and did not run into a stop text first."""
+        """Score 1 if the model ended by EOS within the limit, and did not run into a stop text first."""
         ran_into = next((stop for stop in self.stop if stop and stop in response.text), None)
         if ran_into is not None:
             return Score.of(False, "", f"ran into {ran_into!r}")
@@ -162,7 +162,7 @@ class Task(ABC):
 
 
 def outcomes(task: Task, explanations: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """For each of ``task.kinds`` how many samples were of which kind, the most frequent first.
+    """Count for each of `task.kinds` the samples of each kind, the most frequent first.
 
     >>> from plr.tasks import tasks
     >>> rows = [{"exec_match,first-answer": text} for text in ("equal: on 10 databases", "timeout: 1 s", "equal: on 10")]

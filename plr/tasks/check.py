@@ -1,4 +1,4 @@
-"""What is wrong with the data of a task, found before anything is trained on it.
+"""Check of the data of a task, before anything is trained on it.
 
 In this order; the first stage that finds an error ends the check, since the rows behind it cannot be made:
 
@@ -9,9 +9,9 @@ In this order; the first stage that finds an error ends the check, since the row
 4. targets are not empty; the gold answer, taken as a prediction, can be scored and is right: a target that runs on behind its own
    boundary is not;
 5. labels, or the few answers there are: how they are spread, what a constant answer would score, which stand in no row of train;
-6. prompt and target fit ``max_length``, in tokens or characters as the caller counts them.
+6. prompt and target fit `max_length`, in tokens or characters as the caller counts them.
 
-Equal rows between splits that were published as they are (``Task.official_splits``) are a remark, as everybody keeps them.
+Equal rows between splits that were published as they are (`Task.official_splits`) are a remark, as everybody keeps them.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ def check_task(
     unit: str = "characters",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Look at every row of every split. Nothing of the data raises; what is wrong is a finding. ``on_progress`` is told how many
-    of how many gold answers are scored."""
+    """Look at every row of every split. Nothing of the data raises; what is wrong is a finding.
+
+    `on_progress` is told how many of how many gold answers are scored.
+    """
     report = Report([], {}, {}, {})
     _rows(task, data, report)
     if report.errors:
@@ -160,7 +162,7 @@ def _leakage(task: Task, splits: Mapping[str, Split], report: Report) -> None:
 
 
 def _unfilled(splits: Mapping[str, Split], report: Report) -> None:
-    """``{{name}}`` is a field in other template languages, and here the text ``{name}``: every row would have it."""
+    """Note doubled braces: `{{name}}`, a field in other template languages, is here the text `{name}` in every row."""
     rows = [row for split in splits.values() for row in split.examples]
     for name in rows[0].row:
         if all(f"{{{name}}}" in f"{row.prompt}{row.target}".replace("{ ", "{").replace(" }", "}") for row in rows):
@@ -169,7 +171,7 @@ def _unfilled(splits: Mapping[str, Split], report: Report) -> None:
 
 
 def _gold(task: Task, splits: Mapping[str, Split], report: Report, on_progress: Callable[[int, int], None]) -> None:
-    """A row whose gold answer the scorer calls wrong, or cannot score, cannot be answered."""
+    """Note rows whose gold answer the scorer calls wrong, or cannot score: they cannot be answered."""
     rows = [row for split in splits.values() for row in split.examples]
     empty = [row.id for row in rows if not row.target.strip()]
     full = [row for row in rows if row.target.strip()]
@@ -226,7 +228,7 @@ def _labels(splits: Mapping[str, Split], report: Report) -> None:
 
 
 def _head(task: Task, data: TaskData, splits: Mapping[str, Split], report: Report) -> None:
-    """Whether the labels that the data has make a head, one that the metrics can measure and that knows every label."""
+    """Check that the labels of the data make a head, one that the metrics can measure and that knows every label."""
     told = any(finding.about == "labels" and finding.level == "error" for finding in report.findings)
     if told or not isinstance(task, Classification):
         return
@@ -257,7 +259,7 @@ def _length(splits: Mapping[str, Split], report: Report, max_length: int | None,
 
 
 def _some(items: Sequence[str], named: int = 5) -> str:
-    """The first few, and how many more."""
+    """Name the first few, and how many more there are."""
     more = f" and {len(items) - named} more" if len(items) > named else ""
     return ", ".join(items[:named]) + more
 

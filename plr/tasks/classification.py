@@ -2,11 +2,11 @@
 
 How such a task differs from one that writes its answer:
 
-- ``texts`` says what the head judges, ``label`` what is right: the index of a label in :meth:`Classification.labels`, or a
+- `texts` says what the head judges, `label` what is right: the index of a label in `Classification.labels`, or a
   number. The prompt is the texts, one a line, and the target the label's name: they give a row its id, its group and its words
   for the guard against leakage, and no model reads them in this form.
-- ``metrics`` are names in :mod:`plr.scoring.classification`, over all rows at once. Of these only ``acc`` has a value a row.
-- ``max_new_tokens`` and ``stop`` have no meaning.
+- `metrics` are names in `plr.scoring.classification`, over all rows at once. Of these only `acc` has a value a row.
+- `max_new_tokens` and `stop` have no meaning.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ class Classification(Task):
 
     @abstractmethod
     def labels(self, data: TaskData | None = None) -> tuple[str, ...]:
-        """The names of the labels in the order of the head's outputs; none for a number."""
+        """List the names of the labels in the order of the head's outputs; none for a number."""
 
     @abstractmethod
     def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
-        """What is right: an index into the labels of ``head`` (of the task, where they do not depend on data), or a number.
+        """Return the right answer: an index into the labels of `head` (of the task, where they do not depend on data), or a number.
 
         Raises:
-            DataError: a label that ``head`` has not.
+            DataError: a label that `head` has not.
         """
 
     @abstractmethod
     def target(self, row: Mapping[str, Any]) -> str:
-        """The name of the label, or the number."""
+        """Return the name of the label, or the number."""
 
     def head(self, data: TaskData | None = None) -> HeadSpec:
-        """The head that the task needs."""
+        """Return the head that the task needs."""
         return HeadSpec(self.labels(data))
 
     def texts(self, row: Mapping[str, Any]) -> Texts:
-        """What the head judges."""
+        """Return the texts the head judges."""
         first, *second = (str(row[name]) for name in self.text_fields)
         return first, second[0] if second else None
 
@@ -64,7 +64,7 @@ class Classification(Task):
         return text.strip()
 
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
-        """Of a prediction that is given as the name of a label."""
+        """Score a prediction that is given as the name of a label."""
         if "acc" not in self.metrics:
             return {}
         answer = self.boundary(response.text)

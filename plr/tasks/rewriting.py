@@ -134,7 +134,7 @@ def read_wordings(file: Path) -> list[tuple[str, str]]:
 def _scoring(
     how: How, task: Task, splits: Splits, rewritten: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> dict[str, Any]:
-    """The keys of a task file by which answers are scored: as `task` scores them, where the rows kept its answers as they are."""
+    """Return the keys of a task file that score as `task` does, where the rows kept its answers as they are."""
     scorer = task.scorer if isinstance(task, FileScored) else task
     written = {row.id: row.target.strip() for rows in splits.values() for row in rows}
     rows = [row for part in rewritten.values() for row in part]
@@ -159,6 +159,6 @@ def _scoring_of(file: TaskFile) -> dict[str, Any]:
 
 
 def _named(task: Task) -> list[str]:
-    """The metrics of `task` that a task file can name."""
+    """Return the metrics of `task` that a task file can name."""
     names = dict.fromkeys(metric.partition(",")[0] for metric in task.metrics)
     return [name for name in names if name in METRICS]

@@ -1,4 +1,4 @@
-"""How a task scores, shown live on one of its rows."""
+"""A specimen of a task: how it scores, shown live on one of its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Specimen(NamedTuple):
 
 
 def specimens(task: Task, row: Example, others: Sequence[Example]) -> list[Specimen]:
-    """The gold answer, the gold answer without a stop (of a task that writes), and a wrong one: the target of another row."""
+    """List the gold answer, the gold answer without a stop (of a task that writes), and a wrong one: another row's target."""
     found = [("the gold answer", Response(row.target, ended=True))]
     if task.kind == "generation":
         found.append(("the gold answer, and on", Response(f"{row.target}\n\n{row.prompt}", ended=False)))

@@ -1,17 +1,17 @@
 r"""One task made into another: rows of prompt and target, rewritten for instruction tuning and its kin.
 
-Each takes examples and gives ``{"prompt", "target", "source"}`` rows, ``source`` being the id of the row behind:
+Each takes examples and gives `{"prompt", "target", "source"}` rows, `source` being the id of the row behind:
 
-- :func:`as_chat`: messages in the chat template of a tokenizer, one row for each of the assistant's turns; where a row is no chat,
+- `as_chat`: messages in the chat template of a tokenizer, one row for each of the assistant's turns; where a row is no chat,
   its prompt is what the user says and its target the answer;
-- :func:`with_templates`: FLAN (Wei et al. 2021): a task in several wordings, so that a model learns the task and not one phrase.
-  Each row gets one wording, or (``every``) all of them;
-- :func:`in_context`: in-context tuning (Chen et al. 2021): ``shots`` solved rows of train before every row, drawn anew for each;
-- :func:`with_symbols`: symbol tuning (Wei et al. 2023): the same, and the labels replaced by symbols that mean nothing, drawn
+- `with_templates`: FLAN (Wei et al. 2021): a task in several wordings, so that a model learns the task and not one phrase.
+  Each row gets one wording, or (`every`) all of them;
+- `in_context`: in-context tuning (Chen et al. 2021): `shots` solved rows of train before every row, drawn anew for each;
+- `with_symbols`: symbol tuning (Wei et al. 2023): the same, and the labels replaced by symbols that mean nothing, drawn
   anew for each row; what a label means stands in the solved rows alone, and every label is among them.
 
-The rows of a task with a head are worded first (:func:`worded`): text, a line ``Label:``, the name of the label, which a wording
-calls ``{label}``.
+The rows of a task with a head are worded first (`worded`): text, a line `Label:`, the name of the label, which a wording
+calls `{label}`.
 
 Draws go by sha256 of the seed and the row's id, so no row's draw depends on another's. A row is never an example for itself, nor
 is one with the same prompt. Solved rows always come from train, also for rows of validation and test.
@@ -41,7 +41,7 @@ SYMBOLS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in
 
 
 def worded(rows: Sequence[Example]) -> list[Example]:
-    """Rows whose answer a head would choose, as rows whose answer is written; their ``label`` is its name."""
+    """Turn rows whose answer a head would choose into rows whose answer is written; their `label` is its name."""
     return [
         replace(one, row={**one.row, "label": one.target}, prompt=f"{one.prompt}\nLabel:", target=f" {one.target}")
         for one in rows
@@ -49,7 +49,7 @@ def worded(rows: Sequence[Example]) -> list[Example]:
 
 
 def one_turn(row: Example) -> list[dict[str, str]]:
-    """A row that is no chat, as one: the prompt, and the target in answer."""
+    """Make a chat of a row that is none: the prompt, and the target in answer."""
     return [
         {"role": "user", "content": row.prompt.strip()},
         {"role": "assistant", "content": row.target.strip()},
@@ -61,9 +61,9 @@ def as_chat(
     tokenizer: Any,
     messages: Callable[[Example], list[dict[str, str]]] = lambda row: messages_of(row.row),
 ) -> Iterator[dict[str, str]]:
-    """Prompts and targets as the tokenizer's chat template writes them; EOS at the end is left out, as it follows every target.
+    """Write prompts and targets in the tokenizer's chat template; EOS at the end is left out, as it follows every target.
 
-    ``messages`` gives the chat of a row: by default that of the tasks ``alpaca`` and ``chat``; of any other task :func:`one_turn`.
+    `messages` gives the chat of a row: by default that of the tasks `alpaca` and `chat`; of any other task `one_turn`.
 
     Raises:
         UsageError: the tokenizer has no chat template.
@@ -95,7 +95,7 @@ def as_chat(
 def with_templates(
     rows: Sequence[Example], templates: Sequence[tuple[str, str]], *, seed: int = 0, every: bool = False
 ) -> Iterator[dict[str, str]]:
-    """Rows worded by ``templates``, pairs of prompt and target over the fields of a row.
+    """Reword rows by `templates`, pairs of prompt and target over the fields of a row.
 
     Raises:
         UsageError: no templates, one that is not a template, or one that reads no field.
@@ -127,10 +127,10 @@ def with_templates(
 def in_context(
     rows: Sequence[Example], train: Sequence[Example], *, shots: int, seed: int = 0
 ) -> Iterator[dict[str, str]]:
-    """Every row behind ``shots`` solved rows of train.
+    """Put every row behind `shots` solved rows of train.
 
     Raises:
-        DataError: train has no ``shots`` other rows.
+        DataError: train has no `shots` other rows.
     """
     for row in rows:
         solved = _draw(train, row, shots, seed)
@@ -140,7 +140,7 @@ def in_context(
 def with_symbols(
     rows: Sequence[Example], train: Sequence[Example], *, shots: int, seed: int = 0
 ) -> Iterator[dict[str, str]]:
-    """Every row behind ``shots`` solved rows for each label, with labels as symbols. White space around a label stays.
+    """Put every row behind `shots` solved rows for each label, with labels as symbols. White space around a label stays.
 
     Raises:
         DataError: the targets are no labels (over 20 different ones, or one), a label that train has not, or too few rows.
@@ -178,7 +178,7 @@ def _behind(solved: Sequence[Example], prompt: str) -> str:
 
 
 def _draw(pool: Sequence[Example], row: Example, shots: int, seed: int) -> list[Example]:
-    """``shots`` of ``pool`` that ask something else than ``row``, in random order."""
+    """Draw `shots` of `pool` that ask something else than `row`, in random order."""
     asked, kept, seen = normalized(row.prompt), list[Example](), set[int]()
     generator = _random(seed, "shots", row.id)
     while len(kept) < shots:

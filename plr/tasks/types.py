@@ -21,7 +21,7 @@ Texts = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The outputs of a classification head: one a label, in the order of ``names``; or one number."""
+    """The outputs of a classification head: one a label, in the order of `names`; or one number."""
 
     names: tuple[str, ...]
     """Of the labels; empty for a number."""
@@ -38,8 +38,10 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready for use. ``id`` is ``<split of the source>-<index there, from 0>``, whatever is filtered or
-    drawn."""
+    """One row, ready for use.
+
+    `id` is `<split of the source>-<index there, from 0>`, whatever is filtered or drawn.
+    """
 
     id: str
     row: Mapping[str, Any]
@@ -49,7 +51,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Response:
-    """What a model wrote: ``text`` up to EOS, special tokens removed; ``ended`` if EOS came within the limit."""
+    """A model's answer: `text` up to EOS, special tokens removed; `ended` if EOS came within the limit."""
 
     text: str
     ended: bool
@@ -57,12 +59,12 @@ class Response:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Which data a task reads, and how much of it.
+    """Data that a task reads, and how much of it.
 
-    ``path`` is a folder with ``{train,validation|valid|val|dev,test}.{jsonl,json,csv,tsv}``, or one file: named for a
+    `path` is a folder with `{train,validation|valid|val|dev,test}.{jsonl,json,csv,tsv}`, or one file: named for a
     split it is that split alone, under any other name it is divided into three, as any data set with one split is. None
-    means the hub, or rows that the task makes itself. ``revision`` is a hub commit. ``split_seed`` seeds the cuts,
-    ``limit_seed`` the drawing of ``limit`` rows. Rows with a prompt of more than ``max_prompt_chars`` characters are
+    means the hub, or rows that the task makes itself. `revision` is a hub commit. `split_seed` seeds the cuts,
+    `limit_seed` the drawing of `limit` rows. Rows with a prompt of more than `max_prompt_chars` characters are
     dropped and counted.
     """
 
@@ -76,10 +78,9 @@ class TaskData:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the rows that fell to one split: ``rows`` = ``duplicates`` + ``too_long`` + ``not_drawn`` +
-    ``kept``.
+    """Counts of the rows that fell to one split: `rows` = `duplicates` + `too_long` + `not_drawn` + `kept`.
 
-    ``cut`` says in words how the split was made where the source has no such split; else None.
+    `cut` says in words how the split was made where the source has no such split; else None.
     """
 
     task: str
@@ -109,8 +110,10 @@ class Split:
 
     @property
     def rows_sha256(self) -> str:
-        """sha256 over the rows as they were read, each as JSON with sorted keys on a line of its own: no task is needed to
-        compute it again."""
+        """sha256 over the rows as they were read.
+
+        Each is JSON with sorted keys on a line of its own: no task is needed to compute it again.
+        """
         digest = hashlib.sha256()
         for example in self.examples:
             text = json.dumps(dict(example.row), sort_keys=True, ensure_ascii=False, default=str)

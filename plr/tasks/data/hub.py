@@ -31,8 +31,10 @@ __all__ = ["HubData", "HubSource", "hub_advice"]
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the hub. `splits` maps our names to theirs; the name `all` stands for the only split of the
-    data set."""
+    """A data set on the hub.
+
+    `splits` maps our names to theirs; the name `all` stands for the only split of the data set.
+    """
 
     id: str
     config: str | None = None
@@ -43,7 +45,7 @@ class HubData:
 
 
 def hub_advice(task: str, hub: HubData, *, offline: bool) -> str:
-    """What to do without the data set of `task`."""
+    """Advise what to do without the data set of `task`."""
     own = f"--data FOLDER with rows of {task} (train.jsonl, test.jsonl)"
     if not offline:
         return f"give {own}"
@@ -71,7 +73,7 @@ class HubSource:
         return tuple(self.hub.splits)
 
     def read(self, split: str) -> list[Row]:
-        """All rows of one split.
+        """Read all rows of one split.
 
         Raises:
             HubDataUnreachable: the data set is not in the cache, and the hub cannot be asked.
@@ -98,7 +100,7 @@ class HubSource:
         return [Row(split, index, dict(values), f"{where} row {index}") for index, values in enumerate(rows)]
 
     def fetch(self, *, offline: bool) -> Path:
-        """A folder that `datasets` reads, with every file of the configuration, whole and compared.
+        """Fetch a folder that `datasets` reads, with every file of the configuration, whole and compared.
 
         Raises:
             UsageError: it cannot be had; the message says why, and what to do.
@@ -132,7 +134,7 @@ class HubSource:
 
 
 def _is_folder(name: str) -> bool:
-    """Whether `name` is a path. What has the form of a hub id is one, whatever lies in the working folder."""
+    """Tell whether `name` is a path. What has the form of a hub id is one, whatever lies in the working folder."""
     return name.startswith(".") or os.path.isabs(name)
 
 
@@ -150,7 +152,7 @@ def _load(folder: str, hub: HubData, split: str) -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong: `datasets` says that something did, and has the reason behind it."""
+    """Find the cause of an error: `datasets` says that something went wrong, and has the reason behind it."""
     while isinstance(error, own_errors()) and error.__cause__ is not None:
         error = error.__cause__
     return error

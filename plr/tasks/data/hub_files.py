@@ -1,5 +1,5 @@
 # pyright: basic
-"""Which files a configuration of a data set on the hub has, and a folder in which `datasets` finds them.
+"""Files of a configuration of a data set on the hub, and a folder in which `datasets` finds them.
 
 `datasets` alone knows its rules (cards, patterns, names of splits), and is not asked to download anything: it is shown a folder
 in which every file of the commit has its name, and only those that matter now have their bytes.
@@ -26,7 +26,7 @@ CARD = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
 
 def workroom(folder: Path, inside: str) -> Path:
-    """`inside` of the cache; where that is for reading alone, of a folder that goes with the process."""
+    """Return `inside` of the cache; where that is for reading alone, of a folder that goes with the process."""
     home = folder / inside
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,9 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
 def chosen_files(
     home: Path, name: str, config: str | None, listed: list[str], snapshot: Path, *, data_dir: str | None = None
 ) -> list[str]:
-    """The files that `config` (or the folder `data_dir`) reads, as `datasets` finds them by name; kept in `home`, since a
-    commit does not change.
+    """List the files that `config` (or the folder `data_dir`) reads, as `datasets` finds them by name.
+
+    The list is kept in `home`, since a commit does not change.
 
     `snapshot` holds the card.
 
@@ -93,7 +94,7 @@ def _chosen(name: str, config: str | None, data_dir: str | None, listed: list[st
 
 
 def shown_folder(home: Path, name: str, listed: list[str], snapshot: Path, real: list[str]) -> Path:
-    """The folder that shows the `real` files as they lie in `snapshot` and the others empty, made once."""
+    """Make the folder that shows the `real` files as they lie in `snapshot` and the others empty, made once."""
     folder = home / name.rpartition("/")[2]
     if not folder.is_dir():
         part = Path(tempfile.mkdtemp(dir=home))
@@ -129,7 +130,7 @@ def _fill(
 
 
 def own_errors() -> tuple[type[Exception], ...]:
-    """What `datasets` raises beside errors of Python."""
+    """List the errors `datasets` raises beside those of Python."""
     from datasets.exceptions import DatasetsError
 
     return (DatasetsError,)

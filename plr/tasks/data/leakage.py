@@ -31,7 +31,7 @@ _Filed = dict[int, dict[tuple[str, ...], str]]
 
 
 def check_leakage(rows: Sequence[Example], held_out: HeldOut) -> None:
-    """Compare ``rows`` (calibration, training) with the examples of the held-out splits.
+    """Compare `rows` (calibration, training) with the examples of the held-out splits.
 
     Raises:
         LeakageError: prompts that stand in both; the first are named, all are counted.
@@ -51,7 +51,7 @@ def check_text_leakage(
 ) -> None:
     """Compare plain texts (id -> text) with the questions of the held-out splits.
 
-    ``question`` gives the words of an example to look for; by default its field ``question``, or else its prompt.
+    `question` gives the words of an example to look for; by default its field `question`, or else its prompt.
 
     Raises:
         LeakageError: texts that contain such a question; the first are named, all are counted.

@@ -1,7 +1,7 @@
-"""From a source to the examples of one split, every step counted.
+"""Loading of one split: from a source to its examples, every step counted.
 
 In this order: fields are checked, the splits that the source lacks are cut, duplicates dropped, long prompts
-dropped, ``limit`` rows drawn.
+dropped, `limit` rows drawn.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RowTask(Protocol):
 
 
 def load_split(task: RowTask, split: str, data: TaskData) -> Split:
-    """The examples of ``split`` and what was left out.
+    """Load the examples of `split` and what was left out.
 
     Raises:
         DataError: no such split, file or data set, or a malformed row; the message names file, line and field.
@@ -93,7 +93,7 @@ def load_split(task: RowTask, split: str, data: TaskData) -> Split:
 
 
 def available_splits(task: RowTask, data: TaskData) -> tuple[str, ...]:
-    """The splits that :func:`load_split` can give, in the order train, validation, test."""
+    """List the splits that `load_split` can give, in the order train, validation, test."""
     given = set(_source(task, data).splits)
     given |= {"test"} if task.halves_validation and "validation" in given else set()
     given |= set(SPLITS) if "all" in given else {"validation"} if "train" in given else set()
@@ -113,7 +113,7 @@ def _source(task: RowTask, data: TaskData) -> Source:
 
 
 def _rows_of(task: RowTask, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
-    """The rows that fall to ``split``, and in words how it was cut where the source has no such split."""
+    """Select the rows that fall to `split`, and in words how it was cut where the source has no such split."""
 
     def groups(row: Row) -> frozenset[str]:
         return task.groups(row.values)
@@ -146,7 +146,7 @@ def _example(task: RowTask, row: Row) -> Example:
 
 
 def row_problem(task: RowTask, row: Row) -> tuple[str, str] | None:
-    """What is wrong with a row, and what would be right; None if it can be used."""
+    """Explain what is wrong with a row, and what would be right; None if it can be used."""
     for name in task.fields:
         value = row.values.get(name)
         if value is None:
@@ -166,7 +166,7 @@ def row_problem(task: RowTask, row: Row) -> tuple[str, str] | None:
 
 
 def source_rows(task: RowTask, data: TaskData) -> dict[str, list[Row]]:
-    """Every split of the source as it stands, not cut and not checked."""
+    """Read every split of the source as it stands, not cut and not checked."""
     source = _source(task, data)
     return {split: task.adopt(source.read(split)) for split in source.splits}
 

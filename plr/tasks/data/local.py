@@ -31,13 +31,15 @@ STEMS = {
 
 
 class LocalSource:
-    """A folder of split files, or one file: the split it is named for (``test.jsonl``), else ``all``."""
+    """A folder of split files, or one file: the split it is named for (`test.jsonl`), else `all`."""
 
     def __init__(
         self, path: str, stems: Mapping[str, str] = STEMS, *, named: bool = False, json_holds_lines: bool = False
     ) -> None:
-        """Look, without reading. ``stems`` says which split a file is, by its name without suffix; ``named`` that a user wrote them
-        and each must be there; ``json_holds_lines`` that a ``.json`` has an object a line.
+        """Look for files, without reading.
+
+        `stems` says which split a file is, by its name without suffix; `named` that a user wrote them and each must be
+        there; `json_holds_lines` that a `.json` has an object a line.
 
         Raises:
             DataError: nothing there, no file of a known name, one that was named and is missing, or two files for one split.
@@ -92,7 +94,7 @@ class LocalSource:
         return tuple(self.files)
 
     def read(self, split: str) -> list[Row]:
-        """All rows of one file.
+        """Read all rows of one file.
 
         Raises:
             DataError: the file is empty, not UTF-8 or not in the form its name promises.

@@ -1,7 +1,7 @@
 """Rows for the steps: a task's splits, read once a process, and calibration text.
 
 Before anything is hashed a task's data is resolved: local files to their sha256, a hub data set to its commit. Before any row
-is used for calibration or training it is compared with the validation and test splits (:func:`guarded_train`).
+is used for calibration or training it is compared with the validation and test splits (`guarded_train`).
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def resolve_task(
     max_prompt_chars: int | None = None,
     offline: bool = False,
 ) -> TaskSpec:
-    """The identity of a task with its data; ``name`` is that of a registered task, or a task file.
+    """Resolve the identity of a task with its data; `name` is that of a registered task, or a task file.
 
     Raises:
         UnknownNameError: no such task.
         ConfigError: a task file that cannot be read.
-        DataError: ``data`` is not there, or the hub data set cannot be resolved.
+        DataError: `data` is not there, or the hub data set cannot be resolved.
         HubError: the hub does not know the data set, refuses it, or cannot be asked (HubUnreachable).
     """
     task = find_task(name)
@@ -103,7 +103,7 @@ def resolve_file(text: str, knobs: CalibrationKnobs, *, guard: TaskSpec | None =
 
 @lru_cache(maxsize=32)
 def load_split(spec: TaskSpec, split: str) -> Split:
-    """One split of a task, read once a process.
+    """Load one split of a task, read once a process.
 
     Raises:
         DataError: the files changed since the task was resolved, or cannot be read.
@@ -116,13 +116,13 @@ def load_split(spec: TaskSpec, split: str) -> Split:
 
 
 def data_record(spec: TaskSpec, split: str) -> dict[str, Any]:
-    """What a result says of the rows behind it, so that anyone can check them: commit, files and checksums.
+    """Describe the rows behind a result, so that anyone can check them: commit, files and checksums.
 
-    ``rows_sha256`` is over the rows themselves (:attr:`plr.tasks.Split.rows_sha256`), ``prompts_sha256`` over ids, prompts and
+    `rows_sha256` is over the rows themselves (`plr.tasks.Split.rows_sha256`), `prompts_sha256` over ids, prompts and
     targets.
 
     Raises:
-        DataError: as :func:`load_split`.
+        DataError: as `load_split`.
     """
     found = load_split(spec, split)
     return {
@@ -145,10 +145,10 @@ def _task_data(spec: TaskSpec) -> TaskData:
 
 @lru_cache(maxsize=32)
 def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
-    """The train split, after proof that none of its rows stands in validation or test.
+    """Load the train split, after proof that none of its rows stands in validation or test.
 
-    Between splits that were published as they are (``Task.official_splits``) equal rows are no error: see
-    :func:`seen_in_train`.
+    Between splits that were published as they are (`Task.official_splits`) equal rows are no error: see
+    `seen_in_train`.
 
     Raises:
         LeakageError: some do; the first of them are named.
@@ -167,7 +167,7 @@ def guarded_train(spec: TaskSpec) -> tuple[Example, ...]:
 
 
 def guard_other(trained: TaskSpec, scored: TaskSpec, rows: Sequence[Example]) -> None:
-    """Prove that ``rows`` of ``scored`` do not stand in the train split of ``trained``, where the two are not one task.
+    """Prove that `rows` of `scored` do not stand in the train split of `trained`, where the two are not one task.
 
     Raises:
         LeakageError: some do; the first of them are named.
@@ -178,7 +178,7 @@ def guard_other(trained: TaskSpec, scored: TaskSpec, rows: Sequence[Example]) ->
 
 @lru_cache(maxsize=32)
 def seen_in_train(spec: TaskSpec, split: str) -> frozenset[str]:
-    """The ids of the rows of ``split`` whose prompt stands in the train split too."""
+    """Return the ids of the rows of `split` whose prompt stands in the train split too."""
     if split == "train" or not has_split(spec, "train"):
         return frozenset()
     train = {normalized(row.prompt) for row in load_split(spec, "train").examples}
@@ -187,7 +187,7 @@ def seen_in_train(spec: TaskSpec, split: str) -> frozenset[str]:
 
 @lru_cache(maxsize=32)
 def head_of(spec: TaskSpec) -> HeadSpec | None:
-    """The classification head that the task needs; None for a task whose answer is written.
+    """Return the classification head that the task needs; None for a task whose answer is written.
 
     Raises:
         DataError: labels that depend on data which cannot be read.
@@ -197,7 +197,7 @@ def head_of(spec: TaskSpec) -> HeadSpec | None:
 
 
 def draw(rows: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """``limit`` rows drawn with ``seed``, in source order; a larger limit draws a superset, None takes all."""
+    """Draw `limit` rows with `seed`, in source order; a larger limit draws a superset, None takes all."""
     return choose(rows, limit, seed, lambda row: row.id)
 
 
@@ -213,7 +213,7 @@ class CalibrationText:
 
 
 def calibration_text(calibration: Calibration) -> CalibrationText:
-    """Draw the samples of ``calibration``, and compare them with the held-out rows of its task or ``guard``.
+    """Draw the samples of `calibration`, and compare them with the held-out rows of its task or `guard`.
 
     Raises:
         DataError: the file holds no text, or changed.
@@ -238,10 +238,10 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
 
 
 def undrawn_texts(calibration: Calibration) -> list[str]:
-    """The documents of a calibration file that were not drawn, in shuffled order; copies of drawn ones are left out.
+    """List the documents of a calibration file that were not drawn, in shuffled order; copies of drawn ones are left out.
 
     Raises:
-        DataError: as :func:`calibration_text`.
+        DataError: as `calibration_text`.
     """
     texts, order = _shuffled(calibration)
     drawn = {normalized(texts[i]) for i in order[: calibration.samples]}
@@ -249,7 +249,7 @@ def undrawn_texts(calibration: Calibration) -> list[str]:
 
 
 def _shuffled(calibration: Calibration) -> tuple[list[str], list[int]]:
-    """The documents of a calibration file, and the order in which they are drawn."""
+    """Return the documents of a calibration file, and the order in which they are drawn."""
     path = Path(calibration.path or "")
     if not path.is_file() or file_sha256(path) != calibration.file_sha256:
         raise DataError(f"{path} is gone or changed since the command was planned", hint="run the command again")
@@ -260,12 +260,12 @@ def _shuffled(calibration: Calibration) -> tuple[list[str], list[int]]:
 
 
 def has_split(spec: TaskSpec, split: str) -> bool:
-    """Whether the data of the task has this split."""
+    """Tell whether the data of the task has this split."""
     return split in task_of(spec).splits(_task_data(spec))
 
 
 def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:
-    """The validation and test rows, as far as the data has these splits."""
+    """Load the validation and test rows, as far as the data has these splits."""
     return {split: load_split(spec, split).examples for split in ("validation", "test") if has_split(spec, split)}
 
 
@@ -281,7 +281,7 @@ def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str
 
 
 def read_texts(path: Path) -> list[str]:
-    """The documents of a file: JSON lines with a ``text`` field, or plain text with blank lines between documents.
+    """Read the documents of a file: JSON lines with a `text` field, or plain text with blank lines between documents.
 
     Raises:
         DataError: a line that is no such object, or a file without text.
@@ -327,7 +327,7 @@ def _data_sha256(path: Path) -> str:
 
 
 def _hub_commit(task: str, hub: HubData, *, offline: bool) -> str:
-    """The commit of a data set on the hub; offline, one whose files are all in the cache."""
+    """Find the commit of a data set on the hub; offline, one whose files are all in the cache."""
     if is_offline(offline):
         source = HubSource(task, hub, None)
         try:

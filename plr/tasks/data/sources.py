@@ -1,4 +1,4 @@
-"""What a source of rows is. Rows are read one split at a time, when asked for."""
+"""Sources of rows. Rows are read one split at a time, when asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["GeneratedSource", "Row", "Source"]
 
 
 class Row(NamedTuple):
-    """One row of a source: ``position`` counts rows of that split from 0, ``where`` names it for people."""
+    """One row of a source: `position` counts rows of that split from 0, `where` names it for people."""
 
     split: str
     position: int
@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 
 class Source(Protocol):
-    """``splits`` are the names that :meth:`read` takes: some of train, validation, test, or ``all`` alone."""
+    """`splits` are the names that `read` takes: some of train, validation, test, or `all` alone."""
 
     @property
     def splits(self) -> tuple[str, ...]: ...

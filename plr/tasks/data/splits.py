@@ -22,7 +22,7 @@ MAX_VALIDATION = 500
 
 
 def normalized(text: str) -> str:
-    """Case and white space left out, for comparing texts.
+    """Leave out case and white space, for comparing texts.
 
     >>> normalized(" How  many\\nApples? ")
     'how many apples?'
@@ -31,7 +31,7 @@ def normalized(text: str) -> str:
 
 
 def without_duplicates(rows: Iterable[T], key: Callable[[T], Hashable | None]) -> list[T]:
-    """The first row of each key; rows with key None are all kept."""
+    """Keep the first row of each key; rows with key None all stay."""
     seen: set[Hashable] = set()
     kept: list[T] = []
     for row in rows:
@@ -43,7 +43,7 @@ def without_duplicates(rows: Iterable[T], key: Callable[[T], Hashable | None]) -
 
 
 def choose(items: Sequence[T], limit: int | None, seed: int, key: Callable[[T], str]) -> list[T]:
-    """``limit`` items drawn with ``seed``, in their order; a larger limit draws a superset."""
+    """Draw `limit` items with `seed`, in their order; a larger limit draws a superset."""
     if limit is None or limit >= len(items):
         return list(items)
     drawn = sorted(range(len(items)), key=lambda i: _rank(seed, "draw", key(items[i])))[: max(limit, 0)]
@@ -51,7 +51,7 @@ def choose(items: Sequence[T], limit: int | None, seed: int, key: Callable[[T], 
 
 
 def cut_validation(rows: Sequence[Row], groups: Groups, seed: int) -> tuple[list[Row], list[Row]]:
-    """(train, validation): a tenth of the rows, 500 at most, is taken out of train, whole groups at a time."""
+    """Cut (train, validation): a tenth of the rows, 500 at most, is taken out of train, whole groups at a time."""
     size = min(MAX_VALIDATION, int(len(rows) * HELD_OUT_SHARE))
     side = _fill(_components(rows, groups), [("validation", size)], "train", seed)
     return [r for r, s in zip(rows, side, strict=True) if s == "train"], [
@@ -60,7 +60,7 @@ def cut_validation(rows: Sequence[Row], groups: Groups, seed: int) -> tuple[list
 
 
 def divide(rows: Sequence[Row], groups: Groups, seed: int) -> dict[str, list[Row]]:
-    """One source split into train, validation (a tenth) and test (a tenth); rows linked by a group stay together.
+    """Divide one source split into train, validation (a tenth) and test (a tenth); rows linked by a group stay together.
 
     A component larger than what is left of a held-out split goes to train.
     """
@@ -70,7 +70,7 @@ def divide(rows: Sequence[Row], groups: Groups, seed: int) -> dict[str, list[Row
 
 
 def halve(rows: Sequence[Row], groups: Groups, seed: int) -> tuple[list[Row], list[Row]]:
-    """(first, second) half of the rows, the odd one in the first; rows linked by a group stay together."""
+    """Cut the (first, second) half of the rows, the odd one in the first; rows linked by a group stay together."""
     side = _fill(_components(rows, groups), [("second", len(rows) // 2)], "first", seed)
     return [r for r, s in zip(rows, side, strict=True) if s == "first"], [
         r for r, s in zip(rows, side, strict=True) if s == "second"
@@ -78,7 +78,7 @@ def halve(rows: Sequence[Row], groups: Groups, seed: int) -> tuple[list[Row], li
 
 
 def _fill(components: Sequence[str], sizes: list[tuple[str, int]], rest: str, seed: int) -> list[str]:
-    """The side of each row: components in sha256 order, each into the first side that still has room for all of it."""
+    """Choose the side of each row: components in sha256 order, each into the first side that still has room for all of it."""
     count: dict[str, int] = {}
     for component in components:
         count[component] = count.get(component, 0) + 1
@@ -92,7 +92,7 @@ def _fill(components: Sequence[str], sizes: list[tuple[str, int]], rest: str, se
 
 
 def _components(rows: Sequence[Row], groups: Groups) -> list[str]:
-    """For each row the name of its component: the least key that rows linked by shared keys lead to (union-find)."""
+    """Name for each row its component: the least key that rows linked by shared keys lead to (union-find)."""
     parent: dict[str, str] = {}
 
     def find(key: str) -> str:

@@ -1,15 +1,15 @@
 """Text classification on a table of one's own: two columns, a text and its label.
 
-``--data`` names a ``.tsv`` or ``.csv`` file, or a folder with ``train`` and ``test`` (and ``validation``) files; ``.jsonl`` is
-read too. Columns called ``text`` and ``label`` are taken by name; otherwise there are two columns, the text first (or the label,
+`--data` names a `.tsv` or `.csv` file, or a folder with `train` and `test` (and `validation`) files; `.jsonl` is
+read too. Columns called `text` and `label` are taken by name; otherwise there are two columns, the text first (or the label,
 if its column is called so), and the first line may be a head or a row: it is a row if its second cell is a label that stands
 below it.
 
-The labels of the head are the distinct labels of the train split, sorted, as they are written. ``acc`` counts the rows whose
-likeliest label is right; ``roc_auc`` is the area under the ROC curve of the probability of the second label, and with more than
+The labels of the head are the distinct labels of the train split, sorted, as they are written. `acc` counts the rows whose
+likeliest label is right; `roc_auc` is the area under the ROC curve of the probability of the second label, and with more than
 two labels the mean of those of each label against the rest.
 
-A row of a table, as text and label: ``Shall I compare thee to a summer's day?`` and ``shakespeare``.
+A row of a table, as text and label: `Shall I compare thee to a summer's day?` and `shakespeare`.
 
 The awkward cases: a label that stands in test and never in train is an error, not a wrong answer; a table with one label too.
 """
@@ -77,7 +77,7 @@ class TextClassification(Classification):
 
 
 def _number(row: Row) -> int | None:
-    """A label that JSON gives as a whole number: 0 is the label ``0``."""
+    """Read a label that JSON gives as a whole number: 0 is the label `0`."""
     label = row.values.get("label")
     return label if isinstance(label, int) else None
 

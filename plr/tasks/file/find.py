@@ -22,16 +22,16 @@ FORMAT = 1
 
 
 def is_task_file(name: str) -> bool:
-    """Whether ``name`` names a file and not a registered task."""
+    """Tell whether `name` names a file and not a registered task."""
     return name.lower().endswith((".yaml", ".yml"))
 
 
 def find_task(name: str) -> Task:
-    """The registered task ``name``, or the task in the file ``name``, read anew.
+    """Find the registered task `name`, or the task in the file `name`, read anew.
 
     Raises:
         UnknownNameError: no such task.
-        ConfigError: see :func:`read_task`; or a folder, or a file of rows, where a task is asked for.
+        ConfigError: see `read_task`; or a folder, or a file of rows, where a task is asked for.
     """
     path = Path(os.path.expanduser(name))
     if is_task_file(name) and not path.is_dir():
@@ -47,7 +47,7 @@ def find_task(name: str) -> Task:
 
 
 def read_task(path: Path) -> Task:
-    """The task in a YAML file; its name is that of the file if it gives none.
+    """Read the task in a YAML file; its name is that of the file if it gives none.
 
     Raises:
         ConfigError: no such file, no valid YAML, keys that do not fit, or the name of a task that plr has already.
@@ -66,7 +66,7 @@ def read_task(path: Path) -> Task:
 
 
 def task_of(spec: TaskSpec) -> Task:
-    """The task of a resolved spec, from the registry or from the definition that it carries."""
+    """Return the task of a resolved spec, from the registry or from the definition that it carries."""
     return tasks.get(spec.name) if spec.definition is None else _kept(spec.definition)
 
 
@@ -87,7 +87,7 @@ def _task_from(definition: str) -> Task:
 
 
 def _definition(file: TaskFile) -> str:
-    """Everything that bears on prompts, targets, splits and scores; where the rows lie does not."""
+    """Return everything that bears on prompts, targets, splits and scores; where the rows lie does not."""
     kept = file.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
     version = _scorer_version(file)
     scorer = {} if version is None else {"scorer_version": version}

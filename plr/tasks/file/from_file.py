@@ -1,5 +1,7 @@
-"""The tasks that a task file makes: one whose answer is written, the same with the scores of a registered task, one with a head
-(:mod:`plr.tasks.file.schema`)."""
+"""The tasks that a task file makes (`plr.tasks.file.schema`).
+
+One whose answer is written, the same with the scores of a registered task, and one with a head.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 
 
 class _FromFile(Task):
-    """What both kinds share: where rows come from and which of their fields are read."""
+    """Common base of both kinds: where rows come from and which of their fields are read."""
 
     fields = ()  # checked in problem: a field may be a number here
 
@@ -105,7 +107,7 @@ class FileGeneration(_FromFile):
         return str(row["question"]) if "question" in self._prompt.fields else self.prompt(row)
 
     def choices(self, row: Mapping[str, Any]) -> list[str]:
-        """The answers there are to choose from; none where the answer is free."""
+        """List the answers there are to choose from; none where the answer is free."""
         return [template.fill(row).strip() for template in self._choices]
 
     def boundary(self, text: str) -> str:
@@ -133,7 +135,7 @@ class FileGeneration(_FromFile):
         return scores
 
     def _answer(self, row: Mapping[str, Any], choice: str) -> str:
-        """What is written where ``choice`` is right."""
+        """Write the answer where `choice` is right."""
         return self._target.fill({**row, "choice": choice}).strip()
 
     def _read(self) -> Iterable[str]:
@@ -149,7 +151,7 @@ class FileGeneration(_FromFile):
         return self.choices(row)[place]
 
     def _place(self, row: Mapping[str, Any]) -> int | None:
-        """Which choice the label of ``row`` means: its text, or its place. Where choices read fields a number is a place."""
+        """Find the choice that the label of `row` means: its text, or its place. Where choices read fields a number is a place."""
         by_text, by_place = self._readings(row)
         label = row[self.file.label or ""]
         number = isinstance(label, int) and not isinstance(label, bool)
@@ -158,7 +160,7 @@ class FileGeneration(_FromFile):
         return by_place if by_text is None else by_text
 
     def _readings(self, row: Mapping[str, Any]) -> tuple[int | None, int | None]:
-        """The label of ``row`` as the text of a choice, and as the place of one."""
+        """Read the label of `row` as the text of a choice, and as the place of one."""
         text, choices = str(row[self.file.label or ""]).strip(), self.choices(row)
         return choices.index(text) if text in choices else None, _whole(text, len(choices))
 
@@ -271,7 +273,7 @@ class FileClassification(_FromFile, Classification):
         return first, second[0] if second else None
 
     def _place(self, value: Any) -> int | None:
-        """The place of a label among the named ones: by its text, or as a whole number."""
+        """Find the place of a label among the named ones: by its text, or as a whole number."""
         names, text = self.file.labels, str(value).strip()
         return names.index(text) if text in names else _whole(text, len(names))
 
@@ -291,5 +293,5 @@ class FileClassification(_FromFile, Classification):
 
 
 def _whole(text: str, below: int) -> int | None:
-    """The place that ``text`` writes, from 0 and under ``below``; None if it writes none."""
+    """Read the place that `text` writes, from 0 and under `below`; None if it writes none."""
     return int(text) if text.isdecimal() and len(text) < 10 and int(text) < below else None

@@ -1,6 +1,6 @@
 """A task of one's own in one YAML file.
 
-A file whose answer is written (``kind: generation``, the default)::
+A file whose answer is written (`kind: generation`, the default)::
 
     name: capitals
     data: capitals.tsv                     # beside this file; or hub: ORG/NAME; or --data with every command
@@ -10,24 +10,24 @@ A file whose answer is written (``kind: generation``, the default)::
     stop: ["Question:"]
     max_new_tokens: 16
 
-With ``choices`` the answer is one of them: ``label`` is the field that says which (its text, or its place from 0; where choices
-read fields a number is always a place), and in the target ``{choice}`` stands for it. A model's answer that is none of them is
-wrong, and counted (``in_choices``)::
+With `choices` the answer is one of them: `label` is the field that says which (its text, or its place from 0; where choices
+read fields a number is always a place), and in the target `{choice}` stands for it. A model's answer that is none of them is
+wrong, and counted (`in_choices`)::
 
     prompt: "{question}\\n1. {choice0}\\n2. {choice1}\\nAnswer:"
     choices: ["{choice0}", "{choice1}"]
     label: label
     target: " {choice}"
 
-With ``scorer`` an answer is scored as that registered task scores its own: all its metrics, its boundary, and its gold, which it
-reads from the row, so a row must have the fields of that task (``plr tasks show gsm8k`` has one). This is how another wording
-of GSM8K, or what ``plr tasks transform`` made of it, keeps ``exact_match,strict-match`` and the others::
+With `scorer` an answer is scored as that registered task scores its own: all its metrics, its boundary, and its gold, which it
+reads from the row, so a row must have the fields of that task (`plr tasks show gsm8k` has one). This is how another wording
+of GSM8K, or what `plr tasks transform` made of it, keeps `exact_match,strict-match` and the others::
 
     prompt: "Solve this.\\n{question}\\n"
     target: "{answer}"
     scorer: gsm8k
 
-With a head (``kind: classification``)::
+With a head (`kind: classification`)::
 
     kind: classification
     texts: ["{premise}", "{hypothesis}"]   # one or two
@@ -37,13 +37,13 @@ With a head (``kind: classification``)::
 
 How it works:
 
-1. Templates take plain ``{field}`` names (:mod:`plr.tasks.file.template`); no code is in the file, none is run.
-2. The first metric is the primary one (with ``scorer``: that of its task). Each is measured on the first answer:
-   ``exact_match,first-answer``; ``boundary`` says where that is complete: at the end of the ``line`` (default), of the
-   ``paragraph``, of the SQL ``statement``, or only at the end of the ``text``. Beside a primary metric that is right or wrong
-   stands its ``strict`` twin, and ``ended`` beside every one.
-3. Everything in the file but ``data`` is part of the identity of what is trained or scored with it, in canonical form: a comment
-   changes nothing, a template changes everything; with ``scorer`` the version of that task too. The rows count by their content.
+1. Templates take plain `{field}` names (`plr.tasks.file.template`); no code is in the file, none is run.
+2. The first metric is the primary one (with `scorer`: that of its task). Each is measured on the first answer:
+   `exact_match,first-answer`; `boundary` says where that is complete: at the end of the `line` (default), of the
+   `paragraph`, of the SQL `statement`, or only at the end of the `text`. Beside a primary metric that is right or wrong
+   stands its `strict` twin, and `ended` beside every one.
+3. Everything in the file but `data` is part of the identity of what is trained or scored with it, in canonical form: a comment
+   changes nothing, a template changes everything; with `scorer` the version of that task too. The rows count by their content.
 4. The definition travels in the step: an adapter can be evaluated when the file is gone.
 
 Given up: several right answers for one row, fields inside fields.

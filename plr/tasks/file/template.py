@@ -1,6 +1,6 @@
 """Templates of a task file: text with named fields, filled with a row. Nothing in them is ever run.
 
-``{name}`` stands for the field ``name`` of a row, ``{{`` and ``}}`` for braces. There is nothing else: no attributes, no indices,
+`{name}` stands for the field `name` of a row, `{{` and `}}` for braces. There is nothing else: no attributes, no indices,
 no conversions and no formats, so a template reads what a row holds and cannot reach anything behind it. What is filled in is
 text: braces inside a row's value stay as they are.
 """
@@ -27,7 +27,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Read ``text``.
+        """Read `text`.
 
         Raises:
             ValueError: braces that do not pair, or anything but a plain name between them; the message is for people.
@@ -52,5 +52,5 @@ class Template:
         return tuple(dict.fromkeys(name for _, name in self.pieces if name is not None))
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """The text for one row. Every field must be there."""
+        """Write the text for one row. Every field must be there."""
         return "".join(literal + ("" if name is None else str(values[name])) for literal, name in self.pieces)

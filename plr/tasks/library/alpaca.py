@@ -6,7 +6,7 @@ __all__ = ["alpaca_prompt"]
 
 
 def alpaca_prompt(instruction: str, given: str = "") -> str:
-    """``given`` is the input that the instruction speaks of; most instructions have none.
+    """Write the prompt; `given` is the input that the instruction speaks of; most instructions have none.
 
     >>> alpaca_prompt("Add 1 and 2.").splitlines()[2:]
     ['### Instruction:', 'Add 1 and 2.', '', '### Response:']

@@ -11,18 +11,18 @@ A row of Math10K as prompt and target, in the one template (Alpaca's) that serve
     Natalia sold 48/2 = 24 clips in May. [...]
     The answer is 72.
 
-- ``math10k`` is what is trained on; a file that is named for no split is divided into three, ``train.json`` alone gives all
+- `math10k` is what is trained on; a file that is named for no split is divided into three, `train.json` alone gives all
   its rows but a validation cut, and has no test: score it on the other tasks.
-- ``multiarith``, ``gsm8k_arithmetic``, ``addsub``, ``singleeq``, ``svamp``, ``mawps`` ask for a number, ``aqua`` for the
-  letter of an option. Their ``output`` was written by a model and is often wrong (or empty): it is never read. The target,
+- `multiarith`, `gsm8k_arithmetic`, `addsub`, `singleeq`, `svamp`, `mawps` ask for a number, `aqua` for the
+  letter of an option. Their `output` was written by a model and is often wrong (or empty): it is never read. The target,
   which the answer loss is measured on, is the gold answer as the last sentence of a training row says it.
 
-Metrics of a number: ``exact_match,llm-adapters`` reads the last number of the whole response, as the suite does;
-``exact_match,first-answer`` (primary) reads it from the text through the first sentence that states an answer. Metrics of a
-letter: ``exact_match,fixed`` (primary) and ``exact_match,llm-adapters``, see :mod:`plr.scoring.arithmetic`; ``fixed`` also
-stops where the model goes on with a heading of the template. Both have ``first-answer``, ``strict`` and ``ended``.
+Metrics of a number: `exact_match,llm-adapters` reads the last number of the whole response, as the suite does;
+`exact_match,first-answer` (primary) reads it from the text through the first sentence that states an answer. Metrics of a
+letter: `exact_match,fixed` (primary) and `exact_match,llm-adapters`, see `plr.scoring.arithmetic`; `fixed` also
+stops where the model goes on with a heading of the template. Both have `first-answer`, `strict` and `ended`.
 
-The suite cuts a response at the next ``### Response:`` and nowhere else; so does ``llm-adapters`` here.
+The suite cuts a response at the next `### Response:` and nowhere else; so does `llm-adapters` here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HEADING = "### "
 
 
 class Arithmetic(Task):
-    """What the tasks of the suite share."""
+    """Common base of the tasks of the suite."""
 
     version = 1
     fields = ("instruction", "answer")
@@ -82,7 +82,7 @@ class Arithmetic(Task):
         )
 
     def letters(self, row: Mapping[str, Any]) -> bool:
-        """Whether the answer of ``row`` is the letter of an option."""
+        """Tell whether the answer of `row` is the letter of an option."""
         return _is_letter(row["answer"])
 
     def boundary(self, text: str) -> str:
@@ -145,7 +145,7 @@ class Math10k(Arithmetic):
 
 
 def _own(text: str) -> str:
-    """``text`` before the model goes on with a heading of the template."""
+    """Return `text` before the model goes on with a heading of the template."""
     return cut_at_stops(text, (HEADING,))
 
 
@@ -154,7 +154,7 @@ def _is_letter(answer: Any) -> bool:
 
 
 def _plain(answer: Any) -> str:
-    """A number without a needless ``.0``; anything else as it stands.
+    """Return a number without a needless `.0`; anything else as it stands.
 
     >>> _plain("15.0"), _plain("9.8"), _plain(" C ")
     ('15', '9.8', 'C')

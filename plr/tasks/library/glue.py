@@ -3,25 +3,25 @@
 =============  =================  ======================  ==============================================
 task           rows (train/test)  texts                   metrics, the headline one first
 =============  =================  ======================  ==============================================
-``glue_cola``  8,551 / 1,043      sentence                ``mcc`` (Matthews), ``acc``
-``glue_sst2``  67,349 / 872       sentence                ``acc``
-``glue_mrpc``  3,668 / 408        sentence1, sentence2    ``acc``, ``f1``
-``glue_qqp``   363,846 / 40,430   question1, question2    ``acc``, ``f1``
-``glue_stsb``  5,749 / 1,500      sentence1, sentence2    ``pearson``, ``spearman``
-``glue_mnli``  392,702 / 9,815    premise, hypothesis     ``acc``, on the matched rows
-``glue_qnli``  104,743 / 5,463    question, sentence      ``acc``
-``glue_rte``   2,490 / 277        sentence1, sentence2    ``acc``
+`glue_cola`  8,551 / 1,043      sentence                `mcc` (Matthews), `acc`
+`glue_sst2`  67,349 / 872       sentence                `acc`
+`glue_mrpc`  3,668 / 408        sentence1, sentence2    `acc`, `f1`
+`glue_qqp`   363,846 / 40,430   question1, question2    `acc`, `f1`
+`glue_stsb`  5,749 / 1,500      sentence1, sentence2    `pearson`, `spearman`
+`glue_mnli`  392,702 / 9,815    premise, hypothesis     `acc`, on the matched rows
+`glue_qnli`  104,743 / 5,463    question, sentence      `acc`
+`glue_rte`   2,490 / 277        sentence1, sentence2    `acc`
 =============  =================  ======================  ==============================================
 
-``glue_mnli_mismatched`` is MNLI scored on the mismatched rows (9,832). WNLI is left out, as it is in the LoRA paper.
+`glue_mnli_mismatched` is MNLI scored on the mismatched rows (9,832). WNLI is left out, as it is in the LoRA paper.
 
 Splits. The labels of GLUE's own test sets are not published, so **the official validation split is the test split here**, as in
 the papers. It must not select anything: the validation split, by which checkpoints and learning rates are chosen, is cut out of
 train (500 rows, or a tenth if that is less; seeded; equal texts stay together). A local folder reads the same way: its
-``validation.jsonl`` (or ``dev``, ``validation_matched``) is the test split, and a ``test.jsonl`` beside it is not read.
+`validation.jsonl` (or `dev`, `validation_matched`) is the test split, and a `test.jsonl` beside it is not read.
 
 Some rows stand in the official train and validation splits alike. They are kept, so that numbers mean what they mean elsewhere,
-and counted in each result (``seen_in_train``).
+and counted in each result (`seen_in_train`).
 
 A real row, first of MRPC's validation split, label 1 (equivalent)::
 
@@ -48,7 +48,7 @@ HIGHEST = 5.0
 
 
 class Glue(Classification):
-    """One task of GLUE; ``names`` are its labels, none for STS-B's number."""
+    """One task of GLUE; `names` are its labels, none for STS-B's number."""
 
     version = 1
     official_splits = True

@@ -7,19 +7,19 @@ A real row, first of the test split, as prompt and target::
     She makes 9 * 2 = $<<9*2=18>>18 every day at the farmer's market.
     #### 18
 
-Six metrics (the rules of the first three: :mod:`plr.scoring.numbers`):
+Six metrics (the rules of the first three: `plr.scoring.numbers`):
 
-- ``exact_match,strict-match``, ``exact_match,flexible-extract``: lm-eval's, on the text before its stop strings;
-- ``numeric_match``: the last number of that text, by value;
-- ``exact_match,first-answer``: strict match on the text through the first ``#### n``. Because strict match takes
-  the first mark anyway, it equals ``exact_match,strict-match`` on every response; it stands here under the name
+- `exact_match,strict-match`, `exact_match,flexible-extract`: lm-eval's, on the text before its stop strings;
+- `numeric_match`: the last number of that text, by value;
+- `exact_match,first-answer`: strict match on the text through the first `#### n`. Because strict match takes
+  the first mark anyway, it equals `exact_match,strict-match` on every response; it stands here under the name
   that all tasks share;
-- ``exact_match,strict`` (not to be taken for strict-match): the first answer is right AND the generation ended
+- `exact_match,strict` (not to be taken for strict-match): the first answer is right AND the generation ended
   there, by EOS, with nothing but white space behind the number;
-- ``ended``: EOS within the limit, before any stop string.
+- `ended`: EOS within the limit, before any stop string.
 
-The awkward case: a model that writes ``#### 18\n#### 19`` is right under strict-match and wrong under flexible
-extract and numeric match, which read the last number. Here it is right by first answer and wrong under ``strict``.
+The awkward case: a model that writes `#### 18\n#### 19` is right under strict-match and wrong under flexible
+extract and numeric match, which read the last number. Here it is right by first answer and wrong under `strict`.
 
 The data set has no validation split: 500 rows of train (a tenth, if that is less) are taken, seeded.
 """

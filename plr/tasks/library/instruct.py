@@ -1,6 +1,6 @@
 r"""Instruction data: Alpaca's rows, and chats.
 
-- ``alpaca`` reads ``instruction``, ``input`` (may be empty) and ``output``, in Alpaca's template::
+- `alpaca` reads `instruction`, `input` (may be empty) and `output`, in Alpaca's template::
 
       Below is an instruction that describes a task. [...]
 
@@ -10,12 +10,12 @@ r"""Instruction data: Alpaca's rows, and chats.
       ### Response:
       Making crepes is an easy and delicious process! [...]
 
-- ``chat`` reads ``messages``, a list of ``{"role": system | user | assistant, "content": text}`` that ends with the assistant. Its
-  prompt is plain text (``user: ...``), for a base that has no chat template. For one that has, write the rows out in that
-  template first: ``plr tasks transform chat --as chat --model M``.
+- `chat` reads `messages`, a list of `{"role": system | user | assistant, "content": text}` that ends with the assistant. Its
+  prompt is plain text (`user: ...`), for a base that has no chat template. For one that has, write the rows out in that
+  template first: `plr tasks transform chat --as chat --model M`.
 
-Such answers are not right or wrong. ``rougeL`` (primary, F1 on words as ``rouge-score`` cuts them: English alone) says how near
-the wording is to one good answer, ``ended`` how many stopped by EOS; the answer loss is what instruction tuning is judged by.
+Such answers are not right or wrong. `rougeL` (primary, F1 on words as `rouge-score` cuts them: English alone) says how near
+the wording is to one good answer, `ended` how many stopped by EOS; the answer loss is what instruction tuning is judged by.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class _Instruct(Task):
-    """What both share: scores of free text."""
+    """Common base of both: scores of free text."""
 
     version = 1
     metrics = ("rougeL", "ended")
@@ -90,7 +90,7 @@ class Chat(_Instruct):
 
 
 def messages_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The chat of a row; a row of Alpaca's is one of two messages.
+    """Return the chat of a row; a row of Alpaca's is one of two messages.
 
     >>> [one["role"] for one in messages_of({"instruction": "Add.", "input": "1, 2", "output": "3"})]
     ['user', 'assistant']

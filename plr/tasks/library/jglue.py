@@ -1,25 +1,25 @@
 r"""JNLI and JCommonsenseQA of JGLUE (Kurihara et al. 2022), answered in words, as in the LoRA study of LINE (Wang et al. 2023).
 
-A real row of each, first of the validation files, as prompt and target (Table 1 of that paper; ``[SEP]`` is text here)::
+A real row of each, first of the validation files, as prompt and target (Table 1 of that paper; `[SEP]` is text here)::
 
     時計がついている場所に[...]看板が設置されています。[SEP]屋根の上に看板があり時計もついています。[SEP]中立
     電子機器で使用される[...]なんと言う？[SEP]掲示板[SEP]パソコン[SEP]マザーボード[SEP]ハードディスク[SEP]まな板[SEP]マザーボード
 
-- ``jnli``: 20,073 / 2,434 rows (train / validation); the answer is 含意 (entailment), 中立 (neutral) or 矛盾 (contradiction);
-- ``jcommonsenseqa``: 8,939 / 1,119 rows; the answer is the text of one of five choices.
+- `jnli`: 20,073 / 2,434 rows (train / validation); the answer is 含意 (entailment), 中立 (neutral) or 矛盾 (contradiction);
+- `jcommonsenseqa`: 8,939 / 1,119 rows; the answer is the text of one of five choices.
 
 The model writes its answer, so it can write what is no label. Such an answer is wrong, and counted:
 
-- ``exact_match,first-answer`` (primary; the accuracy of the paper): string equality of the answer, which ends with its
-  line or at ``[SEP]``;
-- ``in_choices,first-answer``: the answer is one of the labels, right or wrong;
-- ``exact_match,strict``, ``ended``: as everywhere.
+- `exact_match,first-answer` (primary; the accuracy of the paper): string equality of the answer, which ends with its
+  line or at `[SEP]`;
+- `in_choices,first-answer`: the answer is one of the labels, right or wrong;
+- `exact_match,strict`, `ended`: as everywhere.
 
 Splits as in the paper: one half of the validation rows, seeded, is the test split (JNLI 1,217 / 1,217, JCommonsenseQA 560 / 559).
 Rows of the same two sentences, in either order, fall to the same half. The test files that JGLUE published later are not read.
-JGLUE's own files are read under their names (``jnli-valid-v1.3.json``), or as ``train`` and ``validation``. On the hub the rows
-lie in ``zenless-lab/jnli`` (whose ``test`` is JGLUE's validation, ``premise`` its first sentence, and 0, 1, 2 its labels in the
-order entailment, neutral, contradiction) and ``sbintuitions/JCommonsenseQA``.
+JGLUE's own files are read under their names (`jnli-valid-v1.3.json`), or as `train` and `validation`. On the hub the rows
+lie in `zenless-lab/jnli` (whose `test` is JGLUE's validation, `premise` its first sentence, and 0, 1, 2 its labels in the
+order entailment, neutral, contradiction) and `sbintuitions/JCommonsenseQA`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CHOICES = tuple(f"choice{i}" for i in range(5))
 
 
 class Jglue(Task):
-    """What both tasks share: texts between separators, an answer behind the last."""
+    """Common base of both tasks: texts between separators, an answer behind the last."""
 
     version = 1
     metrics = (FIRST, KNOWN, "exact_match,strict", "ended")
@@ -69,7 +69,7 @@ class Jglue(Task):
         return "".join(f"{str(row[name]).strip()}{SEP}" for name in self.texts)
 
     def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The answers there are to a row."""
+        """Return the answers there are to a row."""
         raise NotImplementedError
 
     def boundary(self, text: str) -> str:
@@ -132,7 +132,7 @@ class JCommonsenseQA(Jglue):
 
 
 def _own_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the hub as JGLUE's own files spell it."""
+    """Return a row of the hub as JGLUE's own files spell it."""
     names, label = tuple(LABELS), values.get("label")
     known = type(label) is int and 0 <= label < len(names)
     return {

@@ -1,5 +1,6 @@
-r"""SQL from a question and the CREATE TABLE statements it needs (b-mc2/sql-create-context: 78,577 rows, no table
-contents).
+r"""SQL from a question and the CREATE TABLE statements it needs (b-mc2/sql-create-context).
+
+78,577 rows, no table contents.
 
 A real row, first of the data set, as prompt and target::
 
@@ -7,19 +8,19 @@ A real row, first of the data set, as prompt and target::
     Question: How many heads of the departments are older than 56 ?
     SQL: SELECT COUNT(*) FROM head WHERE age > 56
 
-Seven metrics (the rules: :mod:`plr.scoring.sql.match`, :mod:`plr.scoring.sql.execute`):
+Seven metrics (the rules: `plr.scoring.sql.match`, `plr.scoring.sql.execute`):
 
-- ``exact_match,raw`` and ``exact_match,normalized``: the whole generation up to EOS, as written and in canonical form;
-- ``exact_match,first-answer`` and ``exact_match,first-answer-casefold``: the canonical form of the first statement,
-  up to a newline or ``;``; with the case of literals kept, and folded (part of the gold lower-cases literals that
+- `exact_match,raw` and `exact_match,normalized`: the whole generation up to EOS, as written and in canonical form;
+- `exact_match,first-answer` and `exact_match,first-answer-casefold`: the canonical form of the first statement,
+  up to a newline or `;`; with the case of literals kept, and folded (part of the gold lower-cases literals that
   the question capitalises);
-- ``exec_match,first-answer``: the first statement returns what the gold returns on ten databases made for it; None
+- `exec_match,first-answer`: the first statement returns what the gold returns on ten databases made for it; None
   where the sample is undecidable;
-- ``exact_match,strict``: the first answer is right AND the generation ended there, by EOS, with nothing but white
-  space and ``;`` behind it (normalized asks for no EOS);
-- ``ended``: EOS within the limit.
+- `exact_match,strict`: the first answer is right AND the generation ended there, by EOS, with nothing but white
+  space and `;` behind it (normalized asks for no EOS);
+- `ended`: EOS within the limit.
 
-The awkward case: `` SELECT a FROM t;`` is right in every metric but raw, while `` SELECT a FROM t\nOutput: 23`` is
+The awkward case: ` SELECT a FROM t;` is right in every metric but raw, while ` SELECT a FROM t\nOutput: 23` is
 right by first answer alone. There are no stop strings: a text that runs on must be seen to run on.
 
 The data set has one split. It is divided 80/10/10, seeded, so that no table stands in two splits. Tables are told

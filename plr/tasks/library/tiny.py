@@ -1,7 +1,7 @@
 """The two tasks of the embedded base: GSM8K and SQL in small, with the prompts and scorers of the real ones.
 
-Their rows are made by :mod:`plr.embedded.corpus` (no download, no licence), split by construction. Only the length
-of an answer differs. ``TaskData.path`` reads other rows of the same form, as for the real tasks.
+Their rows are made by `plr.embedded.corpus` (no download, no licence), split by construction. Only the length
+of an answer differs. `TaskData.path` reads other rows of the same form, as for the real tasks.
 """
 
 from __future__ import annotations

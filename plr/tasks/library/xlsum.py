@@ -1,18 +1,18 @@
 r"""Japanese XLSum (Hasan et al. 2021): an article of the BBC, and its summary; 7,113 / 889 / 889 rows.
 
-A row in the form of the LoRA study of LINE (Wang et al. 2023, Table 1; ``[SEP]`` is text here)::
+A row in the form of the LoRA study of LINE (Wang et al. 2023, Table 1; `[SEP]` is text here)::
 
     ワシントン州キング郡のアウトブレイクはひとつの介護施設に集中している [...][SEP]米ワシントン州で2日、新型コロナウイルス[...]
 
-Metrics: ROUGE-1, ROUGE-2 and ROUGE-L F1 (``rouge1``, ``rouge2``, ``rougeL``) between the morphemes of answer and summary, by
-MeCab with unidic-lite (:mod:`plr.scoring.japanese`, the extra ``ja``), without a stemmer. Primary is ``rougeL``; ``ended`` is
-the share that stopped by EOS. There is no ``strict``: a summary is not right or wrong.
+Metrics: ROUGE-1, ROUGE-2 and ROUGE-L F1 (`rouge1`, `rouge2`, `rougeL`) between the morphemes of answer and summary, by
+MeCab with unidic-lite (`plr.scoring.japanese`, the extra `ja`), without a stemmer. Primary is `rougeL`; `ended` is
+the share that stopped by EOS. There is no `strict`: a summary is not right or wrong.
 
-The answer ends at ``[SEP]`` or a blank line. Articles are long (thousands of tokens): set ``train.max_length`` and the task's
-``max_prompt_chars``; what is left out is counted.
+The answer ends at `[SEP]` or a blank line. Articles are long (thousands of tokens): set `train.max_length` and the task's
+`max_prompt_chars`; what is left out is counted.
 
-The published archive's own names are read: ``japanese_train.jsonl``, ``japanese_val.jsonl``, ``japanese_test.jsonl``. On the hub
-the data set ``csebuetnlp/xlsum`` is a program; its rows as files are those of the branch ``refs/convert/parquet``.
+The published archive's own names are read: `japanese_train.jsonl`, `japanese_val.jsonl`, `japanese_test.jsonl`. On the hub
+the data set `csebuetnlp/xlsum` is a program; its rows as files are those of the branch `refs/convert/parquet`.
 """
 
 from __future__ import annotations
