@@ -263,9 +263,9 @@ def test_extras_are_those_of_the_project() -> None:
 
 def test_modes_and_exit_codes_are_those_of_the_code() -> None:
     from plr import errors
-    from plr.core.specs import Restore
+    from plr.core.modes import MODES
 
-    modes = set(Restore.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
+    modes = set(MODES)
     assert {m for m in modes if f"| `{m}`" in PAGES["docs/restoration.md"]} == modes
     assert {m for m in modes if f"| `{m}` | mode" in PAGES["docs/concepts.md"]} == modes
     codes = {getattr(errors, name).exit_code for name in errors.__all__}
