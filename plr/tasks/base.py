@@ -59,9 +59,9 @@ class Task(ABC):
     definition: ClassVar[str | None] = None
     """Of a task that was read from a file: the file as canonical JSON, which is its identity."""
     data: ClassVar[str | None] = None
-    """Where the rows lie if neither `--data` nor a study says otherwise."""
+    """Path of the rows if neither `--data` nor a study says otherwise."""
     stems: ClassVar[Mapping[str, str]] = STEMS
-    """Which split a local file is, by its name without suffix."""
+    """Split of a local file, by its name without suffix."""
     stems_are_named: ClassVar[bool] = False
     """The user named the files of the splits, so each of them must be there."""
     official_splits: ClassVar[bool] = False
@@ -103,11 +103,11 @@ class Task(ABC):
 
     def score_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
         """Compute `score` of each pair, in order. A set of samples is best scored at once: some scorers run side by side."""
-        found: list[dict[str, Score]] = []
+        scored: list[dict[str, Score]] = []
         for scores, response in zip(self.scores_all(examples, responses), responses, strict=True):
             every = scores | {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
-            found.append({metric: every[metric] for metric in self.metrics})
-        return found
+            scored.append({metric: every[metric] for metric in self.metrics})
+        return scored
 
     def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
         """Compute `scores` of each pair; a task that scores a batch faster than its samples one by one says how here."""
@@ -169,8 +169,10 @@ def outcomes(task: Task, explanations: Sequence[Mapping[str, str]]) -> dict[str,
     >>> outcomes(tasks.get("tiny_sql"), rows)
     {'exec_match,first-answer': {'equal': 2, 'timeout': 1}}
     """
-    found = {name: Counter(row[name].partition(":")[0] for row in explanations if name in row) for name in task.kinds}
-    return {name: dict(count.most_common()) for name, count in found.items() if count}
+    counters = {
+        name: Counter(row[name].partition(":")[0] for row in explanations if name in row) for name in task.kinds
+    }
+    return {name: dict(count.most_common()) for name, count in counters.items() if count}
 
 
 tasks: Registry[Task] = Registry("task", "plr.tasks")

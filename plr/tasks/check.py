@@ -99,10 +99,10 @@ def _rows(task: Task, data: TaskData, report: Report) -> None:
     total = 0
     for split, rows in source.items():
         total += len(rows)
-        found = [(row.where, problem[0]) for row in rows if (problem := row_problem(task, row))]
-        if found:
-            text = f"{len(found)} of {len(rows)} rows of {split} cannot be used: " + _some(
-                [": ".join(one) for one in found], 2
+        problems = [(row.where, problem[0]) for row in rows if (problem := row_problem(task, row))]
+        if problems:
+            text = f"{len(problems)} of {len(rows)} rows of {split} cannot be used: " + _some(
+                [": ".join(one) for one in problems], 2
             )
             report.findings.append(Finding("error", "rows", text))
     if not report.errors:
@@ -110,24 +110,26 @@ def _rows(task: Task, data: TaskData, report: Report) -> None:
 
 
 def _splits(task: Task, data: TaskData, report: Report) -> dict[str, Split]:
-    found: dict[str, Split] = {}
+    loaded: dict[str, Split] = {}
     for name in task.splits(data):
         try:
-            found[name] = task.load(name, data)
+            loaded[name] = task.load(name, data)
         except DataError as error:
             report.findings.append(Finding("error", "splits", f"{name}: {error}"))
             continue
-        kept = found[name].report
-        report.splits[name] = kept.kept
-        if kept.cut:
-            report.findings.append(Finding("fine", "splits", f"{name}: {kept.cut}"))
-        if kept.duplicates or kept.too_long:
-            text = f"{name}: {kept.duplicates} duplicates and {kept.too_long} rows with too long a prompt are dropped"
+        counts = loaded[name].report
+        report.splits[name] = counts.kept
+        if counts.cut:
+            report.findings.append(Finding("fine", "splits", f"{name}: {counts.cut}"))
+        if counts.duplicates or counts.too_long:
+            text = (
+                f"{name}: {counts.duplicates} duplicates and {counts.too_long} rows with too long a prompt are dropped"
+            )
             report.findings.append(Finding("remark", "splits", text))
     for name in ("train", "validation", "test"):
         if name not in task.splits(data):
             report.findings.append(Finding("remark", "splits", f"there is no {name} split"))
-    return found
+    return loaded
 
 
 def _leakage(task: Task, splits: Mapping[str, Split], report: Report) -> None:
@@ -185,11 +187,11 @@ def _gold(task: Task, splits: Mapping[str, Split], report: Report, on_progress: 
             if score is None:
                 continue
             total += 1
-            said = f"{row.id} ({_line(score.explanation)})"
+            described = f"{row.id} ({_line(score.explanation)})"
             if score.value is None:
-                unscored.append(said)
+                unscored.append(described)
             elif score.value != 1.0:
-                wrong.append(said)
+                wrong.append(described)
                 cut += task.boundary(row.target).strip() != row.target.strip()
         on_progress(start + len(part), len(full))
     if empty:
@@ -260,8 +262,8 @@ def _length(splits: Mapping[str, Split], report: Report, max_length: int | None,
 
 def _some(items: Sequence[str], named: int = 5) -> str:
     """Name the first few, and how many more there are."""
-    more = f" and {len(items) - named} more" if len(items) > named else ""
-    return ", ".join(items[:named]) + more
+    rest = f" and {len(items) - named} more" if len(items) > named else ""
+    return ", ".join(items[:named]) + rest
 
 
 def _line(text: str) -> str:

@@ -22,10 +22,10 @@ class Specimen(NamedTuple):
 
 def specimens(task: Task, row: Example, others: Sequence[Example]) -> list[Specimen]:
     """List the gold answer, the gold answer without a stop (of a task that writes), and a wrong one: another row's target."""
-    found = [("the gold answer", Response(row.target, ended=True))]
+    responses = [("the gold answer", Response(row.target, ended=True))]
     if task.kind == "generation":
-        found.append(("the gold answer, and on", Response(f"{row.target}\n\n{row.prompt}", ended=False)))
+        responses.append(("the gold answer, and on", Response(f"{row.target}\n\n{row.prompt}", ended=False)))
     wrong = next((other.target for other in others if other.target.strip() != row.target.strip()), None)
     if wrong is not None:
-        found.append(("the answer of another row", Response(wrong, ended=True)))
-    return [Specimen(what, response, task.score(row, response)) for what, response in found]
+        responses.append(("the answer of another row", Response(wrong, ended=True)))
+    return [Specimen(what, response, task.score(row, response)) for what, response in responses]

@@ -119,8 +119,8 @@ def with_templates(
         for prompt, target in chosen:
             for name in (*prompt.fields, *target.fields):
                 if row.row.get(name) is None:
-                    given = ", ".join(map(str, row.row))
-                    raise DataError(f"row {row.id} has no field {name!r}; given are {given}", hint="name one of these")
+                    fields = ", ".join(map(str, row.row))
+                    raise DataError(f"row {row.id} has no field {name!r}; given are {fields}", hint="name one of these")
             yield {"prompt": prompt.fill(row.row), "target": target.fill(row.row), "source": row.id}
 
 
@@ -179,12 +179,12 @@ def _behind(solved: Sequence[Example], prompt: str) -> str:
 
 def _draw(pool: Sequence[Example], row: Example, shots: int, seed: int) -> list[Example]:
     """Draw `shots` of `pool` that ask something else than `row`, in random order."""
-    asked, kept, seen = normalized(row.prompt), list[Example](), set[int]()
+    asked, drawn, seen = normalized(row.prompt), list[Example](), set[int]()
     generator = _random(seed, "shots", row.id)
-    while len(kept) < shots:
+    while len(drawn) < shots:
         if len(seen) == len(pool):
             raise DataError(
-                f"there are {len(kept)} other rows to stand before row {row.id}",
+                f"there are {len(drawn)} other rows to stand before row {row.id}",
                 expected=f"{shots}",
                 hint="fewer --shots",
             )
@@ -192,8 +192,8 @@ def _draw(pool: Sequence[Example], row: Example, shots: int, seed: int) -> list[
         if place not in seen:
             seen.add(place)
             if normalized(pool[place].prompt) != asked:
-                kept.append(pool[place])
-    return kept
+                drawn.append(pool[place])
+    return drawn
 
 
 def _random(seed: int, purpose: str, row: str) -> random.Random:

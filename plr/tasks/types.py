@@ -14,9 +14,9 @@ __all__ = ["SPLITS", "Example", "HeadSpec", "Kind", "LoadReport", "Response", "S
 
 SPLITS = ("train", "validation", "test")
 Kind = Literal["generation", "classification"]
-"""What a task asks of a model: to write an answer, or to choose a label (or give a number) with a head."""
+"""Demand of a task on a model: to write an answer, or to choose a label (or give a number) with a head."""
 Texts = tuple[str, str | None]
-"""What a head judges: a text, or a pair."""
+"""Input of a head: a text, or a pair."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class HeadSpec:
     """The outputs of a classification head: one a label, in the order of `names`; or one number."""
 
     names: tuple[str, ...]
-    """Of the labels; empty for a number."""
+    """Names of the labels; empty for a number."""
 
     @property
     def regression(self) -> bool:

@@ -109,15 +109,15 @@ class HubSource:
         """
         name, advice = self.hub.id, hub_advice(self.task, self.hub, offline=offline)
         sha = self._commit(offline, advice)
-        more: dict[str, Any] = {"offline": offline, "advice": advice}
-        card = fetch("dataset", name, sha, lambda listed: [path for path in CARD if path in listed], **more)
+        options: dict[str, Any] = {"offline": offline, "advice": advice}
+        card = fetch("dataset", name, sha, lambda listed: [path for path in CARD if path in listed], **options)
         # Which files a configuration has may change with the library that says so.
         within = [self.hub.data_dir] if self.hub.data_dir else []
         key = fingerprint([self.hub.config, version("datasets"), *within])[:12]
         home = workroom(repo_folder("dataset", name), f"plr/{sha}/{key}")
-        listed = list(listing("dataset", name, sha, **more))
+        listed = list(listing("dataset", name, sha, **options))
         wanted = chosen_files(home, name, self.hub.config, listed, card.folder, data_dir=self.hub.data_dir)
-        data = fetch("dataset", name, sha, lambda _: wanted, **more)
+        data = fetch("dataset", name, sha, lambda _: wanted, **options)
         self.revision, self.files = sha, card.files | data.files
         return shown_folder(home, name, listed, data.folder, list(self.files))
 

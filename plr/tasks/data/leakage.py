@@ -41,9 +41,9 @@ def check_leakage(rows: Sequence[Example], held_out: HeldOut) -> None:
         for split, examples in held_out.items()
         for example in examples
     }
-    found = [(row.id, where[key]) for row in rows if (key := normalized(row.prompt)) in where]
-    if found:
-        _raise(found, f"{len(found)} of {len(rows)} rows for calibration or training")
+    leaks = [(row.id, where[key]) for row in rows if (key := normalized(row.prompt)) in where]
+    if leaks:
+        _raise(leaks, f"{len(leaks)} of {len(rows)} rows for calibration or training")
 
 
 def check_text_leakage(
@@ -67,14 +67,14 @@ def check_text_leakage(
             else:
                 filed = by_anchor.setdefault(tuple(words[:_ANCHOR]), {})
                 filed.setdefault(len(words), {}).setdefault(tuple(words), place)
-    found: list[tuple[str, str]] = []
+    leaks: list[tuple[str, str]] = []
     for name, text in texts.items():
         words = _words(text)
         place = short.get(tuple(words)) or _contained(words, by_anchor)
         if place is not None:
-            found.append((name, place))
-    if found:
-        _raise(found, f"{len(found)} of {len(texts)} calibration texts")
+            leaks.append((name, place))
+    if leaks:
+        _raise(leaks, f"{len(leaks)} of {len(texts)} calibration texts")
 
 
 def _contained(words: list[str], by_anchor: Mapping[tuple[str, ...], _Filed]) -> str | None:
@@ -93,11 +93,11 @@ def _question(example: Example) -> str:
     return str(example.row["question"]) if "question" in example.row else example.prompt
 
 
-def _raise(found: list[tuple[str, str]], what: str) -> None:
-    named = ", ".join(f"{row} = {place}" for row, place in found[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+def _raise(leaks: list[tuple[str, str]], what: str) -> None:
+    named = ", ".join(f"{row} = {place}" for row, place in leaks[:_NAMED])
+    rest = f" and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
     raise LeakageError(
-        f"{what} stand in held-out splits: {named}{more}",
+        f"{what} stand in held-out splits: {named}{rest}",
         expected="rows that are in neither validation nor test",
         hint="remove them from the data, or draw from another split",
     )

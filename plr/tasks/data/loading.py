@@ -65,8 +65,8 @@ def load_split(task: RowTask, split: str, data: TaskData) -> Split:
     examples = [_example(task, row) for row in unique]
     most = data.max_prompt_chars
     short = [example for example in examples if most is None or len(example.prompt) <= most]
-    kept = choose(short, data.limit, data.limit_seed, key=lambda example: example.id)
-    if not kept:
+    drawn = choose(short, data.limit, data.limit_seed, key=lambda example: example.id)
+    if not drawn:
         if examples:
             raise DataError(
                 f"nothing is left of the {split} split of {task.name}: {len(rows)} rows in {source.description}, of which "
@@ -84,20 +84,20 @@ def load_split(task: RowTask, split: str, data: TaskData) -> Split:
         rows=len(rows),
         duplicates=len(rows) - len(unique),
         too_long=len(examples) - len(short),
-        not_drawn=len(short) - len(kept),
-        kept=len(kept),
+        not_drawn=len(short) - len(drawn),
+        kept=len(drawn),
         cut=cut,
         files=dict(source.files) if isinstance(source, HubSource) else {},
     )
-    return Split(tuple(kept), report)
+    return Split(tuple(drawn), report)
 
 
 def available_splits(task: RowTask, data: TaskData) -> tuple[str, ...]:
     """List the splits that `load_split` can give, in the order train, validation, test."""
-    given = set(_source(task, data).splits)
-    given |= {"test"} if task.halves_validation and "validation" in given else set()
-    given |= set(SPLITS) if "all" in given else {"validation"} if "train" in given else set()
-    return tuple(split for split in SPLITS if split in given)
+    names = set(_source(task, data).splits)
+    names |= {"test"} if task.halves_validation and "validation" in names else set()
+    names |= set(SPLITS) if "all" in names else {"validation"} if "train" in names else set()
+    return tuple(split for split in SPLITS if split in names)
 
 
 def _source(task: RowTask, data: TaskData) -> Source:
@@ -106,10 +106,10 @@ def _source(task: RowTask, data: TaskData) -> Source:
         return LocalSource(data.path, task.stems, named=named, json_holds_lines=task.json_holds_lines)
     if task.hub is not None:
         return HubSource(task.name, task.hub, data.revision)
-    made = task.generated()
-    if made is None:
+    source = task.generated()
+    if source is None:
         raise DataError(f"{task.name} has no data of its own", hint="give its rows with --data FOLDER")
-    return made
+    return source
 
 
 def _rows_of(task: RowTask, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
@@ -150,9 +150,9 @@ def row_problem(task: RowTask, row: Row) -> tuple[str, str] | None:
     for name in task.fields:
         value = row.values.get(name)
         if value is None:
-            given = ", ".join(map(str, row.values)) or "none"
+            fields = ", ".join(map(str, row.values)) or "none"
             return (
-                f"the field {name!r} is missing; given are {given}",
+                f"the field {name!r} is missing; given are {fields}",
                 f"rows of {task.name} have {', '.join(task.fields)}",
             )
         if not isinstance(value, str):
@@ -174,6 +174,6 @@ def source_rows(task: RowTask, data: TaskData) -> dict[str, list[Row]]:
 def _checked(task: RowTask, source: Source, split: str) -> list[Row]:
     rows = task.adopt(source.read(split))
     for row in rows:
-        if found := row_problem(task, row):
-            raise DataError(f"{row.where}: {found[0]}", expected=found[1])
+        if problem := row_problem(task, row):
+            raise DataError(f"{row.where}: {problem[0]}", expected=problem[1])
     return rows

@@ -72,9 +72,9 @@ class LocalSource:
                 if split is not None:
                     self.files[split] = file
             if not self.files:
-                given = ", ".join(sorted(file.name for file in root.iterdir())[:8]) or "nothing"
+                names = ", ".join(sorted(file.name for file in root.iterdir())[:8]) or "nothing"
                 raise DataError(
-                    f"the folder {root} has no data file that is known by name; it holds {given}",
+                    f"the folder {root} has no data file that is known by name; it holds {names}",
                     expected=", ".join(f"{stem}.jsonl" for stem in stems) + "; or .json, .csv, .tsv",
                     hint="name one file, or rename the files after their splits",
                 )
@@ -150,7 +150,7 @@ def _json_list(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     with _LIMIT, path.open(encoding="utf-8-sig", newline="") as stream:
-        kept = csv.field_size_limit(_CELL)
+        limit = csv.field_size_limit(_CELL)
         lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
             head = next(lines, [])
@@ -170,7 +170,7 @@ def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
                 hint='a cell that begins with " ends with ", and has "" for a " inside it',
             ) from error
         finally:
-            csv.field_size_limit(kept)
+            csv.field_size_limit(limit)
 
 
 def _object(values: Any, where: str) -> Mapping[str, Any]:

@@ -124,16 +124,16 @@ def data_record(spec: TaskSpec, split: str) -> dict[str, Any]:
     Raises:
         DataError: as `load_split`.
     """
-    found = load_split(spec, split)
+    loaded = load_split(spec, split)
     return {
-        "source": found.report.source,
+        "source": loaded.report.source,
         "split": split,
         "revision": spec.revision,
         "data_sha256": spec.data_sha256,
-        "files": dict(found.report.files),
-        "rows": found.report.kept,
-        "rows_sha256": found.rows_sha256,
-        "prompts_sha256": found.digest,
+        "files": dict(loaded.report.files),
+        "rows": loaded.report.kept,
+        "rows_sha256": loaded.rows_sha256,
+        "prompts_sha256": loaded.digest,
     }
 
 
@@ -209,7 +209,7 @@ class CalibrationText:
     pairs: list[tuple[str, str]]
     report: dict[str, Any] = field(default_factory=dict)
     texts: list[Texts] | None = None
-    """What a classification head reads, where the task is of that kind; the labels are no part of it."""
+    """Texts that a classification head reads, where the task is of that kind; the labels are no part of it."""
 
 
 def calibration_text(calibration: Calibration) -> CalibrationText:

@@ -33,13 +33,13 @@ def normalized(text: str) -> str:
 def without_duplicates(rows: Iterable[T], key: Callable[[T], Hashable | None]) -> list[T]:
     """Keep the first row of each key; rows with key None all stay."""
     seen: set[Hashable] = set()
-    kept: list[T] = []
+    firsts: list[T] = []
     for row in rows:
         value = key(row)
         if value is None or value not in seen:
-            kept.append(row)
+            firsts.append(row)
             seen.add(value)
-    return kept
+    return firsts
 
 
 def choose(items: Sequence[T], limit: int | None, seed: int, key: Callable[[T], str]) -> list[T]:

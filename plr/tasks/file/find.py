@@ -88,10 +88,10 @@ def _task_from(definition: str) -> Task:
 
 def _definition(file: TaskFile) -> str:
     """Return everything that bears on prompts, targets, splits and scores; where the rows lie does not."""
-    kept = file.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
+    values = file.model_dump(mode="json", exclude={"data"}, exclude_defaults=True)
     version = _scorer_version(file)
     scorer = {} if version is None else {"scorer_version": version}
-    return canonical_json({"format": FORMAT, "name": file.name, **kept, **scorer})
+    return canonical_json({"format": FORMAT, "name": file.name, **values, **scorer})
 
 
 def _scorer_version(file: TaskFile) -> int | None:

@@ -222,8 +222,8 @@ class FileScored(FileGeneration):
         return scorer.scores_all(theirs, [replace(one, text=cut_at_stops(one.text, self.stop)) for one in responses])
 
     def _trouble(self, row: Mapping[str, Any]) -> str | None:
-        found = row_problem(self.scorer, Row("", 0, row, ""))
-        return super()._trouble(row) if found is None else f"{found[0]}, as its scorer {self.scorer.name} reads it"
+        problem = row_problem(self.scorer, Row("", 0, row, ""))
+        return super()._trouble(row) if problem is None else f"{problem[0]}, as its scorer {self.scorer.name} reads it"
 
 
 class FileClassification(_FromFile, Classification):

@@ -119,7 +119,7 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
     scorer: str | None = None
     """A registered task: its metrics, boundary and gold in place of `metric` and `boundary`."""
     boundary: Literal["line", "paragraph", "statement", "text"] = "line"
-    """Where the first answer is complete: end of the line, paragraph, SQL statement, or of the whole text."""
+    """Boundary of the first answer: end of the line, paragraph, SQL statement, or of the whole text."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer."""
     max_new_tokens: int = Field(default=256, ge=1)

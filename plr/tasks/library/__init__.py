@@ -14,4 +14,4 @@ __all__ = ["discover"]
 
 def discover() -> dict[str, ModuleType]:
     """Import every module of this folder, so that its tasks are registered; the modules by name."""
-    return {found.name: import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)}
+    return {module.name: import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)}

@@ -63,7 +63,7 @@ class Arithmetic(Task):
     stop = ("### Response:",)
     max_new_tokens = 256
     source: ClassVar[str]
-    """Where its file lies in the repository of LLM-Adapters."""
+    """Path of its file in the repository of LLM-Adapters."""
 
     def prompt(self, row: Mapping[str, Any]) -> str:
         return alpaca_prompt(str(row["instruction"]), str(row.get("input") or ""))

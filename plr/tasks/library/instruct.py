@@ -78,8 +78,8 @@ class Chat(_Instruct):
         return f" {messages_of(row)[-1]['content']}"
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
-        given = row.get("messages")
-        messages = cast("list[Any]", given) if isinstance(given, list) else []
+        value = row.get("messages")
+        messages = cast("list[Any]", value) if isinstance(value, list) else []
         if len(messages) < 2:
             return "messages is no list of two at least"
         for place, one in enumerate(messages):

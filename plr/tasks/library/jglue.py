@@ -78,9 +78,9 @@ class Jglue(Task):
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
         answer, gold = self.boundary(response.text), example.target
         known = answer in self.labels(example.row)
-        said = "equal" if answer == gold else f"gold: {gold}" if known else f"none of the labels; gold: {gold}"
+        explanation = "equal" if answer == gold else f"gold: {gold}" if known else f"none of the labels; gold: {gold}"
         return {
-            FIRST: Score.of(answer == gold, answer, said),
+            FIRST: Score.of(answer == gold, answer, explanation),
             KNOWN: Score.of(known, answer, "one of the labels" if known else "none of the labels"),
         }
 

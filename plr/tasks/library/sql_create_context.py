@@ -94,10 +94,10 @@ class SqlCreateContext(Task):
             Sample(str(example.row["context"]), str(example.row["answer"]), first)
             for example, first in zip(examples, firsts, strict=True)
         ]
-        found: list[dict[str, Score]] = []
+        scored: list[dict[str, Score]] = []
         for sample, response, executed in zip(samples, responses, exec_matches(samples), strict=True):
             gold, first = sample.gold, sample.answer
-            found.append(
+            scored.append(
                 {
                     "exact_match,raw": raw_match(response.text, gold),
                     "exact_match,normalized": normalized_match(response.text, gold),
@@ -106,7 +106,7 @@ class SqlCreateContext(Task):
                     "exec_match,first-answer": executed,
                 }
             )
-        return found
+        return scored
 
 
 SQL_CREATE_CONTEXT = tasks.register("sql_create_context")(SqlCreateContext())
