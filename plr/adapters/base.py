@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["AdapterMethod", "Kind", "Properties", "adapters"]
 
 Kind = Literal["generation", "classification"]
-"""What the model does: write an answer (causal language model), or choose a label (sequence classification head)."""
+"""Work of the model: write an answer (causal language model), or choose a label (sequence classification head)."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Properties:
     """One line: what is trained, and where."""
     family: Literal["reparameterization", "additive", "prompt", "selective", "full"]
     merges: bool = True
-    """Whether it can be added into the weights of a 16-bit base, so that inference costs nothing more."""
+    """True if it can be added into the weights of a 16-bit base, so that inference costs nothing more."""
     learning_rate: float = 1.0
     """The learning rate it wants, as a multiple of LoRA's on the same base."""
     kinds: tuple[Kind, ...] = ("generation", "classification")
     quantized: bool = True
-    """Whether it trains on bases below 16 bits."""
+    """True if it trains on bases below 16 bits."""
     source: str = ""
     """The paper."""
 

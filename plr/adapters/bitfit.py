@@ -35,7 +35,7 @@ from plr.errors import ModelError
 __all__ = ["BitFitConfig", "BitFitLayer", "BitFitModel"]
 
 FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias", "bias", "add_bias_linear")
-"""What configurations call the question whether linear layers have biases."""
+"""Names in configurations of the flag that gives linear layers biases."""
 
 
 @dataclass

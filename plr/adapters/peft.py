@@ -224,7 +224,7 @@ NO_NEWS = (
     r"Adapter '.*': \d+ LoRA tensor",  # AdaLoRA gave up all ranks of a layer
     "Adapter .* was active which is now deleted",
 )
-"""What PEFT warns of and nobody can act on."""
+"""Warnings of PEFT that nobody can act on."""
 
 
 @contextmanager

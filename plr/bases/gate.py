@@ -62,11 +62,11 @@ class _Text:
     name: str
     rows: list[list[int]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
-    """How many of the last tokens of each row are its answer; empty for running text."""
+    """Number of last tokens of each row that are its answer; empty for running text."""
     left_out: int = 0
     """Rows that do not fit into the model's positions."""
     why_not: str = ""
-    """Why there is nothing to measure."""
+    """Reason why there is nothing to measure."""
 
 
 class Gate:

@@ -45,7 +45,7 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     head: HeadSpec | None = None
     head_is_new: bool = False
-    """Whether the head's weights are a random start, and no checkpoint's."""
+    """True if the head's weights are a random start, and no checkpoint's."""
 
 
 def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:

@@ -33,17 +33,17 @@ class Mode:
     fits: Bits = lambda k, ell: True
     """The (k, l) at which it can be asked for."""
     misfit: str = ""
-    """What is wrong where it does not fit, after `mode NAME to L bits`."""
+    """The reason why it does not fit, written after `mode NAME to L bits`."""
     advice: str = ""
-    """What to do there instead."""
+    """Advice where it does not fit."""
     own_base: bool = False
-    """Whether it serves the very base that the adapter was trained on."""
+    """True if it serves the very base that the adapter was trained on."""
     needs_base: bool = True
-    """Whether the l-bit base has to be made first."""
+    """True if the l-bit base has to be made first."""
     plain: bool = False
-    """Whether tables show it without its name: it is what a pair (k, l) means by itself."""
+    """True if tables show it without its name: it is what a pair (k, l) means by itself."""
     implied: bool = False
-    """Whether a study has its cells unasked."""
+    """True if a study has its cells unasked."""
 
     @property
     def checkpoint(self) -> bool:
@@ -103,7 +103,7 @@ MODES: dict[str, Mode] = {
 """Every mode, in the order of help and, at one (k, l), of a study's cells."""
 
 MERGED = Mode("merged", "W16 + dW", "a dense checkpoint", "dense", grid=lambda k, ell: False)
-"""What `--merge` makes of a mode: no mode by itself."""
+"""The result of `--merge` on a mode: no mode by itself."""
 
 
 def mode_of(name: str) -> Mode:

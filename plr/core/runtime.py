@@ -63,9 +63,9 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
     dtype: Dtype = "auto"
-    """Of trainings and evaluations, and part of what they are. `auto`: bfloat16 where the device has instructions for it."""
+    """Precision of trainings and evaluations, part of what they are. `auto`: bfloat16 where the device has instructions for it."""
     kernel: Kernel = "auto"
-    """Of k-bit layers: codes read as they are (`packed`), or unpacked once (`dequantized`); `auto` by device and memory."""
+    """Kernel of k-bit layers: codes read as they are (`packed`), or unpacked once (`dequantized`); `auto` by device and memory."""
     workers: int = Field(default=1, ge=1)
     """Processes that run independent steps side by side."""
     threads: int | None = Field(default=None, ge=1)

@@ -121,7 +121,7 @@ class CalibrationKnobs(BaseModel, frozen=True, extra="forbid"):
     """Options of a calibration, in steps and in study files."""
 
     samples: int = Field(default=500, ge=1)
-    """How many texts are drawn."""
+    """Number of texts drawn."""
     seed: int = 0
     """Seed of the draw."""
     max_length: int = Field(default=512, ge=1)
@@ -168,7 +168,7 @@ class QuantizationKnobs(BaseModel, frozen=True, extra="forbid"):
     block_size: int = Field(default=128, ge=1)
     """Columns whose updates are applied to the rest of the matrix together."""
     grid: GridSearch = "minmax"
-    """How a group's range is chosen: its extremes, least squared error, or what an error costs by the Hessian."""
+    """Choice of a group's range: its extremes, least squared error, or what an error costs by the Hessian."""
     refine_passes: int = Field(default=0, ge=0)
     """Rounds of coordinate descent on the solved codes."""
     input_correction: float = Field(default=0.0, ge=0, le=1)
@@ -238,11 +238,11 @@ class TrainSpec(Spec, frozen=True):
     validation_limit: int | None = Field(default=500, ge=1)
     """Measure the validation loss on this many rows; none: all."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
-    """How often the validation loss is measured."""
+    """Measurements of the validation loss in an epoch."""
     select: Literal["best_validation_loss", "last"] = "best_validation_loss"
-    """Which state of the adapter is kept: the one with the lowest validation loss, or the last."""
+    """State of the adapter that is kept: the one with the lowest validation loss, or the last."""
     seed: int = 0
-    """Of the adapter's start and of the order of rows; in a study `seeds` sets it."""
+    """Seed of the adapter's start and of the order of rows; in a study `seeds` sets it."""
 
 
 class Step(Spec, frozen=True):
@@ -401,7 +401,7 @@ class EvaluationKnobs(BaseModel, frozen=True, extra="forbid"):
     """Options of an evaluation, in steps and in study files."""
 
     split: Literal["train", "validation", "test"] = "test"
-    """Which rows are scored."""
+    """Split whose rows are scored."""
     limit: int | None = Field(default=None, ge=1)
     """Score this many rows, drawn by `limit_seed`; none: all."""
     limit_seed: int = 0
@@ -413,7 +413,7 @@ class EvaluationKnobs(BaseModel, frozen=True, extra="forbid"):
     fewshot_seed: int | None = None
     """Draws the examples; none takes the first of the train split."""
     engine: ServingEngine = "hf"
-    """What writes the answers: the transformers model in this process, or vLLM."""
+    """Writer of the answers: the transformers model in this process, or vLLM."""
 
 
 class Evaluate(Step, EvaluationKnobs, frozen=True):

@@ -29,7 +29,7 @@ from plr.hub.transfer import Listed, matches, transfer
 __all__ = ["Fetched", "Listed", "fetch", "is_listed", "listing"]
 
 TRIES = 3
-"""Of a file whose bytes are not those that are listed."""
+"""Downloads of a file whose bytes are not those that are listed."""
 
 
 class Fetched(NamedTuple):

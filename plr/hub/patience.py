@@ -29,11 +29,11 @@ class Patience:
     """Limits of waiting, by cause; times in seconds."""
 
     silence: float = 20.0
-    """Without a byte; half of it for a connection. 10 s at most for that, and for a hub that has never answered."""
+    """Seconds without a byte; half of it for a connection. 10 s at most for that, and for a hub that has never answered."""
     tries: int = 5
-    """In a row, without progress."""
+    """Tries in a row without progress."""
     pause: float = 1.0
-    """Before the second try; doubled each time."""
+    """Seconds before the second try; doubled each time."""
     longest_pause: float = 60.0
     """Whoever asks for a longer one (`Retry-After`) is not waited for."""
     slowest: float = 1024.0

@@ -34,9 +34,9 @@ class Execution:
     low_memory: bool = False
     """Less memory at the price of time."""
     device: str | None = None
-    """Where to compute; None is where the model is."""
+    """Device to compute on; None is where the model is."""
     forward_dtype: torch.dtype | None = None
-    """What the forward of the calibration is cast to; None leaves it as it is."""
+    """Type that the forward of the calibration is cast to; None leaves it as it is."""
 
 
 class Quantizer(ABC):
@@ -49,11 +49,11 @@ class Quantizer(ABC):
     """
 
     needs_calibration: bool
-    """Whether `quantize` wants batches to calibrate on."""
+    """True if `quantize` wants batches to calibrate on."""
     widths: tuple[int, ...] = WIDTHS
     """The bits that it makes."""
     encoders: bool = True
-    """Whether an encoder's checkpoint is read back: one has no language model head."""
+    """True if an encoder's checkpoint is read back: one has no language model head."""
     formats: tuple[str, ...] = ()
     """The `quant_method` of the checkpoints that it reads."""
 

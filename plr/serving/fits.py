@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["MAX_RANK", "RANKS", "lora_rank", "lora_targets", "room_for_rank", "why_not_vllm"]
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `max_lora_rank` may be."""
+"""Values that `max_lora_rank` may have."""
 MAX_RANK = RANKS[-1]
 GROUPS = (-1, 32, 64, 128)
 GPTQ_METHODS = ("gptq", "rtn", "gptqmodel")

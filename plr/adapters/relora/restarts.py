@@ -57,7 +57,7 @@ class Restarts:
     seed: int
     name: str
     done: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
-    """How many restarts were made."""
+    """Number of restarts made."""
 
     @classmethod
     def begin(cls, model: nn.Module, *, name: str, restarts: int, seed: int, merge: bool) -> Restarts:

@@ -25,7 +25,7 @@ from plr.scoring.sql.judge import Verdict
 __all__ = ["CPU_TIME", "WALL_SECONDS", "Sample", "WorkerProcess"]
 
 WALL_SECONDS = 60.0
-"""For a worker that neither answers nor uses CPU time, say because it is stopped."""
+"""Limit for a worker that neither answers nor uses CPU time, say because it is stopped."""
 CPU_TIME = "CPU time"
 """The reason of an end that the sample itself is guilty of."""
 
@@ -54,7 +54,7 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self.why = ""
-        """How it died; empty while it lives."""
+        """Reason of its death; empty while it lives."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-P", "-m", "plr.scoring.sql.worker"],
