@@ -60,7 +60,7 @@ class RestoreOptions(TypedDict, total=False):
     model: str | Path | None
     """Another place of the source model; it must be the same model."""
     method: str | None
-    """How the l-bit base is quantized; as the adapter's own base if left out."""
+    """Quantizer of the l-bit base; that of the adapter's own base if left out."""
     allow_mismatch: bool
     """Attach although the provenance does not agree; recorded in the result."""
 

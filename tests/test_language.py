@@ -47,10 +47,13 @@ def docstrings(path: Path) -> Iterator[Docstring]:
         yield Docstring(f"{path.relative_to(ROOT.parent).as_posix()}:{line}", is_function, text)
 
 
-def markup_faults(path: Path) -> Iterator[str]:
-    """Yield the lines of strings that stand alone (docstrings of attributes too) with a markup other than single backticks."""
+def string_faults(path: Path) -> Iterator[str]:
+    """Yield what strings that stand alone (docstrings of attributes too) do wrong: another markup, a question for a beginning."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            word = node.value.value.split(" ", 1)[0]
+            if word in QUESTIONS:
+                yield f"{path.relative_to(ROOT.parent).as_posix()}:{node.lineno}: begins with {word}"
             for offset, line in enumerate(node.value.value.splitlines()):
                 if not line.lstrip().startswith(("```", ">>>")) and ("``" in line or ROLE.search(line)):
                     yield f"{path.relative_to(ROOT.parent).as_posix()}:{node.lineno + offset}: {line.strip()}"
@@ -92,7 +95,7 @@ def faults(room: str) -> list[str]:
         for docstring in docstrings(path)
         if (fault := fault_of(docstring)) is not None
     ]
-    return spoken + [fault for path in paths for fault in markup_faults(path)]
+    return spoken + [fault for path in paths for fault in string_faults(path)]
 
 
 ALL_ROOMS = sorted(
@@ -131,9 +134,11 @@ def test_each_rule_sees_its_fault(text: str, is_function: bool, fault: str | Non
     assert fault_of(Docstring("here", is_function, text)) == fault
 
 
-def test_markup_of_attributes_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attributes_are_held_to_the_rules_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path / "plr")
     path = tmp_path / "plr" / "one.py"
     path.parent.mkdir()
-    path.write_text('"""One."""\nx = 1\n"""A ``number`` of :func:`f`."""\ny = "``text``"\n', encoding="utf-8")
-    assert [fault.split(": ", 1)[0] for fault in markup_faults(path)] == ["plr/one.py:3"]
+    lines = ["One.", "A ``number`` of :func:`f`.", "Whether it rains.", "True if it rains."]
+    text = "\n".join(f'"""{line}"""\nx = "``text``"' for line in lines) + "\n"
+    path.write_text(text, encoding="utf-8")
+    assert [fault.split(": ", 1)[0] for fault in string_faults(path)] == ["plr/one.py:3", "plr/one.py:5"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["HEAD_SEED", "graft", "is_encoder", "load_classifier"]
 
 HEAD_SEED = 0
-"""Of the random start of a head that no checkpoint holds."""
+"""Seed of the random start of a head that no checkpoint holds."""
 
 
 def is_encoder(config: Any) -> bool:

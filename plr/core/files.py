@@ -15,7 +15,7 @@ _FULL_WORDS = (
     *(os.strerror(code) for code in _FULL),
     "Not enough disk space",
 )
-"""Of libraries that give no error number: safetensors and tokenizers (Rust), C++ streams, and `datasets` before it writes."""
+"""Words of libraries without an error number: safetensors and tokenizers (Rust), C++ streams, and `datasets` before it writes."""
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 __all__ = ["out_of_memory"]
 
 _CPU_WORDS = "can't allocate memory"
-"""Of torch's allocator for the CPU, which raises a RuntimeError like any other."""
+"""Message of torch's allocator for the CPU, which raises a RuntimeError like any other."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,9 +17,9 @@ __all__ = ["Precision", "cpu_has_bfloat16", "fast_precision", "may_have_gpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 CPUINFO = Path("/proc/cpuinfo")
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
-"""Of NVIDIA, AMD, and of either under Windows' Linux."""
+"""Device files of NVIDIA, AMD, and of either under Windows' Linux."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Of x86 and, the last, of ARM."""
+"""Flags of x86 and, the last, of ARM."""
 BFLOAT16_ISAS = ("ALL", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10")
 """Values of `ONEDNN_MAX_CPU_ISA`, or their beginnings, that leave oneDNN the instructions."""
 

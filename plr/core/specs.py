@@ -104,7 +104,7 @@ class TaskSpec(Spec, frozen=True):
     version: int
     """Raised when the same name comes to mean something else."""
     definition: str | None = None
-    """Of a task from a file: all of it that bears on prompts and scores, as canonical JSON. A registered task is its version."""
+    """Content of a task file: all that bears on prompts and scores, as canonical JSON. A registered task is its version."""
     path: str | None = None
     """Local files of rows."""
     data_sha256: str | None = None
@@ -160,7 +160,7 @@ class QuantizationKnobs(BaseModel, frozen=True, extra="forbid"):
     desc_act: bool = False
     """Solve columns in order of activation (act order); slower at inference."""
     static_groups: bool = False
-    """With `desc_act`: fix the groups' scales before columns are reordered."""
+    """Fix the groups' scales before columns are reordered; of use with `desc_act`."""
     act_group_aware: bool = False
     """Order by activation within groups and of groups: what act order gains, without its cost at inference."""
     damp_percent: float = Field(default=0.01, gt=0, lt=1)
@@ -346,7 +346,7 @@ class Train(Step, frozen=True):
     adapter: AdapterSpec
     train: TrainSpec
     dtype: Precision | None = None
-    """Of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
+    """Type of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:
@@ -431,7 +431,7 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer in tokens; cut answers are counted. None in a study: what the task says."""
     dtype: Precision | None = None
-    """Of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
+    """Type of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 
     @model_validator(mode="after")
     def _shots(self) -> Evaluate:

@@ -27,11 +27,11 @@ class Execution:
     """Hold one block and one batch instead of the activations of all batches, which go to files in `work` (or in a temporary
     folder); slower, with the same result. See `plr.gptq.lowmem`."""
     device: torch.device | str | None = None
-    """For `low_memory`: where blocks are computed; the model stays where it is. None: where the model is."""
+    """Device on which `low_memory` computes blocks; the model stays where it is. None: where the model is."""
     forward_dtype: torch.dtype | None = None
     """Run the forward under autocast to this dtype; weights, Hessians and the solver stay as they are."""
     kernel: Kernel = "dequantized"
-    """Of the new layers, see `PackedLinear`."""
+    """Kernel of the new layers, see `PackedLinear`."""
     measure_rtn: bool = True
     """Report the error of rounding to nearest beside GPTQ's (costs a few per cent)."""
 

@@ -48,7 +48,7 @@ class Listed(NamedTuple):
     oid: str
     """sha1 of the git blob: of the bytes themselves, unless they lie in large file storage."""
     sha256: str | None = None
-    """Of a large file."""
+    """Checksum of a large file."""
 
 
 def matches(file: Path, listed: Listed) -> str | None:

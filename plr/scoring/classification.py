@@ -237,4 +237,4 @@ METRICS: Mapping[str, Metric] = {
     "spearman": _spearman,
     "roc_auc": _roc_auc,
 }
-"""In the names of lm-eval and scikit-learn."""
+"""Metrics by the names of lm-eval and scikit-learn."""

@@ -21,7 +21,7 @@ from plr.errors import MissingDependencyError
 __all__ = ["MAX_CHARS", "morphemes"]
 
 MAX_CHARS = 1 << 15
-"""Of a text after normalization; a summary has hundreds."""
+"""Length of a text after normalization; a summary has hundreds."""
 
 
 def morphemes(text: str) -> list[str]:

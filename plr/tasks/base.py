@@ -57,7 +57,7 @@ class Task(ABC):
     kind: ClassVar[Kind] = "generation"
     hub: ClassVar[HubData | None] = None
     definition: ClassVar[str | None] = None
-    """Of a task that was read from a file: the file as canonical JSON, which is its identity."""
+    """Content of a task that was read from a file: the file as canonical JSON, which is its identity."""
     data: ClassVar[str | None] = None
     """Path of the rows if neither `--data` nor a study says otherwise."""
     stems: ClassVar[Mapping[str, str]] = STEMS
@@ -71,7 +71,7 @@ class Task(ABC):
     json_holds_lines: ClassVar[bool] = False
     """The data is published as JSON lines in files called `.json`."""
     halves_validation: ClassVar[bool] = False
-    """Where the source has a validation split and no test split, one half of it (seeded) is the test split."""
+    """True if one half (seeded) of a validation split is the test split, where the source has none."""
 
     def metric(self, name: str) -> Metric:
         """Look up unit and direction of one of `metrics`, or of the answer loss that is measured beside them."""

@@ -54,7 +54,7 @@ class Report(NamedTuple):
     labels: dict[str, dict[str, int]]
     """Label -> rows, by split; empty where answers are free."""
     longest: dict[str, int]
-    """Of prompt and target together, by split."""
+    """Longest prompt and target together, by split."""
 
     @property
     def errors(self) -> int:

@@ -93,7 +93,7 @@ class LoadReport:
     kept: int
     cut: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    """Of a data set on the hub: each file that was read, and the sha256 of its bytes."""
+    """Files of a data set on the hub: each that was read, and the sha256 of its bytes."""
 
 
 @dataclass(frozen=True)

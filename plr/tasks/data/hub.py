@@ -60,7 +60,7 @@ class HubSource:
         self.task, self.hub = task, replace(hub, revision=revision or hub.revision)
         self.revision = self.hub.revision
         self.files: dict[str, str] = {}
-        """Of what was read: file -> sha256."""
+        """Files that were read: file -> sha256."""
 
     @property
     def description(self) -> str:
