@@ -125,6 +125,7 @@ class Restarts:
                 if start is None:
                     if rows == 0:
                         continue
+                    # nothing was added yet, in a run that goes on from a checkpoint neither: its base is loaded anew
                     start = part.start = base.weight.detach().to("cpu", copy=True)
                 weight = start.to(base.weight.device)
                 if rows:
