@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from plr.core.specs import Quantization
 
-__all__ = ["WIDTHS", "Execution", "Quantizer", "check_settings", "methods_help", "quantizers"]
+__all__ = ["WIDTHS", "Execution", "Quantizer", "check_settings", "methods_help", "named_modules", "quantizers"]
 
 WIDTHS = (8, 4, 3, 2)
 PASSED_OVER = ("method", "bits", "damp_percent", "block_size", "calibration", "gate_task", "gate_text")
@@ -117,7 +117,7 @@ class Quantizer(ABC):
         """Replace this method's layers of `model`, in place, by dense ones."""
         from plr.gptq.blocks import replace_module
 
-        for name, module in list(model.named_modules()):
+        for name, module in named_modules(model):
             if self.is_layer(module):
                 replace_module(model, name, self.dense(module))
 
@@ -152,6 +152,11 @@ def _word(value: Any) -> str:
 
 
 quantizers: Registry[Quantizer] = Registry("quantization method", "plr.quantizers")
+
+
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List the modules of `model` by name, before any is replaced."""
+    return list(model.named_modules())  # pyright: ignore[reportUnknownArgumentType]
 
 
 def methods_help() -> str:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plr.errors import MissingDependencyError, ModelError
-from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, named_modules, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -111,14 +111,14 @@ class BitsAndBytesQuantizer(Quantizer):
             raise ModelError(str(error)) from error
         if self.method == "nf4":
             _check_blocks({name: features(linear)[0] for name, linear in targets.items()}, spec.group_size)
-        rest = [name for name, module in model.named_modules() if is_linear(module) and name not in targets]
+        rest = [name for name, module in named_modules(model) if is_linear(module) and name not in targets]
         modules: list[dict[str, Any]] = []
         for name, linear in targets.items():
             start = time.perf_counter()
             weight, (in_features, out_features) = dense_weight(linear).detach().float(), features(linear)
             try:
                 layer = self._layer(bnb, linear, weight, spec, model.dtype)
-                error = float((_dequantized(layer) - weight).norm() / weight.norm().clamp(min=1e-30))
+                error = _relative_error(_dequantized(layer), weight)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as refusal:  # no native library for this GPU, say
@@ -143,7 +143,7 @@ class BitsAndBytesQuantizer(Quantizer):
                 on_progress(len(modules), len(targets))
         config: Any = model.config
         config.quantization_config = self._config(spec, str(model.dtype).removeprefix("torch."), rest)
-        model.save_pretrained(folder, max_shard_size=_SHARD)
+        model.save_pretrained(folder, max_shard_size=_SHARD)  # pyright: ignore[reportUnknownMemberType]
         # It says what is in the folder, and would mislead whoever puts the dense layers back.
         del config.quantization_config
         return {"modules": modules, "bitsandbytes": bnb.__version__}
@@ -200,11 +200,12 @@ def load_bitsandbytes(folder: Path, *, dtype: torch.dtype, device: str) -> PreTr
         MissingDependencyError: bitsandbytes is not installed.
         ModelError: transformers cannot load the checkpoint; its own words are given.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     _bitsandbytes()
+    auto: Any = transformers.AutoModelForCausalLM
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device})
+        model: Any = auto.from_pretrained(folder, dtype=dtype, device_map={"": device})
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"the bitsandbytes checkpoint {folder} cannot be loaded: {error}") from error
     for module in model.modules():
@@ -251,6 +252,10 @@ def _dequantized(module: Any) -> Tensor:
 
 def _unpacks(step: Any) -> bool:
     return any("bitsandbytes" in type(operation).__module__ for operation in getattr(step, "operations", ()))
+
+
+def _relative_error(ours: Any, exact: Any) -> float:
+    return float((ours - exact).norm() / exact.norm().clamp(min=1e-30))
 
 
 def _settle(module: Any, dtype: torch.dtype) -> None:

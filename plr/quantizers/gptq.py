@@ -114,8 +114,9 @@ def settings_of(spec: Quantization, method: Literal["gptq", "rtn"]) -> Settings:
     """Read the knobs of plr's own GPTQ off `spec`, by the names of their fields."""
     from plr.gptq import Settings
 
-    knobs = {field.name: getattr(spec, field.name) for field in fields(Settings)}
-    return Settings(**{**knobs, "method": method})
+    knobs: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(Settings)}
+    knobs["method"] = method
+    return Settings(**knobs)
 
 
 quantizers.register("gptq")(GPTQQuantizer("gptq"))

@@ -16,11 +16,12 @@ Where it differs from method `gptq` under the same settings: scales of groups sm
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from plr.core.quiet import import_gptqmodel, silenced
 from plr.errors import MissingDependencyError, ModelError, UsageError
-from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
+from plr.quantizers.base import Execution, Quantizer, check_settings, named_modules, quantizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,7 @@ class GPTQModelQuantizer(Quantizer):
             packed = load_checkpoint(folder, dtype=model.dtype, device=model.device)
         except GPTQError as error:
             raise ModelError(f"GPTQModel wrote a checkpoint that cannot be read: {error}") from error
-        layers = {name: layer for name, layer in packed.named_modules() if isinstance(layer, PackedLinear)}
+        layers = {name: layer for name, layer in named_modules(packed) if isinstance(layer, PackedLinear)}
         for name, layer in layers.items():
             replace_module(model, name, layer)
         if on_progress is not None:
@@ -142,7 +143,7 @@ def _run(
 
     import_gptqmodel()
     with silenced(), _logs_in(scratch / "logs"):
-        from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+        gptqmodel: Any = importlib.import_module("gptqmodel")
 
         model.save_pretrained(scratch / "source")
         _save_stand_in_tokenizer(scratch / "source")
@@ -172,7 +173,9 @@ def _run(
             "auto_forward_data_parallel": False,
             "device": device,
         }
-        theirs: Any = GPTQModel.load(str(scratch / "source"), QuantizeConfig(**settings), dtype=torch.float32)
+        theirs: Any = gptqmodel.GPTQModel.load(
+            str(scratch / "source"), gptqmodel.QuantizeConfig(**settings), dtype=torch.float32
+        )
         # GPTQModel filters the samples twice, and the second time forgets the shortest length it was given (10, exclusive).
         theirs.prepare_dataset = partial(theirs.prepare_dataset, calibration_data_min_length=0)
         logs = theirs.quantize(
@@ -181,7 +184,7 @@ def _run(
             calibration_concat_size=None,
             calibration_sort="desc",
             calibration_data_min_length=0,
-            backend=BACKEND.GPTQ_TORCH,
+            backend=gptqmodel.BACKEND.GPTQ_TORCH,
         )
         theirs.save(str(scratch / "quantized"))
     return logs["gptq"]
@@ -235,14 +238,14 @@ def _save_stand_in_tokenizer(folder: Path) -> None:
 
     words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     names = {"unk_token": "?", "pad_token": "?", "bos_token": "?", "eos_token": "?"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words, **names)
+    tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def _logs_in(folder: Path) -> Iterator[None]:
+def _logs_in(folder: Path) -> Generator[None]:
     """Send GPTQModel's logs to `folder`: it writes them to `logs/` where the user stands."""
-    from gptqmodel.looper import loop_processor
-
+    loop_processor: Any = importlib.import_module("gptqmodel.looper.loop_processor")
     before = loop_processor._PROJECT_LOG_DIR
     loop_processor._PROJECT_LOG_DIR = folder
     try:

@@ -42,5 +42,5 @@ def densify(model: Any) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
-        vars(model).pop(name, None)
+        model.__dict__.pop(name, None)
     model.is_quantized = False

@@ -44,7 +44,7 @@ def check_init(step: Restore, folder: Path) -> None:
         ProvenanceError: it does.
     """
     file = folder / "adapter_config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
+    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     init = str(config.get("init_lora_weights", "")).lower()
     if init.startswith(ABSORBING_INITS):
         raise ProvenanceError(

@@ -77,7 +77,7 @@ def merged(work: Restoration) -> dict[str, Any]:
     dense.to(dtype)
     dense.config.dtype = dtype
     dense.save_pretrained(work.folder)
-    loaded.tokenizer.save_pretrained(work.folder)
+    loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
     difference = attached.change(probe(dense.float(), loaded.tokenizer, texts))
     return {
         "largest_logit_change": change,
@@ -102,7 +102,7 @@ def requantized(work: Restoration) -> dict[str, Any]:
     spec = base.quantization
     batches, record = calibrate(spec.calibration, Loaded(dense, loaded.tokenizer)) if spec.calibration else ([], {})
     metrics = quantizers.get(spec.method).quantize(dense, batches, spec, work.folder, on_progress=work.on_progress)
-    loaded.tokenizer.save_pretrained(work.folder)
+    loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
     return {"largest_logit_change": change, "calibration": record, **metrics}
 
 

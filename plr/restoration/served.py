@@ -22,7 +22,7 @@ def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | 
     if step.form.writes == "quantized":
         model = open_quantized(path, runtime)
     else:
-        auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+        auto: Any = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
         model = auto.from_pretrained(path, dtype=runtime_dtype(runtime))
         model.to(runtime.torch_device())
     return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)
