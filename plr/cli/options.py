@@ -101,6 +101,7 @@ def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json
     from rich.markup import escape
 
     from plr.cli.show import artifact_json, console, emit, watch
+    from plr.engines.jobs import is_follower
     from plr.engines.plan import Plan
 
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -109,7 +110,7 @@ def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json
         )
     with watch(Plan.of(steps, here.store).missing, quiet=as_json) as watcher:
         artifacts = here.make_all(steps, on_event=watcher)
-    if int(os.environ.get("RANK", "0")) > 0:
+    if is_follower():
         return artifacts  # of several processes under a launcher the first one speaks
     values: list[dict[str, Any]] = []
     for artifact in artifacts:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Watcher", "artifact_json", "console", "emit", "print_files", "size", "span", "watch"]
 
-# How much longer one kind of step takes than another, until the run itself has told.
-_WEIGHTS = {"base": 4.0, "adapter": 10.0, "restored": 1.0, "result": 2.0}
-
 
 def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
@@ -87,7 +84,7 @@ class Watcher:
         self.quiet = quiet
         self.bars: dict[str, Any] = {}
         self.shares: dict[str, float] = {}
-        total = sum(_WEIGHTS[step.kind] for step in steps.values())
+        total = sum(step.info.effort for step in steps.values())
         self.overall = progress.add_task("all steps", total=total) if len(steps) > 1 else None
 
     def __call__(self, event: Event) -> None:
@@ -107,7 +104,7 @@ class Watcher:
         gained = share - self.shares.get(fingerprint, 0.0)
         if self.overall is not None and gained > 0:
             self.shares[fingerprint] = share
-            self.progress.advance(self.overall, _WEIGHTS[step.kind] * gained)
+            self.progress.advance(self.overall, step.info.effort * gained)
 
     def _finish(self, event: Event, step: Step) -> None:
         if event.fingerprint in self.bars:
@@ -137,5 +134,4 @@ def watch(steps: list[Step], *, quiet: bool = False) -> Iterator[Watcher]:
 
 
 def _line(step: Step) -> str:
-    verbs = {"base": "quantize", "adapter": "train", "restored": "restore", "result": "evaluate"}
-    return f"{verbs[step.kind]:8} {step.label}"
+    return f"{step.info.verb:8} {step.label}"

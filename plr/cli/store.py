@@ -31,7 +31,7 @@ def list_(
     from rich.table import Table
 
     from plr.cli.show import console, emit, size, span
-    from plr.core.store import KINDS
+    from plr.core.specs import KINDS
     from plr.errors import UsageError
     from plr.registry import did_you_mean
 

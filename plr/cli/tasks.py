@@ -176,12 +176,14 @@ def _rules(task: Task) -> str:
     return (inspect.getdoc(sys.modules[type(task).__module__]) or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _instance(task: Task, name: str, split: str, row: int, **where: Any) -> dict[str, Any]:
+def _instance(
+    task: Task, name: str, split: str, row: int, *, data: str | None, split_seed: int, offline: bool
+) -> dict[str, Any]:
     from plr.tasks import Classification
     from plr.tasks.data.rows import head_of, load_split, resolve_task
     from plr.tasks.specimen import specimens
 
-    spec = resolve_task(name, **where)
+    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
     rows = load_split(spec, split).examples
     if row >= len(rows):
         raise DataError(f"there is no row {row} of the {split} split", expected=f"0 to {len(rows) - 1}")

@@ -15,7 +15,7 @@ workers, micro-batch) is `plr.core.runtime.Runtime` and never here.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
@@ -25,6 +25,7 @@ from plr.core.precision import Precision
 
 __all__ = [
     "BITS",
+    "KINDS",
     "AdapterSpec",
     "AnyStep",
     "Base",
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluate",
     "EvaluationKnobs",
     "GridSearch",
+    "Kind",
     "ModelRef",
     "Quantization",
     "QuantizationKnobs",
@@ -245,6 +247,27 @@ class TrainSpec(Spec, frozen=True):
     """Seed of the adapter's start and of the order of rows; in a study `seeds` sets it."""
 
 
+class Kind(NamedTuple):
+    """A kind of stored step: its name, what makes it, and about how long that takes beside the others."""
+
+    name: str
+    verb: str
+    command: str
+    effort: float
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("base", "quantize", "plr quantize", 4.0),
+        Kind("adapter", "train", "plr train", 10.0),
+        Kind("restored", "restore", "plr restore", 1.0),
+        Kind("result", "evaluate", "plr eval", 2.0),
+    )
+}
+"""Kinds of stored steps, in the order in which a plan makes them: what one needs stands before it."""
+
+
 class Step(Spec, frozen=True):
     """A frozen step; equal steps have equal fingerprints, so nothing is computed twice."""
 
@@ -262,9 +285,19 @@ class Step(Spec, frozen=True):
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def replaced(self, **values: Any) -> Self:
+    @property
+    def info(self) -> Kind:
+        """Its row in the table of kinds."""
+        return KINDS[self.kind]
+
+    @property
+    def stage(self) -> int:
+        """Place of its kind in a plan, from 0."""
+        return list(KINDS).index(self.kind)
+
+    def replaced(self, **values: object) -> Self:
         """Build the same step with other `values`, its fingerprint taken anew (`model_copy` would carry the old one along)."""
-        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | values)
+        return type(self).model_validate({name: getattr(self, name) for name in type(self).model_fields} | values)
 
     def former(self) -> Self:
         """Build the same step as it was identified before dtypes counted: without one, and so all that it stands on."""

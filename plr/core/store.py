@@ -30,12 +30,11 @@ from pydantic import ValidationError
 from plr.core.files import disk_full, flush, write_atomic
 from plr.core.fingerprint import file_sha256
 from plr.core.provenance import provenance
-from plr.core.specs import Evaluate, Quantize, Restore, Source, Step, Train, step_from_json
+from plr.core.specs import KINDS, Evaluate, Quantize, Restore, Source, Step, Train, step_from_json
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
-__all__ = ["KINDS", "Artifact", "Store"]
+__all__ = ["Artifact", "Store"]
 
-KINDS = ("base", "adapter", "restored", "result")
 MANIFEST = "manifest.json"
 _SHORT = 12
 _MIN_REF = 4
@@ -241,7 +240,7 @@ class Store:
             Artifact(path.parent) for path in sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path)))
         ]
 
-    def find(self, ref: str | None, kinds: tuple[str, ...] = KINDS) -> Artifact:
+    def find(self, ref: str | None, kinds: tuple[str, ...] = (*KINDS,)) -> Artifact:
         """Find the artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
 
         Raises:
@@ -253,15 +252,9 @@ class Store:
         if ref is None:
             fitting = [a for a in artifacts if a.kind in kinds]
             if not fitting:
-                made_by = {
-                    "base": "plr quantize",
-                    "adapter": "plr train",
-                    "restored": "plr restore",
-                    "result": "plr eval",
-                }
                 raise UsageError(
                     f"the store {self.home} holds no {' or '.join(kinds)} yet",
-                    hint=f"run {made_by[kinds[0]]} first, or set PLR_HOME",
+                    hint=f"run {KINDS[kinds[0]].command} first, or set PLR_HOME",
                 )
             return fitting[-1]
         named = [a for a in artifacts if a.path.name == ref]

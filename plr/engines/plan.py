@@ -15,7 +15,6 @@ from plr.core.store import Store
 
 __all__ = ["Event", "OnEvent", "Plan", "closure", "ready_jobs"]
 
-_ORDER = {"base": 0, "adapter": 1, "restored": 2, "result": 3}
 OnEvent = Callable[["Event"], None]
 
 
@@ -61,7 +60,7 @@ class Plan:
 
         for step in wanted:
             visit(step)
-        return cls(tuple(sorted(steps.values(), key=lambda s: _ORDER[s.kind])), frozenset(cached))
+        return cls(tuple(sorted(steps.values(), key=lambda step: step.stage)), frozenset(cached))
 
 
 def closure(wanted: Iterable[Step]) -> list[Step]:
@@ -75,7 +74,7 @@ def closure(wanted: Iterable[Step]) -> list[Step]:
 
     for step in wanted:
         visit(step)
-    return sorted(found.values(), key=lambda s: _ORDER[s.kind])
+    return sorted(found.values(), key=lambda step: step.stage)
 
 
 def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list[list[Step]]:
@@ -85,7 +84,7 @@ def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list
     With several workers a group is cut so that each gets a share.
     """
     ready = [s for s in open_steps if all(need.fingerprint in done for need in s.inputs)]
-    ready.sort(key=lambda s: _ORDER[s.kind])
+    ready.sort(key=lambda step: step.stage)
     bases = [s for s in ready if isinstance(s, Quantize)]
     rest: list[list[Step]] = [[s] for s in ready if not isinstance(s, Evaluate | Quantize)]
     evaluations = [s for s in ready if isinstance(s, Evaluate)]

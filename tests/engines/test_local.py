@@ -190,7 +190,7 @@ def test_a_step_that_runs_out_of_memory_stops_no_other(
 
     def build(step: Step, *rest: Any) -> dict[str, Any]:
         if isinstance(step, Quantize) and step.bits == 2:
-            with jobs._memory_errors(step):
+            with jobs._resources(step):
                 raise raised
         return inner(step, *rest)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_stops_the_study(study: Study, tmp_path: Path, monkeypatch: 
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
     def guarded(step: Step, *rest: Any) -> dict[str, Any]:
-        with jobs._memory_errors(step):
+        with jobs._resources(step):
             return build()
         raise AssertionError
 
