@@ -1,7 +1,8 @@
 """SQL as tokens: enough to see what a query names and compares, with the standard library alone.
 
 No grammar: a query is a flat list of tokens, so nothing a model writes can fail to be read. sqlglot reads more
-(`plr.scoring.sql.match`), but takes a second to import, and the processes that execute queries must start quickly.
+(`plr.scoring.sql.match`), but not everything a model writes, and the processes that execute queries
+have no installed packages.
 """
 
 from __future__ import annotations
