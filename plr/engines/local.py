@@ -2,7 +2,7 @@
 
 Each worker is a fresh process (spawned, so that no thread or CUDA state is inherited) that imports torch once and takes jobs
 over a pipe. The scheduler is the only one that decides; workers commit to the store themselves, under its locks, so a second
-``plr grid`` on the same study shares the work instead of repeating it. On Linux a worker dies with its parent.
+`plr grid` on the same study shares the work instead of repeating it. On Linux a worker dies with its parent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GOODBYE_SECONDS = 10
 
 
 class LocalEngine(Engine):
-    """``runtime.workers`` processes on this machine; one means this very process."""
+    """`runtime.workers` processes on this machine; one means this very process."""
 
     def run(self, plan: Plan, store: Store, runtime: Runtime, on_event: Callable[[Event], None]) -> Outcome:
         board = _Board(plan, on_event)
@@ -159,7 +159,7 @@ def _receive(pipe: Connection, workers: dict[Connection, tuple[Any, list[Step]]]
 
 
 def _work(pipe: Connection, home: str, settings: dict[str, Any], parent: int) -> None:
-    """The worker's loop: a list of steps in, events out, then ``idle``."""
+    """The worker's loop: a list of steps in, events out, then `idle`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -20,7 +20,7 @@ OnEvent = Callable[["Event"], None]
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a step: ``started``, ``progress`` (done of total), ``made``, ``found`` or ``failed``."""
+    """What happened to a step: `started`, `progress` (done of total), `made`, `found` or `failed`."""
 
     what: str
     fingerprint: str
@@ -44,7 +44,7 @@ class Plan:
 
     @classmethod
     def of(cls, wanted: Iterable[Step], store: Store) -> Plan:
-        """The plan for ``wanted``. Inputs of a step that is there already are left out: nothing needs them."""
+        """The plan for `wanted`. Inputs of a step that is there already are left out: nothing needs them."""
         steps: dict[str, Step] = {}
         cached: set[str] = set()
 
@@ -64,7 +64,7 @@ class Plan:
 
 
 def closure(wanted: Iterable[Step]) -> list[Step]:
-    """Every step behind ``wanted``, inputs first, each once."""
+    """Every step behind `wanted`, inputs first, each once."""
     found: dict[str, Step] = {}
 
     def visit(step: Step) -> None:

@@ -1,6 +1,6 @@
 """What an adapter costs the rest of what its base knew: general text, read before and after.
 
-1. The text is cut into chunks of running text of about :data:`CHUNK` characters, in the order of the file, until the tokens asked
+1. The text is cut into chunks of running text of about `CHUNK` characters, in the order of the file, until the tokens asked
    for are there.
 2. The loss of every chunk is taken on the base alone, then with the adapter on it: the same windows, so the difference is paired.
 3. Perplexity is exp of the loss over all tokens; the losses by chunk are returned too, for an interval of the difference.
@@ -79,13 +79,13 @@ def text_shift(
     tokens: int = 8192,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TextShift:
-    """How the perplexity of ``texts`` changes when the adapter of ``step`` is put on its base.
+    """How the perplexity of `texts` changes when the adapter of `step` is put on its base.
 
-    ``tokens`` is about how many are read; whole chunks are.
+    `tokens` is about how many are read; whole chunks are.
 
     Raises:
-        UsageError: ``step`` serves a checkpoint and not an adapter beside its base, or :func:`check_writes`.
-        ProvenanceError, IntegrityError: as :func:`plr.restoration.attach.attach`.
+        UsageError: `step` serves a checkpoint and not an adapter beside its base, or `check_writes`.
+        ProvenanceError, IntegrityError: as `plr.restoration.attach.attach`.
         DataError: no text of two tokens.
     """
     if step.is_checkpoint:
@@ -158,7 +158,7 @@ def check_writes(step: Restore) -> None:
 
 
 def chunks(texts: Sequence[str], size: int = CHUNK) -> Iterator[str]:
-    """Running text of about ``size`` characters: short documents are joined, long ones cut, nothing is lost but the edges' blanks.
+    """Running text of about `size` characters: short documents are joined, long ones cut, nothing is lost but the edges' blanks.
 
     >>> list(chunks(["one", "two", "a longer one"], size=8))
     ['one\\n\\ntwo', 'a longer', 'one']

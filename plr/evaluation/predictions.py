@@ -2,10 +2,10 @@
 
 Two forms are read, and may be mixed:
 
-- ``{"doc_id": 17, "response": " Paris", "ended": true}``: ``doc_id`` is the place of the row in its source split, from 0.
-  ``ended`` says whether the model stopped by EOS within its limit; left out (or null), metrics that ask for it are not
-  measured on that row. Of a classification task ``response`` is the name of the label (or the number);
-- a line of a ``samples_*.jsonl`` as plr and lm-eval write it: ``doc_id``, ``resps``, and ``doc``, which is compared with the row
+- `{"doc_id": 17, "response": " Paris", "ended": true}`: `doc_id` is the place of the row in its source split, from 0.
+  `ended` says whether the model stopped by EOS within its limit; left out (or null), metrics that ask for it are not
+  measured on that row. Of a classification task `response` is the name of the label (or the number);
+- a line of a `samples_*.jsonl` as plr and lm-eval write it: `doc_id`, `resps`, and `doc`, which is compared with the row
   that is scored.
 
 Half a character (a surrogate that stands alone, which JSON can write) is read as U+FFFD, as a decoder of bytes writes it.
@@ -34,7 +34,7 @@ FORM = '{"doc_id": 0, "response": "text"}, or a line of samples_*.jsonl'
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer. ``response`` is text, or the outputs of a head; ``ended`` None where the file does not say."""
+    """One answer. `response` is text, or the outputs of a head; `ended` None where the file does not say."""
 
     doc_id: int
     response: str | tuple[float, ...]
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """By ``doc_id``, in the order of the file; ``repeated`` lines said what another had said already."""
+    """By `doc_id`, in the order of the file; `repeated` lines said what another had said already."""
 
     path: Path
     by_id: Mapping[int, Prediction]
@@ -54,7 +54,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The predictions in a file, or in a folder that has one ``samples_*.jsonl``.
+    """The predictions in a file, or in a folder that has one `samples_*.jsonl`.
 
     Raises:
         DataError: nothing there, or a line that is not in one of the forms; the message names the line.
@@ -136,7 +136,7 @@ def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
 
 
 def _only(resps: Any, where: str) -> Any:
-    """The one generation of ``[[text]]``."""
+    """The one generation of `[[text]]`."""
     outer = cast("list[Any]", resps) if isinstance(resps, list) else []
     inner = cast("list[Any]", outer[0]) if len(outer) == 1 and isinstance(outer[0], list) else []
     if len(inner) != 1:

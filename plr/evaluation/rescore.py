@@ -1,13 +1,13 @@
-"""Score predictions that anyone made, with the same scorers as ``plr eval``, and without a model.
+"""Score predictions that anyone made, with the same scorers as `plr eval`, and without a model.
 
 How it works:
 
-1. Predictions are matched with the rows of a split by ``doc_id``, their place in the source. An id that the split has not, or a
-   sample whose ``doc`` is another row than ours, is an error with its line: it is the wrong split, or other data.
-2. Rows without a prediction are left out and counted (a run with ``--limit`` has such), or count as wrong, or are refused.
-3. A task that writes is scored row by row. Where the file does not say whether the model ended, ``ended`` and ``strict`` have
+1. Predictions are matched with the rows of a split by `doc_id`, their place in the source. An id that the split has not, or a
+   sample whose `doc` is another row than ours, is an error with its line: it is the wrong split, or other data.
+2. Rows without a prediction are left out and counted (a run with `--limit` has such), or count as wrong, or are refused.
+3. A task that writes is scored row by row. Where the file does not say whether the model ended, `ended` and `strict` have
    no value on that row: they leave the mean, and n says on how many rows it stands.
-4. A task with a head is scored over all rows at once. The name of a label is as good as outputs for all metrics but ``roc_auc``,
+4. A task with a head is scored over all rows at once. The name of a label is as good as outputs for all metrics but `roc_auc`,
    which needs the outputs. A name that is no label is wrong, whatever the metric, and counted.
 
 Intervals are 95 %: Wilson for shares of right answers, Student's t for other means, and for a metric over all rows the value and
@@ -57,11 +57,11 @@ def rescore(
     missing: Missing = "leave-out",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rescored:
-    """The metrics of ``predictions`` on ``split``; ``on_progress`` is told how many of how many are scored.
+    """The metrics of `predictions` on `split`; `on_progress` is told how many of how many are scored.
 
     Raises:
         DataError: an id that the split has not, another row under the same id, an answer of the wrong kind, or rows without a
-            prediction under ``missing="refuse"``.
+            prediction under `missing="refuse"`.
     """
     task, data = task_of(spec), load_split(spec, split)
     rows = {int(row.id.rpartition("-")[2]): row for row in data.examples}

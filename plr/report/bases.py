@@ -44,7 +44,7 @@ def answers_text(gate: Mapping[str, Any]) -> str | None:
 
 
 def severity(verdict: str) -> str:
-    """The first word of a verdict: ok, damaged, broken; ``unknown`` where nothing was measured."""
+    """The first word of a verdict: ok, damaged, broken; `unknown` where nothing was measured."""
     word = re.match(r"\w+", verdict)
     return word[0] if word and word[0] in ("ok", "damaged", "broken") else "unknown"
 

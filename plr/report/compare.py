@@ -1,7 +1,7 @@
 """What each adapter of a study costs and what it gives: `compare.md` and `compare.svg`.
 
 One row for each model, task, adapter and k -> l, in the form of the LINE paper's Table 2. Costs are read from the manifest of the
-training behind a cell; over several seeds they are means. A number that was not recorded is shown as ``-``.
+training behind a cell; over several seeds they are means. A number that was not recorded is shown as `-`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEGEND = (
 
 
 def compare_texts(rows: Sequence[CostRow]) -> list[tuple[str, ...]]:
-    """The rows as text, in the columns of :data:`COMPARE_HEAD`."""
+    """The rows as text, in the columns of `COMPARE_HEAD`."""
     texts = []
     for row in rows:
         label = "none" if row.adapter == NO_ADAPTER else adapter_label(row.adapter)

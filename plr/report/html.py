@@ -34,7 +34,7 @@ __all__ = ["flatten", "report_html"]
 
 @dataclass(frozen=True)
 class HeatCell:
-    """``share`` None: no value. ``text`` then says why (failed, or nothing)."""
+    """`share` None: no value. `text` then says why (failed, or nothing)."""
 
     text: str
     note: str = ""
@@ -129,7 +129,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _prose(text: str) -> str:
-    """A true minus before a number that is a value, and no line break inside ``k = 4`` or ``95 %``."""
+    """A true minus before a number that is a value, and no line break inside `k = 4` or `95 %`."""
     text = re.sub(r"(?<![\w-])-(?=\d)", "\u2212", text)
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[kln]) (?== )|(?<=\b[kln] =) (?=\d)", "\u00a0", text)
 

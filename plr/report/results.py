@@ -43,9 +43,9 @@ __all__ = [
 class Contrast:
     """Two cells on the same documents. `difference` is the second minus the first, in the unit of `measure`.
 
-    ``low``, ``high``: paired bootstrap 95 % interval. ``b`` / ``c``: documents right only in the first / only in the
-    second. ``p``: McNemar exact, ``p_holm``: corrected. None where it does not apply: no samples, or not right/wrong.
-    ``seed`` None: several seeds, averaged document by document.
+    `low`, `high`: paired bootstrap 95 % interval. `b` / `c`: documents right only in the first / only in the
+    second. `p`: McNemar exact, `p_holm`: corrected. None where it does not apply: no samples, or not right/wrong.
+    `seed` None: several seeds, averaged document by document.
     """
 
     kind: str
@@ -84,7 +84,7 @@ def csv_text(cells: Iterable[CellResult]) -> str:
 
 
 def write_csv(cells: Iterable[CellResult], path: Path) -> None:
-    """Write `csv_text` to ``path`` whole or not at all; the same cells give the same bytes in any order."""
+    """Write `csv_text` to `path` whole or not at all; the same cells give the same bytes in any order."""
     from plr.core.files import write_atomic
 
     write_atomic(path, csv_text(cells))
@@ -152,7 +152,7 @@ def compare_at(
 
 
 def value_difference(first: Mapping[int, CellResult], second: Mapping[int, CellResult], metric: str) -> float | None:
-    """Mean over the shared seeds of ``second`` minus ``first``, without an interval; None where no seed has both."""
+    """Mean over the shared seeds of `second` minus `first`, without an interval; None where no seed has both."""
     pairs = [(first[seed].value(metric), second[seed].value(metric)) for seed in sorted(first.keys() & second.keys())]
     whole = [after - before for before, after in pairs if before is not None and after is not None]
     return fmean(whole) if whole else None
@@ -161,7 +161,7 @@ def value_difference(first: Mapping[int, CellResult], second: Mapping[int, CellR
 def compare(
     first: Mapping[int, CellResult], second: Mapping[int, CellResult], metric: str, *, kind: str = "pair"
 ) -> Contrast | None:
-    """``second`` against ``first``, each a place of the study by seed; None where no seed has a value on both sides.
+    """`second` against `first`, each a place of the study by seed; None where no seed has a value on both sides.
 
     With several seeds a document's score is its mean over the seeds that both sides have. The difference is taken over
     the documents scored on both sides; without samples it is that of the values and has no interval.
@@ -203,7 +203,7 @@ def paired_scores(
 ) -> tuple[list[float], list[float]]:
     """Scores of the documents that every cell scored, in order of id, averaged over each side's cells.
 
-    ``other`` names the metric of the second side, where it differs.
+    `other` names the metric of the second side, where it differs.
     """
     maps = [
         {

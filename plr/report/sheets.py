@@ -38,7 +38,7 @@ _LABELS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "adalora": "AdaLo
 
 @dataclass(frozen=True)
 class Column:
-    """``group`` spans the columns of one k; ``head`` stands alone in a single-row head."""
+    """`group` spans the columns of one k; `head` stands alone in a single-row head."""
 
     k: int
     ell: int

@@ -228,7 +228,7 @@ def _failure(cell: CellResult) -> list[str]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[Sequence[bool]] | None = None) -> str:
-    """A Markdown table; nothing in its cells can end a cell or start markup. ``bold``: which cells of the rows are."""
+    """A Markdown table; nothing in its cells can end a cell or start markup. `bold`: which cells of the rows are."""
 
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(texts) + " |"

@@ -38,7 +38,7 @@ def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch:
 
 
 def check_init(step: Restore, folder: Path) -> None:
-    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see ``conversion.json``).
+    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see `conversion.json`).
 
     Raises:
         ProvenanceError: it does.
@@ -55,12 +55,12 @@ def check_init(step: Restore, folder: Path) -> None:
 
 
 def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> tuple[Any, float]:
-    """Put the adapter saved in ``folder`` on ``loaded`` and prove that it acts.
+    """Put the adapter saved in `folder` on `loaded` and prove that it acts.
 
-    ``before`` is what the base itself says of the step's probe texts. Returns the model and the largest change of a logit.
+    `before` is what the base itself says of the step's probe texts. Returns the model and the largest change of a logit.
 
     Raises:
-        ProvenanceError: see :func:`check_provenance`; also when names or shapes do not match the base.
+        ProvenanceError: see `check_provenance`; also when names or shapes do not match the base.
         IntegrityError: the logits do not change at all.
     """
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
