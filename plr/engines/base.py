@@ -16,7 +16,7 @@ __all__ = ["Engine", "Outcome", "engines"]
 
 @dataclass
 class Outcome:
-    """What a run left: fingerprints of finished steps, and of failed ones with the reason."""
+    """The outcome of a run: fingerprints of finished steps, and of failed ones with the reason."""
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)

@@ -113,8 +113,8 @@ def _make(step: Step, bench: Workbench, on_event: OnEvent) -> None:
     """Find or make one step, and report both."""
     started = time.perf_counter()
     on_event(Event("started", step.fingerprint))
-    _, made = bench.store.make(step, lambda folder: _build(step, folder, bench, on_event))
-    on_event(Event("made" if made else "found", step.fingerprint, seconds=time.perf_counter() - started))
+    _, is_new = bench.store.make(step, lambda folder: _build(step, folder, bench, on_event))
+    on_event(Event("made" if is_new else "found", step.fingerprint, seconds=time.perf_counter() - started))
 
 
 def _follow(step: Train, bench: Workbench, on_event: OnEvent) -> None:

@@ -32,7 +32,7 @@ _GOODBYE_SECONDS = 10
 
 
 class LocalEngine(Engine):
-    """`runtime.workers` processes on this machine; one means this very process."""
+    """The engine of one machine: `runtime.workers` processes; with one, this process does the work."""
 
     def run(self, plan: Plan, store: Store, runtime: Runtime, on_event: Callable[[Event], None]) -> Outcome:
         board = _Board(plan, on_event)
@@ -48,7 +48,7 @@ class LocalEngine(Engine):
 
 
 class _Board:
-    """Which steps are open, running, done, failed."""
+    """The state of a run: which steps are open, running, done and failed."""
 
     def __init__(self, plan: Plan, on_event: Callable[[Event], None]) -> None:
         self.open = {step.fingerprint: step for step in plan.missing}
@@ -72,7 +72,7 @@ class _Board:
         self.on_event(event)
 
     def fail_blocked(self) -> None:
-        """What is still open waits for something that failed."""
+        """Fail every step that is still open: each waits for one that failed."""
         while self.open:
             for fingerprint, step in list(self.open.items()):
                 causes = [need for need in step.inputs if need.fingerprint in self.outcome.failed]
@@ -159,7 +159,7 @@ def _receive(pipe: Connection, workers: dict[Connection, tuple[Any, list[Step]]]
 
 
 def _work(pipe: Connection, home: str, settings: dict[str, Any], parent: int) -> None:
-    """The worker's loop: a list of steps in, events out, then `idle`."""
+    """Run jobs until the pipe closes: a list of steps in, events out, then `idle`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

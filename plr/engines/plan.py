@@ -20,7 +20,7 @@ OnEvent = Callable[["Event"], None]
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a step: `started`, `progress` (done of total), `made`, `found` or `failed`."""
+    """An event of a step: `started`, `progress` (done of total), `made`, `found` or `failed`."""
 
     what: str
     fingerprint: str
@@ -44,7 +44,7 @@ class Plan:
 
     @classmethod
     def of(cls, wanted: Iterable[Step], store: Store) -> Plan:
-        """The plan for `wanted`. Inputs of a step that is there already are left out: nothing needs them."""
+        """Plan `wanted`. Inputs of a step that is in the store already are left out: nothing needs them."""
         steps: dict[str, Step] = {}
         cached: set[str] = set()
 
@@ -64,24 +64,24 @@ class Plan:
 
 
 def closure(wanted: Iterable[Step]) -> list[Step]:
-    """Every step behind `wanted`, inputs first, each once."""
-    found: dict[str, Step] = {}
+    """Collect `wanted` and every step behind them, inputs first, each once."""
+    steps: dict[str, Step] = {}
 
     def visit(step: Step) -> None:
         for need in step.inputs:
             visit(need)
-        found.setdefault(step.fingerprint, step)
+        steps.setdefault(step.fingerprint, step)
 
     for step in wanted:
         visit(step)
-    return sorted(found.values(), key=lambda step: step.stage)
+    return sorted(steps.values(), key=lambda step: step.stage)
 
 
 def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list[list[Step]]:
-    """Jobs whose inputs are all there: bases grouped by their source and calibration, then trainings, then evaluations
-    grouped by the base they load.
+    """Group the steps whose inputs are all there into jobs.
 
-    With several workers a group is cut so that each gets a share.
+    Quantizations of one source with one calibration make a job, and so do evaluations on one base; a training or a restoration
+    is a job of its own. With several workers a group is cut so that each gets a share.
     """
     ready = [s for s in open_steps if all(need.fingerprint in done for need in s.inputs)]
     ready.sort(key=lambda step: step.stage)
@@ -96,7 +96,7 @@ def ready_jobs(open_steps: Sequence[Step], done: set[str], workers: int) -> list
 
 
 def _shared(steps: Sequence[tuple[str, Step]], workers: int) -> list[list[Step]]:
-    """Steps in groups of one key, none larger than a worker's share of all."""
+    """Group steps by key, no group larger than a worker's share of all."""
     groups: dict[str, list[Step]] = {}
     for key, step in steps:
         groups.setdefault(key, []).append(step)

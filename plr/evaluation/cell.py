@@ -1,6 +1,6 @@
-"""A cell opened: its task, the head that answers, the rows drawn and the examples before them, each read once.
+"""An evaluation cell, opened: its task, classification head, rows and few-shot examples, each read once.
 
-Everything that scores a cell is given the `OpenCell` and asks neither the task registry nor the data again.
+All scoring code takes the `OpenCell` and reads neither the task registry nor the data again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OpenCell:
 
 
 def open_cell(step: Evaluate) -> OpenCell:
-    """Read what `step` is scored on.
+    """Open the cell of `step`: read its task, head, rows and few-shot examples.
 
     Raises:
         UsageError: the adapter was trained for another kind of answer, or too few rows for the examples asked for.
@@ -69,7 +69,7 @@ def open_cell(step: Evaluate) -> OpenCell:
 
 
 def _head_for(step: Evaluate) -> HeadSpec | None:
-    """The head that the target of `step` carries; None for a language model.
+    """Find the head that the target of `step` carries; None for a language model.
 
     Raises:
         UsageError: the adapter was trained for another kind of answer than the task asks for.

@@ -45,9 +45,9 @@ class ResultRecord(TypedDict):
     head: NotRequired[HeadRecord]
     seen_in_train: NotRequired[int | None]
     largest_logit_change: NotRequired[float | None]
-    """By the adapter, where the model is in this process; None without one."""
+    """The adapter's largest change of a logit, where the model is in this process; None without an adapter."""
     largest_logprob_change: NotRequired[float | None]
-    """By the adapter, in vLLM, which shows no logits."""
+    """The adapter's largest change of a log-probability in vLLM, which shows no logits."""
     train_bits: int
     restore_bits: int
     dtype: str
@@ -78,7 +78,7 @@ def evaluate(step: Evaluate, folder: Path, holder: BaseHolder, on_progress: OnPr
 def _score_here(
     cell: OpenCell, holder: BaseHolder, on_progress: OnProgress | None
 ) -> tuple[Scored, ModelFacts, float | None]:
-    """Score with the model in this process, and the adapter swapped over it for the while."""
+    """Score with the model in this process, the adapter swapped over it meanwhile."""
     with holder.attached(cell) as held:
         if cell.head is not None:
             scored = score_head(cell, held.model, held.tokenizer, head_is_new=held.head_is_new, on_progress=on_progress)

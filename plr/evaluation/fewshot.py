@@ -39,10 +39,10 @@ class Shots:
 
 
 def check_shots(task: TaskSpec, num_fewshot: int) -> None:
-    """Refuse examples where no prompt could hold them.
+    """Refuse few-shot examples for a task without a prompt to hold them.
 
     Raises:
-        UsageError: a task that is answered by a head.
+        UsageError: the task is answered by a classification head.
     """
     if num_fewshot and task_of(task).kind == "classification":
         raise UsageError(
@@ -53,7 +53,7 @@ def check_shots(task: TaskSpec, num_fewshot: int) -> None:
 
 
 def shots_for(step: Evaluate, scored: Sequence[Example]) -> Shots:
-    """Choose the examples of `step`; `scored` are the rows of the split that is scored, none of which is one.
+    """Choose the examples of `step`; none of the rows of the scored split (`scored`) is among them.
 
     Raises:
         UsageError: the data has no train split, or fewer rows there than were asked for.

@@ -22,7 +22,7 @@ __all__ = ["ModelFacts", "model_facts", "write"]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What lm-eval notes of a model and its tokenizer; None where the model is not in this process."""
+    """The facts that lm-eval records of a model and its tokenizer; None where the model is not in this process."""
 
     num_parameters: int | None
     device: str | None
@@ -33,7 +33,7 @@ class ModelFacts:
 
 
 def model_facts(model: Any, tokenizer: Any) -> ModelFacts:
-    """Note size, device and special tokens; `model` is None where it is not in this process."""
+    """Record size, device and special tokens; `model` is None where it is not in this process."""
     return ModelFacts(
         num_parameters=None if model is None else _num_parameters(model),
         device=None if model is None else str(model.device),
@@ -131,7 +131,7 @@ def _document(cell: OpenCell, scored: Scored, model: ModelFacts, now: datetime, 
 
 
 def _means(scored: Scored) -> dict[str, float | str | None]:
-    """Values and standard errors under lm-eval's names: `metric,filter` and `metric_stderr,filter`."""
+    """List values and standard errors under lm-eval's names: `metric,filter` and `metric_stderr,filter`."""
     means: dict[str, float | str | None] = {}
     for name, metric in scored.metrics.items():
         measure, _, filter_name = name.partition(",")
@@ -141,7 +141,7 @@ def _means(scored: Scored) -> dict[str, float | str | None]:
 
 
 def _num_parameters(model: Any) -> int:
-    """Count those of the network and the adapter on it; weights that are held as k-bit codes count one by one."""
+    """Count the parameters of the network and of the adapter on it; weights held as k-bit codes count one by one."""
     coded = [module for module in model.modules() if is_quantized_layer(module)]
     codes = {id(p) for module in coded for name, p in module.named_parameters(recurse=False) if name == "weight"}
     return sum(p.numel() for p in model.parameters() if id(p) not in codes) + sum(

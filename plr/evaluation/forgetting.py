@@ -1,8 +1,9 @@
-"""What an adapter costs the rest of what its base knew: general text, read before and after.
+"""Forgetting: the perplexity of general text, and the scores of other tasks, before and after an adapter.
 
 1. The text is cut into chunks of running text of about `CHUNK` characters, in the order of the file, until the tokens asked
    for are there.
-2. The loss of every chunk is taken on the base alone, then with the adapter on it: the same windows, so the difference is paired.
+2. The loss of every chunk is taken on the base alone, then with the adapter on it. The windows are the same, so the difference is
+   paired.
 3. Perplexity is exp of the loss over all tokens; the losses by chunk are returned too, for an interval of the difference.
 
 Scores of other tasks before and after are Evaluate steps: they lie in the store like any other.
@@ -79,9 +80,9 @@ def text_shift(
     tokens: int = 8192,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TextShift:
-    """How the perplexity of `texts` changes when the adapter of `step` is put on its base.
+    """Measure how the perplexity of `texts` changes when the adapter of `step` is put on its base.
 
-    `tokens` is about how many are read; whole chunks are.
+    About `tokens` tokens are read, in whole chunks.
 
     Raises:
         UsageError: `step` serves a checkpoint and not an adapter beside its base, or `check_writes`.
@@ -119,11 +120,15 @@ def text_shift(
     after = losses(model)
     sizes = [size for _, size in before]
 
-    def whole(of: list[tuple[float, int]]) -> float:
-        return math.exp(sum(loss * size for loss, size in of) / sum(sizes))
+    def over_all(chunk_losses: list[tuple[float, int]]) -> float:
+        return math.exp(sum(loss * size for loss, size in chunk_losses) / sum(sizes))
 
     return TextShift(
-        whole(before), whole(after), sum(sizes), tuple(loss for loss, _ in before), tuple(loss for loss, _ in after)
+        over_all(before),
+        over_all(after),
+        sum(sizes),
+        tuple(loss for loss, _ in before),
+        tuple(loss for loss, _ in after),
     )
 
 
@@ -148,7 +153,7 @@ def check_writes(step: Restore) -> None:
     """Refuse an adapter that was trained with a classification head.
 
     Raises:
-        UsageError: it is one.
+        UsageError: the adapter was trained with one.
     """
     if head_of(step.adapter.task) is not None:
         raise UsageError(
@@ -158,7 +163,9 @@ def check_writes(step: Restore) -> None:
 
 
 def chunks(texts: Sequence[str], size: int = CHUNK) -> Iterator[str]:
-    """Running text of about `size` characters: short documents are joined, long ones cut, nothing is lost but the edges' blanks.
+    """Cut texts into chunks of about `size` characters.
+
+    Short documents are joined and long ones cut; only blanks at the edges are lost.
 
     >>> list(chunks(["one", "two", "a longer one"], size=8))
     ['one\\n\\ntwo', 'a longer', 'one']

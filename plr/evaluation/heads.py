@@ -26,7 +26,7 @@ from plr.tasks.data.rows import seen_in_train
 __all__ = ["score_head"]
 
 RESAMPLES = 1000
-"""Of the bootstrap behind the standard errors."""
+"""Bootstrap resamples behind the standard errors."""
 
 
 def score_head(
@@ -37,7 +37,7 @@ def score_head(
     head_is_new: bool,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scored:
-    """Judge every row and measure the task's metrics; `head_is_new`: the base's own head is a random start."""
+    """Classify every row and measure the task's metrics; `head_is_new`: the base's own head is a random start."""
     task, head = cell.task, cell.head
     assert isinstance(task, Classification)
     assert head is not None
@@ -68,7 +68,7 @@ def _samples(
     gold: Sequence[float],
     outputs: Any,
 ) -> list[Sample]:
-    """One record a row, in row order."""
+    """Record each row as a sample, in row order."""
     import torch
 
     loss: Any = head_loss(outputs, torch.tensor(gold), head.regression, reduction="none")
@@ -99,7 +99,7 @@ def _samples(
 def _metrics(
     task: Classification, samples: Sequence[Sample], gold: Sequence[float], outputs: Any
 ) -> dict[str, MetricRecord]:
-    """The task's metrics in its order, the loss last: means of what has a value a row, the others over all rows."""
+    """Measure the task's metrics in its order, the loss last: row means where each row has a value, else over all rows."""
     metrics = summary(samples)
     over_all = [name for name in task.metrics if name not in metrics]
     measured = measure(over_all, gold, outputs.double().numpy(), resamples=RESAMPLES)

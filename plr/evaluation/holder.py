@@ -33,9 +33,9 @@ class Attached:
     model: Any
     tokenizer: Any
     head_is_new: bool
-    """The classification head is a random start, and no checkpoint's."""
+    """True where the classification head is a random start and comes from no checkpoint."""
     largest_logit_change: float | None = None
-    """By the adapter, on a few rows of the task it was trained on; None without one."""
+    """The adapter's largest change of a logit on a few rows of the task it was trained on; None without an adapter."""
 
 
 class BaseHolder:
@@ -49,7 +49,7 @@ class BaseHolder:
         self._serving = ServingBase(store, runtime)
 
     def base(self, cell: OpenCell) -> Loaded:
-        """Load the base of `cell` with the head that its task asks for, or find it in memory."""
+        """Load the base of `cell` with the head that its task asks for, unless it is in memory."""
         step, runtime = cell.step, self.runtime.computing_in(cell.step.dtype)
         self._serving.close()
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
@@ -69,9 +69,9 @@ class BaseHolder:
 
     @contextmanager
     def attached(self, cell: OpenCell) -> Generator[Attached]:
-        """Put the adapter of `cell` on its base for the while.
+        """Put the adapter of `cell` on its base inside the context.
 
-        Until it is off, the base is nobody else's: after a failure it may carry a part of an adapter, and is loaded anew.
+        Until it is off, no other cell gets the base: after a failure it may carry a part of an adapter, and is loaded anew.
         """
         loaded, target = self.base(cell), cell.step.target
         if not isinstance(target, Restore) or target.is_checkpoint:

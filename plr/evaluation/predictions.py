@@ -1,4 +1,4 @@
-"""Predictions as they lie in a file: one JSON object a line.
+"""Reader of prediction files: one JSON object a line.
 
 Two forms are read, and may be mixed:
 
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """By `doc_id`, in the order of the file; `repeated` lines said what another had said already."""
+    """The predictions of a file by `doc_id`, in its order; `repeated` counts lines that repeat an answer word for word."""
 
     path: Path
     by_id: Mapping[int, Prediction]
@@ -54,13 +54,13 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The predictions in a file, or in a folder that has one `samples_*.jsonl`.
+    """Read the predictions in a file, or in a folder that has one `samples_*.jsonl`.
 
     Raises:
         DataError: nothing there, or a line that is not in one of the forms; the message names the line.
     """
     file = _file(path)
-    found: dict[int, Prediction] = {}
+    by_id: dict[int, Prediction] = {}
     repeated = 0
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         where = f"{file}, line {number}"
@@ -69,7 +69,7 @@ def read_predictions(path: Path) -> Predictions:
         if not line.strip():
             continue
         one = _prediction(_object(line, where), where)
-        before = found.setdefault(one.doc_id, one)
+        before = by_id.setdefault(one.doc_id, one)
         if before is not one:
             if (before.response, before.ended) != (one.response, one.ended):
                 first = before.where.rpartition("line ")[2]
@@ -79,9 +79,9 @@ def read_predictions(path: Path) -> Predictions:
                     hint="score each run in a file of its own",
                 )
             repeated += 1
-    if not found:
+    if not by_id:
         raise DataError(f"{file} holds no predictions", expected=FORM)
-    return Predictions(file, found, repeated)
+    return Predictions(file, by_id, repeated)
 
 
 def _file(path: Path) -> Path:
@@ -118,8 +118,8 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
     doc_id = value.get("doc_id")
     if type(doc_id) is not int or doc_id < 0:
-        given = repr(doc_id) if "doc_id" in value else "missing"
-        _refuse(where, f"doc_id is {given}", "the place of the row in its split, a whole number from 0")
+        shown = repr(doc_id) if "doc_id" in value else "missing"
+        _refuse(where, f"doc_id is {shown}", "the place of the row in its split, a whole number from 0")
     sample = "response" not in value and "resps" in value
     response = _only(value["resps"], where) if sample else value.get("response")
     if "response" not in value and not sample:
@@ -136,7 +136,7 @@ def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
 
 
 def _only(resps: Any, where: str) -> Any:
-    """The one generation of `[[text]]`."""
+    """Take the one generation out of `[[text]]`."""
     outer = cast("list[Any]", resps) if isinstance(resps, list) else []
     inner = cast("list[Any]", outer[0]) if len(outer) == 1 and isinstance(outer[0], list) else []
     if len(inner) != 1:

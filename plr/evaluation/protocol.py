@@ -1,8 +1,8 @@
-"""What was asked of the model and how: enough to ask another one the very same.
+"""The evaluation protocol of a run: prompts, few-shot examples and decoding, enough to repeat it with another model.
 
-Every result holds it, in its manifest and in `results_*.json` under `protocol`. Nothing is ever cut off a prompt: one that does
-not fit is an error (`prompts_cut` is 0 by construction, and says so). `answers_cut` counts those that reached the limit of
-tokens with neither EOS nor a stop text.
+Every result holds it, in its manifest and in `results_*.json` under `protocol`. No prompt is ever truncated: one that does
+not fit is an error, so `prompts_cut` is always 0. `answers_cut` counts answers that reached the token limit with neither EOS nor
+a stop text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["EngineFacts", "GenerationSettings", "ProtocolRecord", "generation_se
 
 
 class EngineFacts(TypedDict):
-    """What an engine says of itself."""
+    """The facts an engine reports of itself."""
 
     dtype: str
     version: NotRequired[str]
@@ -33,7 +33,7 @@ class EngineRecord(EngineFacts):
 
 
 class GenerationSettings(TypedDict):
-    """How answers were decoded, as lm-eval spells it."""
+    """The decoding settings of answers, in lm-eval's spelling."""
 
     until: list[str]
     do_sample: bool
@@ -71,7 +71,7 @@ class ProtocolRecord(TypedDict):
 def protocol_record(
     cell: OpenCell, prompts: Sequence[str], engine: EngineFacts, generations: Sequence[Generation] = ()
 ) -> ProtocolRecord:
-    """Record a run over `prompts`, few-shot examples included; of a cell with a head, over the texts that it judged."""
+    """Record the protocol of a run over `prompts`, few-shot examples included; with a head, over the texts it judged."""
     step = cell.step
     return {
         "prompts_sha256": text_sha256("\x00".join(prompts)),
@@ -89,7 +89,7 @@ def protocol_record(
 
 
 def generation_settings(cell: OpenCell) -> GenerationSettings:
-    """Greedy decoding up to a limit or a stop text."""
+    """Describe greedy decoding up to a token limit or a stop text."""
     return {"until": list(cell.stops), "do_sample": False, "max_gen_toks": cell.step.max_new_tokens}
 
 

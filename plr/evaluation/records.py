@@ -32,7 +32,7 @@ HeadRecord = TypedDict("HeadRecord", {"is": str, "outputs": int, "labels": list[
 
 
 class TaskSettings(TypedDict):
-    """What lm-eval keeps of a task's configuration beyond its name."""
+    """The part of a task's configuration that lm-eval records beside its name."""
 
     output_type: str
     generation_kwargs: NotRequired[GenerationSettings]
@@ -45,7 +45,7 @@ class Sample:
 
     row: Example
     arguments: Sequence[str | GenerationSettings]
-    """What the model was given; the first is the prompt as it read it."""
+    """The inputs of the model; the first is the prompt as the model reads it."""
     response: str | Sequence[float] | None
     answer: str | None
     scores: Mapping[str, float | None]
@@ -53,9 +53,9 @@ class Sample:
     loss: float
     """Nats a token of the gold answer; of a head its cross entropy or squared error."""
     answers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What each metric read out of the response."""
+    """The answer that each metric extracted from the response."""
     explanations: Mapping[str, str] | None = None
-    """Why each score is what it is; None of a head."""
+    """The reason for each score; None for a head."""
     nll: float | None = None
     """Summed nats of the gold answer."""
     answer_tokens: int | None = None
@@ -83,11 +83,11 @@ class Sample:
         return text_sha256(doc), text_sha256(str(self.arguments[0])), text_sha256(self.row.target)
 
     def value(self, metric: str) -> float | None:
-        """The score under `metric`, or the loss."""
+        """Return the score under `metric`, or the loss."""
         return self.loss if metric == ANSWER_LOSS else self.scores[metric]
 
     def as_json(self) -> dict[str, object]:
-        """The line of `samples_*.jsonl`, in lm-eval's layout."""
+        """Build the line of `samples_*.jsonl`, in lm-eval's layout."""
         doc_hash, prompt_hash, target_hash = self.hashes
         head = self.explanations is None
         return {
@@ -116,23 +116,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scored rows of a cell, and what is recorded of the run."""
+    """The scored rows of a cell, and the record of the run."""
 
     samples: Sequence[Sample]
     metrics: Mapping[str, MetricRecord]
     settings: TaskSettings
     protocol: ProtocolRecord
     dtype: str
-    """Of the computation."""
+    """The dtype of the computation."""
     outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    """How many answers of each kind, for the metrics that tell kinds apart."""
+    """Counts of answers by kind, for the metrics that tell kinds apart."""
     head: HeadRecord | None = None
     seen_in_train: int | None = None
     """Rows that stand in the train split too; counted for a head alone."""
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, MetricRecord]:
-    """Mean, standard error of the mean and n over the scored samples of each metric."""
+    """Summarize each metric over its scored samples: mean, standard error of the mean, and n."""
     metrics: dict[str, MetricRecord] = {}
     for name in samples[0].metrics if samples else ():
         values = [value for sample in samples if (value := sample.value(name)) is not None]

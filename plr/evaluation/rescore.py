@@ -1,4 +1,4 @@
-"""Score predictions that anyone made, with the same scorers as `plr eval`, and without a model.
+"""Score a file of predictions with the same scorers as `plr eval`, and without a model.
 
 How it works:
 
@@ -41,8 +41,11 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Rescored:
-    """`metrics`: value, stderr, low, high, n, unscored, unit and direction of each; `rows`: what each prediction was read as;
-    `about`: what was scored, and the counts of what was not."""
+    """The scores of a prediction file.
+
+    `metrics`: value, stderr, low, high, n, unscored, unit and direction of each. `rows`: each prediction as it was read.
+    `about`: the data and the task, and counts of all that was not scored.
+    """
 
     metrics: dict[str, dict[str, Any]]
     rows: list[dict[str, Any]]
@@ -57,7 +60,7 @@ def rescore(
     missing: Missing = "leave-out",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rescored:
-    """The metrics of `predictions` on `split`; `on_progress` is told how many of how many are scored.
+    """Score `predictions` on `split`; `on_progress` gets the number of scored rows and of all.
 
     Raises:
         DataError: an id that the split has not, another row under the same id, an answer of the wrong kind, or rows without a
@@ -68,10 +71,10 @@ def rescore(
     alien = sum(not _check_row(one, rows, task, split) for one in predictions.by_id.values())
     absent = [number for number in rows if number not in predictions.by_id]
     if absent and missing == "refuse":
-        more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+        others = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
         raise DataError(
             f"{len(absent)} of {len(rows)} rows of the {split} split have no prediction: "
-            f"{', '.join(map(str, absent[:_NAMED]))}{more}",
+            f"{', '.join(map(str, absent[:_NAMED]))}{others}",
             expected="one for every row",
             hint="--missing leave-out scores the others, --missing wrong counts these as wrong",
         )
@@ -106,7 +109,7 @@ def rescore(
 
 
 def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: str) -> bool:
-    """False where the file brings a row along that has no field of ours, so that the two cannot be compared."""
+    """Refuse a prediction of another row; return False where its row has no field of ours, so that they cannot be compared."""
     row = rows.get(one.doc_id)
     if row is None:
         raise DataError(
@@ -149,7 +152,7 @@ def _score_texts(
             if score.value is not None:
                 values[name].append(score.value)
         records.append(_record(row, one, text, scores))
-    metrics = {name: _mean(task.metric(name), found, len(pairs)) for name, found in values.items()}
+    metrics = {name: _mean(task.metric(name), scores, len(pairs)) for name, scores in values.items()}
     kinds = outcomes(task, [record["explanations"] for record in records])
     return metrics, records, {"ended_unknown": silent, **({"outcomes": kinds} if kinds else {})}
 
@@ -167,11 +170,11 @@ def _score_labels(
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     assert head is not None
     gold = [task.label(row.row, head) for row, _ in pairs]
-    given = [_outputs(row, one, head) for row, one in pairs]
+    outputs_by_row = [_outputs(row, one, head) for row, one in pairs]
     known = all(one is not None and not isinstance(one.response, str) for _, one in pairs)
     records: list[dict[str, Any]] = []
     right: list[float] = []
-    for (row, one), outputs, label in zip(pairs, given, gold, strict=True):
+    for (row, one), outputs, label in zip(pairs, outputs_by_row, gold, strict=True):
         answer = f"{outputs[0]:g}" if head.regression else _named(head, outputs)
         scores: dict[str, Score] = {}
         if not head.regression:
@@ -186,13 +189,13 @@ def _score_labels(
         elif name == "roc_auc" and not known:
             metrics[name] = _mean(task.metric(name), [], len(pairs))
         else:
-            metrics[name] = _over_all(name, gold, given, head)
-    outside = 0 if head.regression else sum(_named(head, outputs) == "" for outputs in given)
+            metrics[name] = _over_all(name, gold, outputs_by_row, head)
+    outside = 0 if head.regression else sum(_named(head, outputs) == "" for outputs in outputs_by_row)
     return metrics, records, {"outside_labels": outside}
 
 
 def _outputs(row: Example, one: Prediction | None, head: HeadSpec) -> list[float]:
-    """The head's outputs for one row; from a name 1 for that label, and one column more for what is no label."""
+    """Read the head's outputs of one row; a label's name becomes 1 for that label, and a last column stands for no label."""
     width = head.num_labels
     if one is None:
         if head.regression:
@@ -215,12 +218,17 @@ def _outputs(row: Example, one: Prediction | None, head: HeadSpec) -> list[float
     return [float(i == place) for i in range(width + 1)]
 
 
-def _over_all(name: str, gold: Sequence[float], given: Sequence[Sequence[float]], head: HeadSpec) -> dict[str, Any]:
-    """A metric of all rows. The column of what is no label stays where it counts as a label of its own (Matthews), and is dropped
-    where it comes to the same as any wrong label."""
+def _over_all(
+    name: str, gold: Sequence[float], outputs_by_row: Sequence[Sequence[float]], head: HeadSpec
+) -> dict[str, Any]:
+    """Measure a metric over all rows.
+
+    The column for answers that are no label stays where it counts as a label of its own (Matthews), and is dropped where it comes
+    to the same as any wrong label.
+    """
     import numpy as np
 
-    outputs = np.asarray(given, dtype=np.float64)
+    outputs = np.asarray(outputs_by_row, dtype=np.float64)
     width = head.num_labels
     if not head.regression:
         if name == "f1":  # not the positive label, whatever else

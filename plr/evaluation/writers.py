@@ -75,7 +75,7 @@ class Served:
     tokenizer: Any
     facts: EngineFacts
     change: float | None = None
-    """The largest change of a log-probability by the adapter; None without one."""
+    """The adapter's largest change of a log-probability; None without an adapter."""
 
     def generate(self, prompts: Sequence[str], **settings: Any) -> list[Generation]:
         return self.engine.generate(prompts, adapter=self.adapter, **settings)
@@ -85,7 +85,7 @@ class Served:
 
 
 class ServingBase:
-    """The base that vLLM holds. Asking for another one, or for adapters that it was not started for, starts it anew."""
+    """The base that vLLM holds; another base, or an adapter it was not started for, restarts it."""
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self.store, self.runtime = store, runtime
@@ -93,7 +93,7 @@ class ServingBase:
         self._engine: VllmEngine | None = None
 
     def writer(self, step: Evaluate) -> Served:
-        """Start vLLM for `step`, or find it started.
+        """Start vLLM for `step`, unless it runs already.
 
         Raises:
             UsageError: see `plr.serving.check_engine`.

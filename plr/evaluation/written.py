@@ -17,7 +17,7 @@ __all__ = ["score_written"]
 
 
 def score_written(cell: OpenCell, writer: Writer, on_progress: Callable[[int, int], None] | None = None) -> Scored:
-    """Have `writer` answer every row of `cell`, and score the answers; where the step asks for no answers, the loss alone.
+    """Answer every row of `cell` with `writer` and score the answers; where the step asks for no answers, the loss alone.
 
     Raises:
         ModelError: a loss that is no number.
@@ -68,7 +68,7 @@ def _check_finite(losses: Sequence[AnswerLoss], names: Sequence[str]) -> None:
 def _answered(
     cell: OpenCell, prompts: Sequence[str], generations: Sequence[Generation], losses: Sequence[AnswerLoss]
 ) -> list[Sample]:
-    """One record a row, in row order; all answers are scored in one go."""
+    """Record each row with its answer, in row order; all answers are scored in one go."""
     settings = generation_settings(cell)
     responses = [Response(text=answer.text, ended=answer.ended) for answer in generations]
     samples: list[Sample] = []
@@ -98,7 +98,7 @@ def _answered(
 
 
 def _unanswered(cell: OpenCell, prompts: Sequence[str], losses: Sequence[AnswerLoss]) -> list[Sample]:
-    """One record a row, of the loss alone."""
+    """Record each row with its loss alone."""
     return [
         Sample(
             row,

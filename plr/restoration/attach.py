@@ -38,10 +38,12 @@ def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch:
 
 
 def check_init(step: Restore, folder: Path) -> None:
-    """Refuse an adapter file that still holds a part of its own base; what plr saves is converted (see `conversion.json`).
+    """Refuse an adapter file that still holds a part of its own base.
+
+    Adapters that plr saves are converted (see `conversion.json`).
 
     Raises:
-        ProvenanceError: it does.
+        ProvenanceError: the file holds a part of its base.
     """
     file = folder / "adapter_config.json"
     config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
@@ -57,7 +59,7 @@ def check_init(step: Restore, folder: Path) -> None:
 def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> tuple[Any, float]:
     """Put the adapter saved in `folder` on `loaded` and prove that it acts.
 
-    `before` is what the base itself says of the step's probe texts. Returns the model and the largest change of a logit.
+    `before` holds the base's own outputs on the step's probe texts. Returns the model and the largest change of a logit.
 
     Raises:
         ProvenanceError: see `check_provenance`; also when names or shapes do not match the base.
@@ -85,7 +87,7 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
 
 
 def probe_texts(step: Restore) -> list[str] | list[Texts]:
-    """A few validation rows of the task the adapter was trained on: prompts, or what its head judges."""
+    """Take a few validation rows of the task the adapter was trained on: prompts, or the texts its head judges."""
     rows = load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]
     task = task_of(step.adapter.task)
     return [task.texts(row.row) for row in rows] if isinstance(task, Classification) else [row.prompt for row in rows]

@@ -1,4 +1,4 @@
-"""Refuse, before any work, a restoration that cannot be."""
+"""Checks of a restoration before any work: does the mode fit, and can the adapter be merged."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def check_mode(step: Restore) -> None:
 
 
 def check_merges(step: Restore) -> None:
-    """Refuse what needs a merge for a method that has none.
+    """Refuse a merged form for a method that cannot merge.
 
     Raises:
-        UsageError: what the method trains is no part of the base's weights.
+        UsageError: the adapter of this method is no part of the base's weights.
     """
     method = step.adapter.adapter.method
     if step.is_checkpoint and not adapters.get(method).properties.merges:

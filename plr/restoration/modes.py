@@ -1,4 +1,4 @@
-"""How each restoration mode is built: one row each, beside its data in `plr/core/modes.py`."""
+"""Builders of the restoration modes: one row each, beside the mode's data in `plr/core/modes.py`."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Restoration:
     adapter: Path
     """The trained adapter."""
     folder: Path
-    """Where what is served goes."""
+    """Destination of the served files."""
     store: Store
     runtime: Runtime
     on_progress: Callable[[int, int], None] | None = None
 
 
 Builder = Callable[[Restoration], dict[str, Any]]
-"""Writes what a mode serves, and returns its metrics for the manifest."""
+"""A function that writes the served form of a mode, and returns its metrics for the manifest."""
 
 
 def builder_of(step: Restore) -> Builder:
-    """Look up what writes the form in which `step` is served."""
+    """Look up the builder of the form in which `step` is served."""
     return merged if step.merge else BUILDERS[step.mode]
 
 

@@ -1,6 +1,6 @@
 """Carry out a Restore step: put a trained adapter on another base without retraining (Post-LoRA Restoration).
 
-What a mode serves and when it fits is its row in `plr/core/modes.py`; what builds it stands in `plr/restoration/modes.py`.
+The row of a mode in `plr/core/modes.py` says what it serves and when it fits; its builder is in `plr/restoration/modes.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def restore(
     runtime: Runtime,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write what `step` serves to `folder`; returns the metrics of the manifest.
+    """Write the served form of `step` to `folder`, and return the metrics of the manifest.
 
     Raises:
         UsageError: a mode that does not fit the bits, or needs a merge that the adapter's method has not.

@@ -14,7 +14,7 @@ __all__ = ["load_served"]
 
 
 def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
-    """Load what `step` serves in place of its base, in eval mode; with `head`, for classification."""
+    """Load the checkpoint that `step` serves in place of its base, in eval mode; with `head`, for classification."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     path = store.require(step).path
