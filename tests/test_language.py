@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "plr"
 
-LATER = {"cli", "report", "study"}
+LATER = {"cli", "study"}
 """Rooms that do not speak this way yet. The set may only shrink: a room in it that is clean fails, too."""
 
 QUESTIONS = {

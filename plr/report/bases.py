@@ -12,7 +12,7 @@ GATE_HEAD = ("text", "tokens", "perplexity, from 16 bits", "ratio", "KL, nats", 
 
 
 def gate_rows(gate: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row of `GATE_HEAD` for each text of the gate; a text that was not measured has two fields: its name and why."""
+    """List a row of `GATE_HEAD` for each text of the gate; a text that was not measured has two fields: its name and why."""
     rows: list[tuple[str, ...]] = []
     for text in gate.get("texts", []):
         if "not_measured" in text:
@@ -33,18 +33,18 @@ def gate_rows(gate: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def answers_text(gate: Mapping[str, Any]) -> str | None:
-    """The loss of the task's answers before and after, in words; None where it was not measured."""
+    """Write out the loss of the task's answers before and after; None where it was not measured."""
     if "loss" not in gate:
         return None
     before = f"{gate['loss_16bit']:.3f} to " if "loss_16bit" in gate else ""
-    more = [f"{gate['rows']} rows"] if "rows" in gate else []
+    notes = [f"{gate['rows']} rows"] if "rows" in gate else []
     if "chance" in gate:
-        more.append(f"chance {gate['chance']:.2f}")
-    return f"{before}{gate['loss']:.3f} nats a token" + (f" ({', '.join(more)})" if more else "")
+        notes.append(f"chance {gate['chance']:.2f}")
+    return f"{before}{gate['loss']:.3f} nats a token" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def severity(verdict: str) -> str:
-    """The first word of a verdict: ok, damaged, broken; `unknown` where nothing was measured."""
+    """Take the first word of a verdict: ok, damaged, broken; `unknown` where nothing was measured."""
     word = re.match(r"\w+", verdict)
     return word[0] if word and word[0] in ("ok", "damaged", "broken") else "unknown"
 

@@ -1,4 +1,4 @@
-"""Adapters down, tasks across: the form of a paper's main table."""
+"""The table of adapters (rows) by tasks (columns): the form of a paper's main table."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["by_task_md"]
 
 
 def by_task_md(rows: Sequence[CostRow]) -> str:
-    """Three tables for each model: the primary metrics with their mean, their 95 % intervals with n, and the answer losses.
+    """Write three tables for each model: the primary metrics with their mean, their 95 % intervals with n, and the answer losses.
 
-    Empty where a study has one task alone: then there is nothing to put side by side. The best value of a task is bold; the
-    mean is over the tasks, seed by seed, and only of rows and seeds that have all of them; of losses only where they have one unit.
+    The text is empty for a study of one task. The best value of a task is bold. The mean is over the tasks, seed by seed, and only
+    of rows and seeds that have all of them; losses have a mean only where they have one unit.
     """
     parts: list[str] = []
     for model in dict.fromkeys(row.model for row in rows):
-        of = [row for row in rows if row.model == model]
-        tasks = list(dict.fromkeys(row.task for row in of))
+        own = [row for row in rows if row.model == model]
+        tasks = list(dict.fromkeys(row.task for row in own))
         if len(tasks) < 2:
             continue
-        metrics = {row.task: row.measure for row in of if row.metric}
+        metrics = {row.task: row.measure for row in own if row.metric}
         named = ", ".join(f"{task} {metrics[task].name if task in metrics else ''}".strip() for task in tasks)
-        lines = _lines(of)
+        lines = _lines(own)
         losses = not all(metric.name == LOSS for metric in metrics.values())
         mean = not len({(metric.unit, metric.sign) for metric in metrics.values()}) > 1
         one_unit = len({metric.of_numbers for metric in metrics.values()}) == 1
@@ -40,7 +40,7 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
             _table(lines, tasks, lambda _: None, _interval),
             "</details>",
         ]
-        if losses and any(row.loss is not None for row in of):
+        if losses and any(row.loss is not None for row in own):
             parts += [
                 "Answer loss, nats per token (of a head: nats per row; of a number: squared error):",
                 _table(
@@ -56,7 +56,7 @@ def by_task_md(rows: Sequence[CostRow]) -> str:
 
 
 def _lines(rows: Sequence[CostRow]) -> dict[tuple[str, str], dict[str, CostRow]]:
-    """(adapter, k -> l) -> task -> row."""
+    """Index the rows: (adapter, k -> l) -> task -> row."""
     lines: dict[tuple[str, str], dict[str, CostRow]] = {}
     for row in rows:
         lines.setdefault((row.adapter, row.bits), {})[row.task] = row
@@ -76,16 +76,16 @@ def _table(
     best: dict[str, float] = {}
     for line in lines.values():
         for task, row in line.items():
-            if (found := _mean(entry(row))) is not None:
+            if (value := _mean(entry(row))) is not None:
                 better = max if not loss and row.measure.higher_is_better else min
-                best[task] = found if task not in best else better(best[task], found)
+                best[task] = value if task not in best else better(best[task], value)
     body: list[list[str]] = []
     marks: list[list[bool]] = []
     for (adapter, bits), line in lines.items():
-        found = [line.get(task) for task in tasks]
-        cells = ["-" if row is None else text(row) for row in found]
-        bold = [row is not None and row.task in best and _mean(entry(row)) == best[row.task] for row in found]
-        entries = [of for row in found if row is not None and (of := entry(row)) is not None]
+        rows = [line.get(task) for task in tasks]
+        cells = ["-" if row is None else text(row) for row in rows]
+        bold = [row is not None and row.task in best and _mean(entry(row)) == best[row.task] for row in rows]
+        entries = [value for row in rows if row is not None and (value := entry(row)) is not None]
         metric = ANSWER_LOSS if loss else next(iter(line.values())).measure
         trained = next(iter(line.values())).costs.get("trainable_parameters")
         label = "none" if adapter == NO_ADAPTER else adapter_label(adapter)

@@ -1,8 +1,7 @@
 """The results of a study, indexed: tables look a cell up by (model, task, adapter, k, l).
 
-The order of the cells given is the order of models, tasks and adapters in every table; bits are always sorted.
-A cell is looked up by (model, task, adapter, k, l); over its seeds it becomes an `Entry`, which knows how many of
-them failed, so that no mean hides a missing run.
+Models, tasks and adapters keep the order of the cells in every table; bits are always sorted. Over its seeds a cell
+becomes an `Entry`, which counts the failed ones, so that no mean hides a missing run.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["Entry", "Line", "ResultSet", "average"]
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: what is held fixed while k and l vary."""
+    """One row of a table: the model, task and adapter for which k and l vary."""
 
     model: str
     task: str
@@ -31,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a table shows at one place: the values by seed, and how many of the runs failed."""
+    """One place of a table: the values by seed, and how many of the runs failed."""
 
     values: Mapping[int, float]
     runs: int
@@ -78,19 +77,19 @@ class ResultSet:
         return iter(self.cells)
 
     def lines(self, adapter: str | None = None) -> list[Line]:
-        """(model, task, adapter) in the order of a table: by adapter, task, then model."""
+        """List (model, task, adapter) in the order of a table: by adapter, task, then model."""
         order = [Line(m, t, a) for a in self.adapters for t in self.tasks for m in self.models]
         return [line for line in order if line in self._of and adapter in (None, line.adapter)]
 
     def bits(self, mode: str | None = None, adapter: str | None = None) -> list[tuple[int, int]]:
-        """The (k, l) with a cell: k falls; l rises from k to 16, then falls below k."""
-        found = {
+        """List the (k, l) with a cell: k falls; l rises from k to 16, then falls below k."""
+        places = {
             (k, ell)
             for line, k, ell, m in self._at
             if (m == mode or (mode is None and m in plain_modes())) and adapter in (None, line.adapter)
         }
         return sorted(
-            found, key=lambda pair: (-pair[0], pair[1] < pair[0], pair[1] if pair[1] >= pair[0] else -pair[1])
+            places, key=lambda pair: (-pair[0], pair[1] < pair[0], pair[1] if pair[1] >= pair[0] else -pair[1])
         )
 
     def modes(self) -> list[str]:
@@ -106,16 +105,16 @@ class ResultSet:
         return self._of[line]
 
     def primary(self, line: Line) -> str:
-        """The metric named beforehand for the line's task; empty where all cells of the task failed."""
+        """Name the primary metric of the line's task; empty where all cells of the task failed."""
         cells = (cell for cell in (*self._of[line], *self.cells) if cell.task == line.task)
         return next((cell.primary for cell in cells if cell.primary), "")
 
     def metric(self, line: Line, name: str) -> Metric:
-        """Unit and direction of the metric called `name`, as the line's results carry them."""
+        """Look up unit and direction of the metric called `name`, as the line's results carry them."""
         return next((cell.metric(name) for cell in self._of[line] if name in cell.metrics), metric_named(name))
 
     def metrics(self, line: Line | None = None) -> list[str]:
-        """Names of all metrics of the line's cells (of all cells, without one), sorted."""
+        """List the names of all metrics of the line's cells (of all cells without a line), sorted."""
         wanted = self.cells if line is None else self._of[line]
         return sorted({name for cell in wanted for name in cell.metrics})
 
@@ -127,7 +126,7 @@ class ResultSet:
 
 
 def average(entries: Sequence[Entry]) -> Entry:
-    """Mean over rows, seed by seed; empty where any row lacks a seed that another has, for no mean may hide a gap."""
+    """Average over rows, seed by seed; empty where any row lacks a seed that another has, for no mean may hide a gap."""
     seeds = set().union(*(entry.values for entry in entries))
     whole = [seed for seed in sorted(seeds) if all(seed in entry.values for entry in entries)]
     if any(not entry.values for entry in entries):

@@ -1,4 +1,4 @@
-"""What each adapter of a study costs and what it gives: `compare.md` and `compare.svg`.
+"""Costs and scores of the adapters of a study: `compare.md` and `compare.svg`.
 
 One row for each model, task, adapter and k -> l, in the form of the LINE paper's Table 2. Costs are read from the manifest of the
 training behind a cell; over several seeds they are means. A number that was not recorded is shown as `-`.
@@ -34,7 +34,7 @@ LEGEND = (
 
 
 def compare_texts(rows: Sequence[CostRow]) -> list[tuple[str, ...]]:
-    """The rows as text, in the columns of `COMPARE_HEAD`."""
+    """Write the rows as text, in the columns of `COMPARE_HEAD`."""
     texts = []
     for row in rows:
         label = "none" if row.adapter == NO_ADAPTER else adapter_label(row.adapter)
@@ -50,7 +50,7 @@ def compare_texts(rows: Sequence[CostRow]) -> list[tuple[str, ...]]:
 
 
 def compare_md(rows: Sequence[CostRow], title: str) -> str:
-    """The whole of `compare.md`."""
+    """Write the text of `compare.md`."""
     texts = compare_texts(rows)
     spare = {0, 1, 11} | ({15} if all(text[15] == "-" for text in texts) else set())
     keep = [i for i in range(len(COMPARE_HEAD)) if i not in spare or len({text[i] for text in texts}) > 1]
@@ -72,7 +72,7 @@ def compare_md(rows: Sequence[CostRow], title: str) -> str:
 def write_compare(
     cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, Any]], folder: Path, title: str
 ) -> dict[str, Path]:
-    """Write `compare.md` and, where a cell has a value and its training was recorded, `compare.svg` and `.png`; where they lie."""
+    """Write `compare.md` and, where a cell has a value and a recorded training, `compare.svg` and `.png`; return the paths."""
     from plr.core.files import write_atomic
     from plr.report.figures.compare import compare_figure
     from plr.report.figures.write import write_figure

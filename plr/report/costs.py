@@ -1,4 +1,4 @@
-"""Rows of the comparison of adapters: what each costs and what it gives, its seeds together."""
+"""Rows of the comparison of adapters: costs and scores of each, its seeds together."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class CostRow:
 
 
 def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, Any]]) -> list[CostRow]:
-    """The rows, by task, model, adapter (the base alone first), then k and l falling; failed cells are rows without a value."""
+    """List the rows by task, model, adapter (the base alone first), then k and l falling; a failed cell has no value."""
     rows = []
     lines = sorted(
         results.lines(),
@@ -83,9 +83,9 @@ def _row(
     first = cells[0]
     metric = results.metric(line, results.primary(line))
     entry = results.entry(line, first.train_bits, first.restore_bits, metric.name, first.mode)
-    found = [costs[cell.fingerprint] for cell in cells if cell.fingerprint in costs]
-    known = {key: _mean([one.get(key) for one in found]) for key in KEYS}
-    overhead = [one["inference_overhead"] for one in found if isinstance(one.get("inference_overhead"), Mapping)]
+    recorded = [costs[cell.fingerprint] for cell in cells if cell.fingerprint in costs]
+    known = {key: _mean([one.get(key) for one in recorded]) for key in KEYS}
+    overhead = [one["inference_overhead"] for one in recorded if isinstance(one.get("inference_overhead"), Mapping)]
     known |= {key: _mean([one.get(key) for one in overhead]) for key in ("unmerged", "merged")}
     low, high = _interval(results, line, metric, entry.mean, entry.n, cells)
     return CostRow(
@@ -110,8 +110,10 @@ def _row(
 def _interval(
     results: ResultSet, line: Line, metric: Metric, mean: float | None, n: int, cells: Sequence[CellResult]
 ) -> tuple[float | None, float | None]:
-    """95 %: Wilson of a proportion, Student over the documents; of a metric of all rows at once its own standard error. Of the mean
-    over seeds."""
+    """Compute the 95 % interval of the mean over seeds.
+
+    Wilson for a proportion, Student over the documents; for a metric of all rows at once its own standard error.
+    """
     if mean is None:
         return None, None
     if is_proportion(metric, results.of(line)) and n:

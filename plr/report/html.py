@@ -1,7 +1,7 @@
 """`report.html`: one file that answers the study's question, without a request to anywhere.
 
-The page is a Jinja template (`template.html.j2`, autoescaped); this module gathers what it shows. Heatmaps are real
-tables whose cells carry their place on the scale (0 to 1) for the style sheet to colour, so that they read aloud,
+The page is a Jinja template (`template.html.j2`, autoescaped); this module gathers its values. Heatmaps are real
+tables. Their cells carry their place on the scale (0 to 1) for the style sheet to colour, so that they read aloud,
 print, copy, and follow the reader's light or dark mode.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["flatten", "report_html"]
 
 @dataclass(frozen=True)
 class HeatCell:
-    """`share` None: no value. `text` then says why (failed, or nothing)."""
+    """One cell of a heatmap; without a value `share` is None, and `text` says why (failed, or nothing)."""
 
     text: str
     note: str = ""
@@ -65,7 +65,7 @@ def report_html(
     sparse: Sequence[SparseAdapter] = (),
     found: Sequence[Contrast] | None = None,
 ) -> str:
-    """The whole page as text.
+    """Write the whole page as text.
 
     Args:
         cells: in the order in which models, tasks and adapters are to appear.
@@ -113,7 +113,7 @@ def report_html(
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as dotted keys with plain text.
+    """Flatten nested mappings into dotted keys with plain text.
 
     >>> flatten({"train": {"lr": 0.0002}, "bits": [4, 3], "resume": None})
     [('train.lr', '0.0002'), ('bits', '4, 3'), ('resume', '-')]
@@ -129,7 +129,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _prose(text: str) -> str:
-    """A true minus before a number that is a value, and no line break inside `k = 4` or `95 %`."""
+    """Set a true minus before a number that is a value, and allow no line break inside `k = 4` or `95 %`."""
     text = re.sub(r"(?<![\w-])-(?=\d)", "\u2212", text)
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[kln]) (?== )|(?<=\b[kln] =) (?=\d)", "\u00a0", text)
 
@@ -147,7 +147,7 @@ def _plain(item: Any) -> str:
 
 
 def _base_lines(base: Mapping[str, Any]) -> list[tuple[str, str, str, str, list[str]]]:
-    """(name, severity, verdict, text, numbers) of each text of a base's gate; name and verdict stand in the first one alone."""
+    """List (name, severity, verdict, text, numbers) of each text of a base's gate; only the first has name and verdict."""
     gate = base["gate"]
     verdict = str(gate.get("verdict", "not measured"))
     rows = gate_rows(gate) or [("",)]
@@ -158,8 +158,8 @@ def _base_lines(base: Mapping[str, Any]) -> list[tuple[str, str, str, str, list[
         cells = (
             [*numbers, "" if index else answers] if whole else ["-"] * (len(GATE_HEAD) - 1) + ["" if index else answers]
         )
-        said = text if whole or not numbers else f"{text}: {numbers[0]}"
-        lines.append(("" if index else base["name"], severity(verdict), "" if index else verdict, said, cells))
+        label = text if whole or not numbers else f"{text}: {numbers[0]}"
+        lines.append(("" if index else base["name"], severity(verdict), "" if index else verdict, label, cells))
     return lines
 
 
@@ -223,22 +223,25 @@ def _heat(results: ResultSet, line: Line, name: str, chosen: tuple[int, int] | N
 
 
 def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:
-    """Every metric's tables, titled; the primary ones first."""
+    """List every metric's tables with their titles, the primary ones first."""
 
-    def made(make: Any, metric_of: Any) -> list[Sheet]:
+    def sheets_of(make: Any, metric_of: Any) -> list[Sheet]:
         return [sheet for block in blocks(results) if (sheet := make(results, block, metric_of)) is not None]
 
     primaries = list(dict.fromkeys(metric.name for metric in primary_metrics(results)))
     names = ", ".join(metric_title(results, name) for name in primaries)
-    tables = [(f"{names} (primary)", made(metric_sheet, results.primary))]
-    tables.append((f"95 % intervals of {', '.join(primaries)}", made(interval_sheet, results.primary)))
+    tables = [(f"{names} (primary)", sheets_of(metric_sheet, results.primary))]
+    tables.append((f"95 % intervals of {', '.join(primaries)}", sheets_of(interval_sheet, results.primary)))
     for name in other_metrics(results):
 
         def only(line: Line, name: str = name) -> str | None:
             return name if name in results.metrics(line) and name != results.primary(line) else None
 
-        tables.append((metric_title(results, name), made(metric_sheet, only)))
+        tables.append((metric_title(results, name), sheets_of(metric_sheet, only)))
     tables.append(
-        ("Share of the variance of one run's score that is its seed, in percent", made(seed_sheet, results.primary))
+        (
+            "Share of the variance of one run's score that is its seed, in percent",
+            sheets_of(seed_sheet, results.primary),
+        )
     )
     return [(title, sheets) for title, sheets in tables if sheets]

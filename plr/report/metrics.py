@@ -38,19 +38,19 @@ def is_proportion(metric: Metric, cells: Sequence[CellResult]) -> bool:
 
 
 def suffix(metric: Metric) -> str:
-    """The unit behind a value in a sentence; nats per token go without."""
+    """Write the unit behind a value in a sentence; nats per token go without."""
     if metric.unit == PERCENT:
         return " %"
     return f" {metric.unit}" if metric.unit not in ("", NATS) else ""
 
 
 def difference_unit(metric: Metric) -> str:
-    """The unit of a difference of two values."""
+    """Name the unit of a difference of two values."""
     return "points" if metric.unit == PERCENT else metric.unit
 
 
 def with_unit(metric: Metric, difference: float | None) -> str:
-    """A difference with its sign and unit.
+    """Write a difference with its sign and unit.
 
     >>> with_unit(Metric("acc", PERCENT), 0.012), with_unit(Metric("bleu", digits=2), -1.5)
     ('+1.20 points', '-1.50')
@@ -59,28 +59,28 @@ def with_unit(metric: Metric, difference: float | None) -> str:
 
 
 def unit_note(metrics: Iterable[Metric]) -> str:
-    """What a title adds to the names of its metrics: unit and direction, the comma before them included.
+    """Write the unit and direction that a title adds to the names of its metrics, with the comma before them.
 
     >>> unit_note([Metric("acc", PERCENT)]), unit_note([Metric("latency", "seconds", higher_is_better=False)])
     (', in percent', ', in seconds (lower is better)')
     >>> unit_note([Metric("bleu")]), unit_note([Metric("bleu", declared=False)])
     ('', ', a plain number: its task declares no unit')
     """
-    of = list(dict.fromkeys(metrics))
-    notes = list(dict.fromkeys(_note(metric) for metric in of))
+    distinct = list(dict.fromkeys(metrics))
+    notes = list(dict.fromkeys(_note(metric) for metric in distinct))
     if len(notes) > 1:
-        units = [_note(metric) if metric.unit != NATS else _unit(metric) for metric in of]
+        units = [_note(metric) if metric.unit != NATS else _unit(metric) for metric in distinct]
         notes = [" or ".join(sorted(dict.fromkeys(unit or "a plain number" for unit in units), key=_last_of_all))]
     return f", {notes[0]}" if notes and notes[0] else ""
 
 
 def foreign_note(metric: Metric) -> str:
-    """The unit note of a metric that is no percentage and no loss, which is how a reader would take a bare number; else nothing."""
+    """Write the unit note of a metric, but none for a percentage or a loss: a reader takes a bare number as one of these."""
     return "" if metric.unit in (PERCENT, NATS) else unit_note([metric])
 
 
 def show_entry(metric: Metric, entry: Entry) -> str:
-    """A table cell: value, or mean ± sd over seeds, `failed`, or `-`; `(2/3)` where a seed is missing."""
+    """Write a table cell: value, or mean ± sd over seeds, `failed`, or `-`; `(2/3)` where a seed is missing."""
     if entry.mean is None:
         return "failed" if entry.failed else "-"
     text = metric.show(entry.mean)
@@ -90,7 +90,7 @@ def show_entry(metric: Metric, entry: Entry) -> str:
 
 
 def sort_metrics(metrics: Iterable[Metric]) -> list[str]:
-    """Names in the order of a report: by name, then `ended`, then losses."""
+    """Sort the names of metrics for a report: by name, then `ended`, then losses."""
     ordered = sorted(metrics, key=lambda metric: (metric.unit == NATS, metric.name == ENDED, metric.name))
     return list(dict.fromkeys(metric.name for metric in ordered))
 
@@ -109,5 +109,5 @@ def _unit(metric: Metric) -> str:
 
 
 def _last_of_all(note: str) -> int:
-    """Percentages first, plain numbers last, whose note may be long."""
+    """Rank a note: percentages first, plain numbers last, whose note may be long."""
     return 0 if note == "in percent" else 2 if note.startswith("a plain number") else 1

@@ -1,4 +1,4 @@
-"""The tidy CSV of a study, and its contrasts: what restoring to 16 bits gains, and what is still lost to LoRA.
+"""The tidy CSV of a study, and its contrasts: the gain of restoring to 16 bits, and the shortfall against 16-bit LoRA.
 
 The two primary contrasts are named beforehand, for every model, task, adapter, seed and k:
 
@@ -68,7 +68,7 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """By the corrected p-value; where there is none, by the interval."""
+        """The test at 5 %: by the corrected p-value; where there is none, by the interval."""
         if self.p_holm is not None:
             return self.p_holm < 0.05
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
@@ -91,25 +91,25 @@ def write_csv(cells: Iterable[CellResult], path: Path) -> None:
 
 
 def contrasts(cells: Iterable[CellResult]) -> list[Contrast]:
-    """The primary contrasts on the primary metric (with p-values), then the same on the answer loss (intervals only).
+    """Compute the primary contrasts on the primary metric (with p-values), then the same on the answer loss (intervals only).
 
     A contrast whose cells are missing, failed or without value is left out: the failures are listed by the report.
     """
     results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
-    found = [c for line in results.lines() for c in _of_line(results, line, results.primary(line))]
-    tested = [index for index, contrast in enumerate(found) if contrast.p is not None]
-    for index, p in zip(tested, stats.holm([found[index].p or 0.0 for index in tested]), strict=True):
-        found[index] = replace(found[index], p_holm=p)
+    primary = [c for line in results.lines() for c in _line_contrasts(results, line, results.primary(line))]
+    tested = [index for index, contrast in enumerate(primary) if contrast.p is not None]
+    for index, p in zip(tested, stats.holm([primary[index].p or 0.0 for index in tested]), strict=True):
+        primary[index] = replace(primary[index], p_holm=p)
     losses = [
         replace(c, p=None, detectable=None)
         for line in results.lines()
         if results.primary(line) != LOSS
-        for c in _of_line(results, line, LOSS)
+        for c in _line_contrasts(results, line, LOSS)
     ]
-    return found + losses
+    return primary + losses
 
 
-def _of_line(results: ResultSet, line: Line, metric: str) -> Iterable[Contrast]:
+def _line_contrasts(results: ResultSet, line: Line, metric: str) -> Iterable[Contrast]:
     if line.adapter == NO_ADAPTER:
         return
     trained = [k for k, ell in results.bits(adapter=line.adapter) if ell == 16 and k != 16]
@@ -123,12 +123,12 @@ def _of_line(results: ResultSet, line: Line, metric: str) -> Iterable[Contrast]:
 
 
 def gains(results: ResultSet, line: Line, metric: str) -> list[Contrast]:
-    """What restoring to 16 bits gains at each k, all seeds together, k falling."""
+    """Compute the gain of restoring to 16 bits at each k, all seeds together, k falling."""
     if line.adapter == NO_ADAPTER:
         return []
     trained = [k for k, ell in results.bits(adapter=line.adapter) if ell == 16 and k != 16]
-    found = (compare_at(results, line, (k, k), (k, 16), metric, kind="gain") for k in trained)
-    return [contrast for contrast in found if contrast is not None]
+    compared = (compare_at(results, line, (k, k), (k, 16), metric, kind="gain") for k in trained)
+    return [contrast for contrast in compared if contrast is not None]
 
 
 def compare_at(
@@ -141,7 +141,7 @@ def compare_at(
     kind: str = "pair",
     seed: int | None = None,
 ) -> Contrast | None:
-    """`compare` of two places (k, l) of a line, at one seed or over all of them, worked out once."""
+    """Compare two places (k, l) of a line, at one seed or over all of them; the result is computed once and kept."""
     before, after = results.at(line, *first), results.at(line, *second)
     seeds = tuple(sorted(before.keys() & after.keys())) if seed is None else (seed,)
     key = (line, first, second, metric, seeds)
@@ -152,7 +152,7 @@ def compare_at(
 
 
 def value_difference(first: Mapping[int, CellResult], second: Mapping[int, CellResult], metric: str) -> float | None:
-    """Mean over the shared seeds of `second` minus `first`, without an interval; None where no seed has both."""
+    """Average `second` minus `first` over the shared seeds, without an interval; None where no seed has both."""
     pairs = [(first[seed].value(metric), second[seed].value(metric)) for seed in sorted(first.keys() & second.keys())]
     whole = [after - before for before, after in pairs if before is not None and after is not None]
     return fmean(whole) if whole else None
@@ -161,7 +161,7 @@ def value_difference(first: Mapping[int, CellResult], second: Mapping[int, CellR
 def compare(
     first: Mapping[int, CellResult], second: Mapping[int, CellResult], metric: str, *, kind: str = "pair"
 ) -> Contrast | None:
-    """`second` against `first`, each a place of the study by seed; None where no seed has a value on both sides.
+    """Compare `second` with `first`, each a place of the study by seed; None where no seed has a value on both sides.
 
     With several seeds a document's score is its mean over the seeds that both sides have. The difference is taken over
     the documents scored on both sides; without samples it is that of the values and has no interval.
@@ -188,8 +188,8 @@ def compare(
     a, b = paired_scores([first[s] for s in seeds], [second[s] for s in seeds], metric)
     if not a:
         return base
-    found = stats.paired_bootstrap(a, b)
-    base = replace(base, difference=found.value, low=found.low, high=found.high, n=found.n)
+    interval = stats.paired_bootstrap(a, b)
+    base = replace(base, difference=interval.value, low=interval.low, high=interval.high, n=interval.n)
     if len(seeds) > 1 or not set(a) | set(b) <= {0.0, 1.0}:
         return base
     lost = sum(x > y for x, y in zip(a, b, strict=True))
@@ -201,7 +201,7 @@ def compare(
 def paired_scores(
     first: Sequence[CellResult], second: Sequence[CellResult], metric: str, other: str | None = None
 ) -> tuple[list[float], list[float]]:
-    """Scores of the documents that every cell scored, in order of id, averaged over each side's cells.
+    """Collect the scores of the documents that every cell scored, in order of id, averaged over each side's cells.
 
     `other` names the metric of the second side, where it differs.
     """

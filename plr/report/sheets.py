@@ -1,4 +1,4 @@
-"""The shape of the report's Table 1, apart from how it is printed: columns, rows, averages, the best of each group.
+"""The content of the report's Table 1, apart from its printing: columns, rows, averages, the best of each group.
 
 A `Block` is one table's columns: the main one of each adapter (16-bit LoRA, then k-bit QLoRA and its PLRl), and,
 where a study has them, the bases without an adapter, the cells with l < k, and one for each further mode.
@@ -38,7 +38,7 @@ _LABELS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "adalora": "AdaLo
 
 @dataclass(frozen=True)
 class Column:
-    """`group` spans the columns of one k; `head` stands alone in a single-row head."""
+    """A column of cells; `group` is the head over the columns of one k, `head` the one of a single-row head."""
 
     k: int
     ell: int
@@ -71,7 +71,7 @@ class Sheet:
 
 
 def adapter_label(adapter: str) -> str:
-    """The field's spelling of an adapter's name.
+    """Spell an adapter's name as the field does.
 
     >>> adapter_label("lora"), adapter_label("lora-r8"), adapter_label("mine")
     ('LoRA', 'LoRA-r8', 'mine')
@@ -81,17 +81,17 @@ def adapter_label(adapter: str) -> str:
 
 
 def blocks(results: ResultSet) -> list[Block]:
-    """All tables of one metric: each adapter's main block first, then its extra ones."""
-    found: list[Block] = []
+    """List all tables of one metric: each adapter's main block first, then its extra ones."""
+    tables: list[Block] = []
     for adapter in sorted(results.adapters, key=lambda name: name == NO_ADAPTER):
         pairs = results.bits(adapter=adapter)
         if adapter == NO_ADAPTER:
             columns = [Column(k, k, None, f"{k}-bit", "base", f"{k}-bit base") for k, ell in pairs if k == ell]
-            found.append(Block("Base without an adapter", adapter, columns))
+            tables.append(Block("Base without an adapter", adapter, columns))
             continue
         label = adapter_label(adapter)
         several = len([name for name in results.adapters if name != NO_ADAPTER]) > 1
-        found.append(Block(label if several else "", adapter, _main_columns(label, pairs)))
+        tables.append(Block(label if several else "", adapter, _main_columns(label, pairs)))
         prefix = f"{label}: " if several else ""
         below = [
             Column(k, ell, None, _group(k, label), f"on {ell}", f"{_group(k, label)} on {ell}")
@@ -99,19 +99,19 @@ def blocks(results: ResultSet) -> list[Block]:
             if ell < k
         ]
         if below:
-            found.append(Block(f"{prefix}served on fewer bits than trained (l < k)", adapter, below))
+            tables.append(Block(f"{prefix}served on fewer bits than trained (l < k)", adapter, below))
         for mode in results.modes():
             other = [
                 Column(k, ell, mode, _group(k, label), f"{mode} {ell}", f"{_group(k, label)} {mode} {ell}")
                 for k, ell in results.bits(mode, adapter)
             ]
             if other:
-                found.append(Block(f"{prefix}mode {mode}", adapter, other))
-    return found
+                tables.append(Block(f"{prefix}mode {mode}", adapter, other))
+    return tables
 
 
 def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
-    """One metric (which may depend on the task) in the block's columns, with averages; None if no row has it."""
+    """Fill the block with one metric (which may depend on the task), with averages; None if no row has it."""
     metrics = {line: results.metric(line, name) for line in results.lines(block.adapter) if (name := metric_of(line))}
     entries = {
         line: [results.entry(line, c.k, c.ell, metric.name, c.mode) for c in block.columns]
@@ -119,13 +119,13 @@ def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], s
     }
     rows: list[Row] = []
 
-    def add(task: str, model: str, of: Sequence[Line]) -> None:
-        if not _have_mean(results, [(line, metrics[line]) for line in of]):
+    def add(task: str, model: str, lines: Sequence[Line]) -> None:
+        if not _have_mean(results, [(line, metrics[line]) for line in lines]):
             return
-        columns = list(zip(*(entries[line] for line in of), strict=True))
-        filled = [column[0] if len(of) == 1 else average(column) for column in columns]
-        texts = [show_entry(metrics[of[0]], entry) for entry in filled]
-        best = _best(block.columns, filled, metrics[of[0]])
+        columns = list(zip(*(entries[line] for line in lines), strict=True))
+        filled = [column[0] if len(lines) == 1 else average(column) for column in columns]
+        texts = [show_entry(metrics[lines[0]], entry) for entry in filled]
+        best = _best(block.columns, filled, metrics[lines[0]])
         rows.append(Row(task, model, texts, best, average=AVERAGE in (task, model)))
 
     tasks = [(task, list(group)) for task, group in groupby(metrics, key=lambda line: line.task)]
@@ -144,7 +144,7 @@ def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], s
 
 
 def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
-    """95 % intervals: Wilson for a proportion, Student over the documents otherwise; of the mean over seeds."""
+    """Fill the block with 95 % intervals of the mean over seeds: Wilson for a proportion, else Student over the documents."""
     rows = []
     for line in results.lines(block.adapter):
         if name := metric_of(line):
@@ -164,7 +164,7 @@ def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line],
 
 
 def seed_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
-    """Percent of the variance of one run's score that is its seed; None with fewer than two seeds."""
+    """Fill the block with the percent of the variance of one run's score that is its seed; None with fewer than two seeds."""
     rows = []
     for line in results.lines(block.adapter):
         if metric := metric_of(line):
@@ -187,14 +187,14 @@ def _main_columns(label: str, pairs: Sequence[tuple[int, int]]) -> list[Column]:
     return columns
 
 
-def _have_mean(results: ResultSet, of: Sequence[tuple[Line, Metric]]) -> bool:
-    """Percent, nats and squared errors have no mean, nor has what is better high with what is better low."""
-    losses = len({results.metric(line, results.primary(line)).of_numbers for line, metric in of if metric.name == LOSS})
-    return losses < 2 and len({(metric.unit, metric.sign) for _, metric in of}) == 1
+def _have_mean(results: ResultSet, pairs: Sequence[tuple[Line, Metric]]) -> bool:
+    """Check that the lines have a mean: their metrics share a unit and a direction, their losses one kind of answer."""
+    numeric = {results.metric(line, results.primary(line)).of_numbers for line, metric in pairs if metric.name == LOSS}
+    return len(numeric) < 2 and len({(metric.unit, metric.sign) for _, metric in pairs}) == 1
 
 
 def _best(columns: Sequence[Column], entries: Sequence[Entry], metric: Metric) -> list[bool]:
-    """The best of each k, as printed; none where there is no choice or no difference."""
+    """Mark the best of each k, as printed; none where there is no choice or no difference."""
     digits = metric.decimals + (2 if metric.unit == PERCENT else 0)
     flags = [False] * len(entries)
     for _, group in groupby(range(len(columns)), key=lambda index: columns[index].group):
@@ -213,12 +213,12 @@ def _interval(metric: Metric, proportion: bool, entry: Entry, cells: Sequence[Ce
     scored = [cell for cell in cells if cell.value(metric.name) is not None]
     values, _ = paired_scores(scored, scored, metric.name)
     if proportion and n:
-        found = stats.wilson(min(n, mean * n), n)
+        interval = stats.wilson(min(n, mean * n), n)
     elif len(values) > 1:
-        found = stats.mean_interval(values)
+        interval = stats.mean_interval(values)
     else:
         return "-"
-    return f"{metric.show(found.low)} to {metric.show(found.high)}"
+    return f"{metric.show(interval.low)} to {metric.show(interval.high)}"
 
 
 def _seed_share(cells: Sequence[CellResult], metric: str) -> str:

@@ -1,7 +1,7 @@
-"""`table.md` in the form of the report's Table 1, and the k x l matrix for the terminal.
+"""The table of a study: `table.md` in the form of the report's Table 1, and the k x l matrix for the terminal.
 
 The Markdown holds, in this order: the primary metric; its 95 % intervals; the share of variance that is seed (several
-seeds); one table for each further metric; the contrasts; what the numbers say and cannot say; the failed cells.
+seeds); one table for each further metric; the contrasts; the limits of the numbers; the failed cells.
 It has no dates: the same cells give the same bytes.
 """
 
@@ -44,7 +44,7 @@ MetricOf = Callable[[Line], str | None]
 
 
 def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = None) -> str:
-    """The whole of `table.md`.
+    """Write the text of `table.md`.
 
     Args:
         cells: in the order in which models, tasks and adapters are to appear.
@@ -53,11 +53,8 @@ def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = Non
     results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
     found = contrasts(results) if found is None else found
     parts: list[str] = [_text(headline(results, found))]
-    parts += (
-        ["\n".join(f"- {_text(name)}: {_text(text)}" for name, text in said)]
-        if (said := line_words(results, found))
-        else []
-    )
+    if words := line_words(results, found):
+        parts.append("\n".join(f"- {_text(name)}: {_text(text)}" for name, text in words))
     primaries = primary_metrics(results)
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(metric.name for metric in primaries))
     title = f"{names}, the primary metric{unit_note(primaries)}"
@@ -83,7 +80,7 @@ def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = Non
 
 
 def console_table(cells: Iterable[CellResult]) -> Table:
-    """Rows k, columns l, one section a task: the primary metric and, in brackets, the gain over the diagonal."""
+    """Draw the matrix of each line, rows k and columns l: the primary metric and, in brackets, the gain over the diagonal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -119,19 +116,19 @@ def _matrix(results: ResultSet, line: Line, metric: Metric, places: Sequence[tup
 
 
 def primary_metrics(results: ResultSet) -> list[Metric]:
-    """The primary metric of every line, each once; of a task that failed altogether none is known."""
+    """List the primary metrics of the lines, each once; of a task that failed altogether none is known."""
     named = {line: name for line in results.lines() if (name := results.primary(line))}
     return list(dict.fromkeys(results.metric(line, name) for line, name in named.items()))
 
 
 def other_metrics(results: ResultSet) -> list[str]:
-    """Metrics that are not the primary one of every task."""
+    """List the metrics that are not the primary one of every task."""
     pairs = ((line, name) for line in results.lines() for name in results.metrics(line))
     return sort_metrics(results.metric(line, name) for line, name in pairs if name != results.primary(line))
 
 
 def metric_title(results: ResultSet, name: str, *, code: bool = False) -> str:
-    """The name of a metric with its unit, in every line that has it."""
+    """Name a metric with its unit, in every line that has it."""
     shown = f"`{name}`" if code else name
     if name == ENDED:
         return f"{shown}: answers that ended by themselves within the limit, in percent"
@@ -140,9 +137,9 @@ def metric_title(results: ResultSet, name: str, *, code: bool = False) -> str:
     )
 
 
-def contrast_legend(found: Iterable[Contrast]) -> str:
-    """The sentences above a table of contrasts."""
-    others = dict.fromkeys(c.metric for c in found if c.measure.unit not in (PERCENT, NATS))
+def contrast_legend(pairs: Iterable[Contrast]) -> str:
+    """Write the sentences above a table of contrasts."""
+    others = dict.fromkeys(c.metric for c in pairs if c.measure.unit not in (PERCENT, NATS))
     other = f" and {', '.join(others)} in the metric's own unit" if others else ""
     return (
         f"Places are (k, l); the difference is the second minus the first, in points (for a loss in nats per token{other}), with "
@@ -151,10 +148,10 @@ def contrast_legend(found: Iterable[Contrast]) -> str:
     )
 
 
-def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
-    """The contrasts as text, in the columns of `CONTRAST_HEAD`."""
+def contrast_rows(pairs: Sequence[Contrast]) -> list[tuple[str, ...]]:
+    """Write the contrasts as text, in the columns of `CONTRAST_HEAD`."""
     rows = []
-    for c in found:
+    for c in pairs:
         between = f"({c.first[0]}, {c.first[1]}) to ({c.second[0]}, {c.second[1]})"
         kind = {"gain": "gain of restoring", "shortfall": "against 16-bit " + adapter_label(c.line.adapter)}.get(
             c.kind, c.kind
@@ -169,7 +166,8 @@ def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
 
 
 def show_p(p: float | None) -> str:
-    """
+    """Write a p-value.
+
     >>> show_p(0.0312), show_p(0.00004), show_p(None)
     ('0.031', '<0.001', '-')
     """
@@ -217,7 +215,7 @@ def _only(results: ResultSet, metric: str) -> MetricOf:
 
 
 def _used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Positions worth printing: names that vary, and everything from the contrast on."""
+    """List the columns worth printing: names that vary, and everything from the contrast on."""
     names = [i for i in range(4) if len({row[i] for row in rows}) > 1]
     return [*names, *range(4, len(CONTRAST_HEAD))]
 
@@ -228,7 +226,7 @@ def _failure(cell: CellResult) -> list[str]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[Sequence[bool]] | None = None) -> str:
-    """A Markdown table; nothing in its cells can end a cell or start markup. `bold`: which cells of the rows are."""
+    """Write a Markdown table; nothing in its cells can end a cell or start markup. `bold` marks the bold cells of each row."""
 
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(texts) + " |"
@@ -242,7 +240,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[
 
 
 def _text(text: str) -> str:
-    """Names and messages come from outside: nothing in them may end a table cell or start markup."""
+    """Escape a name or message from outside: nothing in it may end a table cell or start markup."""
     escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped)
 

@@ -1,12 +1,12 @@
-"""Decisions of a report and the numbers behind them: what to deploy, what restoring changes, where the stop differs, what n shows.
+"""Decisions of a report and the numbers behind them: the cell to deploy, the gain of restoring, stops, detectable differences.
 
-`plr.report.words` puts each into a sentence. Nothing here calls a difference real that its corrected test does not: with one seed
+`plr.report.words` puts each into a sentence. No difference is called real unless its corrected test says so: with one seed
 by Holm's correction of McNemar's test; where that test does not apply (several seeds averaged, scores that are not right or wrong)
 by the bootstrap interval, widened for the study's number of such gains (Bonferroni).
 
-The rule behind `Deployment` (each model, task and adapter by itself): take the cell with the best primary metric; among the cells
+The rule behind `Deployment` (each model, task and adapter by itself): take the cell with the best primary metric. Among the cells
 with fewer bits (first k, then l) choose the first whose loss against it is not detected and, with 95 % confidence, under `MARGIN`.
-The margin is one of percentages: by a metric in any other unit the best cell is named and no other.
+The margin holds for percentages; for a metric in another unit the best cell is named.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FLOOR = 0.01
 LEVEL = 0.05
 
 Place = tuple[int, int]
-"""(k, l)."""
+"""A place of a study: (k, l)."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest paired difference that `n` (to `most`) documents a cell show, where two cells disagree on 10 % of them (`small`)
-    and on 20 % (`large`)."""
+    """The smallest paired difference that `n` (to `most`) documents a cell show.
+
+    `small` holds where two cells disagree on 10 % of the documents, `large` where on 20 %.
+    """
 
     task: str
     n: int
@@ -158,13 +160,13 @@ def deployment(results: ResultSet, line: Line) -> Deployment:
     return Deployment(line, metric, reason, best, scored[best], best, scored[best])
 
 
-def gain_verdicts(results: ResultSet, line: Line, found: Sequence[Contrast] | None = None) -> list[Gain]:
-    """Judge the gain of restoring to 16 bits at each k; `found` are `contrasts` of the results, if already computed."""
-    found = contrasts(results) if found is None else found
+def gain_verdicts(results: ResultSet, line: Line, pairs: Sequence[Contrast] | None = None) -> list[Gain]:
+    """Judge the gain of restoring to 16 bits at each k; `pairs` are `contrasts` of the results, if already computed."""
+    pairs = contrasts(results) if pairs is None else pairs
     metric = results.primary(line)
     sign = results.metric(line, metric).sign
-    tested = {c.train_bits: c for c in found if c.kind == "gain" and c.line == line and c.metric == metric}
-    family = sum(contrast.p is not None for contrast in found)
+    tested = {c.train_bits: c for c in pairs if c.kind == "gain" and c.line == line and c.metric == metric}
+    family = sum(contrast.p is not None for contrast in pairs)
     comparisons = sum(len(gains(results, one, results.primary(one))) for one in results.lines())
     verdicts: list[Gain] = []
     for gain in gains(results, line, metric):
@@ -204,7 +206,7 @@ def stops(results: ResultSet) -> list[Stop]:
 
 
 def detectables(results: ResultSet) -> list[Detectable]:
-    """Compute what n can show, for each task that is scored by right and wrong."""
+    """Compute the detectable difference for each task that is scored by right and wrong."""
     verdicts: list[Detectable] = []
     for task in results.tasks:
         scored = [cell for cell in results.cells if cell.task == task and cell.value(cell.primary) is not None]
@@ -229,7 +231,7 @@ def unscored(results: ResultSet) -> list[Unscored]:
 
 
 def _apart(results: ResultSet, pair: Contrast, alpha: float) -> bool:
-    """Whether the bootstrap interval at `1 - alpha` leaves out 0."""
+    """Test whether the bootstrap interval at `1 - alpha` leaves out 0."""
     key = ("apart", pair, alpha)
     if key not in results.memo:
         before, after = results.at(pair.line, *pair.first), results.at(pair.line, *pair.second)
@@ -245,7 +247,7 @@ def _apart(results: ResultSet, pair: Contrast, alpha: float) -> bool:
 
 
 def _moves(results: ResultSet, line: Line) -> list[StopMove]:
-    """The k at which restoring moves strict and first-answer match apart."""
+    """Find the k at which restoring moves strict and first-answer match apart."""
     moves: list[StopMove] = []
     for strict in gains(results, line, STRICT):
         k = strict.train_bits

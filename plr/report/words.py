@@ -40,12 +40,12 @@ MACHINE = (
     "quickstart study (300 documents each) by up to 0.7 points, and by up to 5.3 where the adapter had lost most of its skill; "
     "another dtype by up to 1.3 and 4.0. Differences of that size against numbers from elsewhere are no finding."
 )
-"""As measured: see `notes/LOG.md`."""
+"""The limits that a report states of itself, as measured (`notes/LOG.md`)."""
 
 
-def headline(results: ResultSet, found: Sequence[Contrast] | None = None) -> str:
+def headline(results: ResultSet, pairs: Sequence[Contrast] | None = None) -> str:
     """Sum up the whole study in one sentence."""
-    found = contrasts(results) if found is None else found
+    pairs = contrasts(results) if pairs is None else pairs
     lines = adapted_lines(results)
     if not any(
         results.entry(line, k, ell, results.primary(line)).values for line in lines for k, ell in results.bits()
@@ -53,7 +53,7 @@ def headline(results: ResultSet, found: Sequence[Contrast] | None = None) -> str
         return "No cell with an adapter has a score: there is nothing to compare yet."
     if len(lines) == 1:
         return deploy_words(deployment(results, lines[0]))
-    verdicts = [verdict for line in lines for verdict in gain_verdicts(results, line, found)]
+    verdicts = [verdict for line in lines for verdict in gain_verdicts(results, line, pairs)]
     if not verdicts:
         return "This study has no pair of a k-bit cell and its restoration to 16 bits."
     gain, loss = sum(v.outcome > 0 for v in verdicts), sum(v.outcome < 0 for v in verdicts)
@@ -66,14 +66,14 @@ def headline(results: ResultSet, found: Sequence[Contrast] | None = None) -> str
     return f"{text}; in {rest} no difference is detectable{_before_correction(near)}." if rest else f"{text}."
 
 
-def line_words(results: ResultSet, found: Sequence[Contrast] | None = None) -> list[tuple[str, str]]:
+def line_words(results: ResultSet, pairs: Sequence[Contrast] | None = None) -> list[tuple[str, str]]:
     """Say for each line with an adapter what restoring does and, in a study of several, which cell to deploy."""
-    found = contrasts(results) if found is None else found
+    pairs = contrasts(results) if pairs is None else pairs
     lines = adapted_lines(results)
     texts: list[tuple[str, str]] = []
     for line in lines:
         chosen = deploy_words(deployment(results, line)) if len(lines) > 1 else ""
-        changes = gain_words(gain_verdicts(results, line, found))
+        changes = gain_words(gain_verdicts(results, line, pairs))
         texts.append((name_line(results, line), " ".join(part for part in (chosen, changes) if part)))
     return [(name, text) for name, text in texts if text]
 
@@ -104,7 +104,7 @@ def deploy_words(verdict: Deployment) -> str:
 
 
 def gain_words(verdicts: Sequence[Gain]) -> str:
-    """Say at which k restoring to 16 bits gains, loses, shows what correction takes back, or shows nothing."""
+    """Say at which k restoring to 16 bits gains, loses, is significant before correction alone, or shows no difference."""
     parts: list[str] = []
     for word, sign in (("gains", 1), ("loses", -1)):
         places = [f"k = {v.contrast.train_bits} ({_difference(v.contrast)})" for v in verdicts if v.outcome == sign]

@@ -25,14 +25,14 @@ __all__ = ["write_report", "write_study"]
 
 
 def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """Write what the adapters cost (compare.md, compare.svg), results.csv, table.md and report.html; return where each lies.
+    """Write the costs of the adapters (compare.md, compare.svg), results.csv, table.md and report.html; return the paths.
 
     `failed` has the reason of each step that failed, by fingerprint (`Outcome.failed`).
     """
     results = study.results(store, failed)
     steps = closure([cell.step for cell in study.cells])
     artifacts = {step.fingerprint: artifact for step in steps if (artifact := store.get(step)) is not None}
-    made = [(step, artifacts[step.fingerprint]) for step in steps if step.fingerprint in artifacts]
+    stored = [(step, artifacts[step.fingerprint]) for step in steps if step.fingerprint in artifacts]
     costs = costs_of(study.cells, store)
     compared = write_compare(results, costs, folder, study.name) if study.config.adapters else {}
     return compared | write_report(
@@ -41,11 +41,11 @@ def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, s
         title=study.name,
         settings={**study.config.model_dump(mode="json", exclude={"runtime"}), "dtype": study.dtype},
         provenance=provenance(),
-        timings=[{"kind": step.kind, "step": step.label, "seconds": one.manifest["seconds"]} for step, one in made],
+        timings=[{"kind": step.kind, "step": step.label, "seconds": one.manifest["seconds"]} for step, one in stored],
         # A base without a gate (an older plr, another maker) is left out.
         bases=[
             {"name": step.label, "gate": one.metrics["gate"]}
-            for step, one in made
+            for step, one in stored
             if isinstance(step, Quantize) and "gate" in one.metrics
         ],
         sparse=sparse_adapters(steps, store),
@@ -69,11 +69,19 @@ def write_report(
     `sparse`: see `report_html`.
     """
     results = ResultSet(cells)
-    found = contrasts(results)
+    pairs = contrasts(results)
     paths = {"csv": folder / "results.csv", "table": folder / "table.md", "html": folder / "report.html"}
-    table = table_md(results, found)
-    given: dict[str, Any] = {"settings": settings, "provenance": provenance, "timings": timings}
-    page = report_html(results, title=title, found=found, bases=bases, sparse=sparse, **given)
+    table = table_md(results, pairs)
+    page = report_html(
+        results,
+        title=title,
+        settings=settings,
+        provenance=provenance,
+        timings=timings,
+        bases=bases,
+        sparse=sparse,
+        found=pairs,
+    )
     write_csv(results.cells, paths["csv"])
     write_atomic(paths["table"], table)
     write_atomic(paths["html"], page)

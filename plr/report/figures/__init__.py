@@ -1,7 +1,7 @@
-"""Figures of a report: one drawing for each, written as SVG (by hand, light and dark) and as PNG (by matplotlib).
+"""Figures of a report: each drawn once, written as SVG (by hand, light and dark) and as PNG (by matplotlib).
 
-A figure is a function that returns a `plr.report.figures.shapes.Figure`, drawn with `plr.report.figures.plot`: scales, axes,
-series, error bars, a key, labels that do not meet.
+A figure is a function that returns a `plr.report.figures.shapes.Figure`. It draws with `plr.report.figures.plot`: scales, axes,
+series, error bars, a key, labels that do not overlap.
 """
 
 from __future__ import annotations

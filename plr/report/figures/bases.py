@@ -1,6 +1,6 @@
-"""The output error of every quantized layer over depth, a picture of its own.
+"""The figure of the output error of every quantized layer over depth.
 
-One line for each kind of layer, on a log scale; the thin line of the same colour is what rounding to nearest would have given.
+It has one line for each kind of layer, on a log scale; the thin line of the same colour is the error of rounding to nearest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENTRY = 22
 """Height of one entry of the key."""
 
 Errors = dict[str, list[tuple[int, float]]]
-"""Kind of layer -> (block, error)."""
+"""Errors by kind of layer: (block, error) of each."""
 
 
 def error_figure(modules: Sequence[Module], title: str) -> Figure | None:
@@ -37,7 +37,7 @@ def error_figure(modules: Sequence[Module], title: str) -> Figure | None:
     height = max(HEIGHT, TOP + BOTTOM + ENTRY * (len(order) + 2))
     foot, right = height - BOTTOM, WIDTH - RIGHT
     x = plot.bands(last - first + 1, LEFT, right)
-    y = plot.log([e for of in (*solved.values(), *rounded.values()) for _, e in of], foot, TOP)
+    y = plot.log([error for points in (*solved.values(), *rounded.values()) for _, error in points], foot, TOP)
     marks = [(block - first, str(block)) for block in _block_ticks(first, last)]
     shapes = [Text(LEFT, 26, title, "head"), Text(LEFT, 44, "relative output error of each quantized layer, log scale")]
     shapes += [*plot.up(y, LEFT, right), *plot.across(x, foot, marks, "block", notches=False)]
@@ -54,13 +54,13 @@ def error_figure(modules: Sequence[Module], title: str) -> Figure | None:
 
 
 def _errors(modules: Sequence[Module], key: str) -> Errors:
-    """Errors of each kind by block; several in a block (experts) are their mean. Zero has no place on a log scale."""
-    of: dict[str, dict[int, list[float]]] = {}
+    """Collect the errors of each kind by block, the mean of several in a block (experts); zero has no place on a log scale."""
+    by_kind: dict[str, dict[int, list[float]]] = {}
     for module in modules:
         value = module.number(key)
         if value is not None and math.isfinite(value) and value > 0:
-            of.setdefault(module.kind, {}).setdefault(module.block, []).append(value)
-    return {kind: [(block, sum(v) / len(v)) for block, v in sorted(blocks.items())] for kind, blocks in of.items()}
+            by_kind.setdefault(module.kind, {}).setdefault(module.block, []).append(value)
+    return {kind: [(block, sum(v) / len(v)) for block, v in sorted(blocks.items())] for kind, blocks in by_kind.items()}
 
 
 def _mean(points: Sequence[tuple[int, float]]) -> float:

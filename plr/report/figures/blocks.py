@@ -1,11 +1,11 @@
-"""W^p of every layer and module of a sparse adapter: rows are layers, columns are kinds of module.
+"""The figure of a sparse adapter's block scores W^p: rows are layers, columns are kinds of module.
 
 Bright blocks have high scores, on one scale for the whole picture; the k chosen blocks are outlined. The bar beside each panel
 is the scale: its solid mark is the lowest chosen score, its dashed mark the score that k of n * m initial draws are expected to
-reach. Below a panel stand k, how many blocks are above the dashed mark, and how many have had a slot
+reach. The text below a panel gives k, the number of blocks above the dashed mark, and the number that have had a slot
 (`plr.adapters.sparse.reading`).
 
-The blocks of a panel are one small image of 16 colours, every block a whole number of its pixels.
+The blocks of a panel are one small image of 16 colours; each block is a whole number of its pixels.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def described(adapter: SparseAdapter) -> str:
 
 
 def _places(modules: Sequence[BlockModule], kinds: Sequence[str], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """Module -> (column, row). Several of one kind in a layer (experts) have columns of their own."""
+    """Place each module: name -> (column, row); several of one kind in a layer (experts) have columns of their own."""
     most = dict.fromkeys(kinds, 1)
     seen: dict[tuple[str, int], int] = {}
     nth: dict[str, int] = {}
@@ -134,7 +134,7 @@ def _panel(module: BlockModule, x: int, y: int, cell: int, scale: tuple[float, f
 
 
 def _key(low: float, top: float) -> list[Shape]:
-    """The scale of colours, and the meaning of the marks."""
+    """Draw the scale of colours and the meaning of the marks."""
     return [
         Ramp(12, 52, 120, 9),
         Text(12, 46, f"{low:.3g}"),
@@ -149,7 +149,7 @@ def _key(low: float, top: float) -> list[Shape]:
 
 
 def _shares(scores: Any, scale: tuple[float, float]) -> Any:
-    """Scores as colour numbers 0 to 15."""
+    """Map scores to colour numbers 0 to 15."""
     import numpy as np
 
     low, top = scale

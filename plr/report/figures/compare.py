@@ -1,9 +1,9 @@
-"""What adapters give for what they train, a picture of its own: one panel for each task and model, a point for each k -> l.
+"""The figure of scores against trained parameters: one panel for each task and model, a point for each k -> l.
 
-Across stands the number of trained parameters, where the adapters of a panel differ in it; where they do not (a study of one
-adapter), the bits that are served. Neither depends on the machine or on the order of the runs, as memory and seconds do. A colour
-and a mark stand for one k -> l, a name for one adapter; the dashed line joins the points that nothing with fewer parameters (or
-bits) reaches.
+The horizontal axis is the number of trained parameters. Where the adapters of a panel do not differ in it (a study of one
+adapter), it is the bits that are served. Neither depends on the machine or on the order of the runs, as memory and seconds do. A
+colour and a mark stand for one k -> l, a name for one adapter. The dashed line joins the points that none with fewer parameters
+(or bits) reaches.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def compare_figure(rows: Sequence[CostRow], title: str) -> Figure | None:
         Text(LEFT, 44, "primary metric with 95 % interval; dashed: the best of those that are no larger"),
         *plot.key([_arrow(bits) for bits in places], LEFT, HEAD + 6, columns=COLUMNS, wide=110, lines=False),
     ]
-    for index, ((task, model), of) in enumerate(panels.items()):
-        shapes += _panel(of, f"{task}, {model}", places, top + PANEL * index)
+    for index, ((task, model), own) in enumerate(panels.items()):
+        shapes += _panel(own, f"{task}, {model}", places, top + PANEL * index)
     height = top + PANEL * len(panels)
     return Figure(WIDTH, height, f"{title}: metric against trained parameters", _described(shown), shapes)
 
@@ -80,14 +80,14 @@ def _panel(rows: Sequence[CostRow], name: str, places: Sequence[str], top: int) 
 
 
 def _named_places(rows: Sequence[CostRow], points: Sequence[tuple[float, float]]) -> list[tuple[str, float, float]]:
-    """A name for each point: its k -> l, behind the adapter's name where there are several."""
+    """Name each point: its k -> l, behind the adapter's name where there are several."""
     several = len({row.adapter for row in rows}) > 1
     front = [f"{adapter_label(row.adapter)} " if several else "" for row in rows]
     return [(name + _arrow(row.bits), x, y) for name, row, (x, y) in zip(front, rows, points, strict=True)]
 
 
 def _named_adapters(rows: Sequence[CostRow], points: Sequence[tuple[float, float]]) -> list[tuple[str, float, float]]:
-    """A name for each adapter, at the highest of its points."""
+    """Name each adapter, at the highest of its points."""
     highest: dict[str, tuple[float, float]] = {}
     for row, point in zip(rows, points, strict=True):
         highest[row.adapter] = min(highest.get(row.adapter, point), point, key=lambda one: one[1])
@@ -95,7 +95,7 @@ def _named_adapters(rows: Sequence[CostRow], points: Sequence[tuple[float, float
 
 
 def _front(points: Sequence[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
-    """The points that none further left reaches, as steps: the Pareto front."""
+    """Trace the Pareto front as steps: the points that none further left reaches."""
     steps: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1] if lower else point[1])):
         if not steps or (y > steps[-1][1] if lower else y < steps[-1][1]):

@@ -1,4 +1,4 @@
-"""Drawing of a plot: scales, axes, series with error bars, a key, and labels that do not meet.
+"""Parts of a plot: scales, axes, series with error bars, a key, and labels that do not overlap.
 
 How it works:
 1. A `Scale` maps values to pixels: `linear` and `log` choose round marks that cover the values, `bands` gives each name a place.
@@ -71,7 +71,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values to pixels: the first of `marks` lies at `start`, the last at `end`."""
+    """A map from values to pixels: the first of `marks` lies at `start`, the last at `end`."""
 
     marks: Sequence[float]
     start: float
@@ -79,10 +79,10 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high = self._of(self.marks[0]), self._of(self.marks[-1])
-        return self.start + (self._of(value) - low) / (high - low) * (self.end - self.start)
+        low, high = self._transform(self.marks[0]), self._transform(self.marks[-1])
+        return self.start + (self._transform(value) - low) / (high - low) * (self.end - self.start)
 
-    def _of(self, value: float) -> float:
+    def _transform(self, value: float) -> float:
         return math.log10(value) if self.logarithmic else value
 
 
@@ -241,12 +241,12 @@ def minus(text: str) -> str:
 
 
 def _places(x: float, y: float, wide: float) -> list[Box]:
-    """Boxes of a label around its point, the nearest first; beside it before above and below."""
-    found: list[tuple[float, Box]] = []
+    """List the boxes of a label around its point, the nearest first; beside it before above and below."""
+    boxes: list[tuple[float, Box]] = []
     for away in range(8, REACH, 6):
         for turn in range(16):
             dx, dy = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)
             centre_x, centre_y = x + dx * away + dx * wide / 2, y + dy * (away + LINE / 2)
             box = Box(centre_x - wide / 2, centre_y - LINE / 2, centre_x + wide / 2, centre_y + LINE / 2)
-            found.append((away + 3 * abs(dy), box))
-    return [box for _, box in sorted(found, key=lambda one: one[0])]
+            boxes.append((away + 3 * abs(dy), box))
+    return [box for _, box in sorted(boxes, key=lambda one: one[0])]

@@ -1,6 +1,6 @@
-"""PNG of a figure, drawn by matplotlib: the same shapes at the same places, in light colours, two pixels for one.
+"""The PNG of a figure, drawn by matplotlib: the same shapes at the same places, in light colours, two pixels for one.
 
-matplotlib draws the pixels alone: its own SVG has no dark colours, no tooltips and no description, and is ten times the size.
+matplotlib draws only the PNG: its own SVG has no dark colours, no tooltips and no description, and is ten times the size.
 It comes with `pip install 'plr[figures]'`.
 """
 

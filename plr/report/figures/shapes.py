@@ -1,4 +1,4 @@
-"""Shapes of a figure: what `plr.report.figures.svg` and `plr.report.figures.png` can write.
+"""Shapes of a figure, which `plr.report.figures.svg` and `plr.report.figures.png` write.
 
 Coordinates are pixels from the upper left corner. A style is a name of `plr.report.figures.style`; a shape inside a `Group` of a
 series takes the colour of that series.

@@ -8,7 +8,7 @@ from itertools import pairwise
 __all__ = ["COLOURS", "FONTS", "SERIES", "STROKES", "Colour", "Font", "Stroke", "dashes", "ramp", "series_colour"]
 
 Colour = tuple[str, str]
-"""In light and in dark surroundings."""
+"""A colour in light and in dark surroundings."""
 
 INK: Colour = ("#1b1c1e", "#e9e9e6")
 SOFT: Colour = ("#5b5e64", "#a2a6ad")
@@ -33,7 +33,7 @@ SERIES = len(_SERIES)
 
 @dataclass(frozen=True)
 class Stroke:
-    """`colour` None: that of the series, or of the text around it."""
+    """The style of a line; without `colour` it takes that of the series, or of the text around it."""
 
     width: float
     colour: Colour | None = None

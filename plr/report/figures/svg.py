@@ -1,4 +1,4 @@
-"""SVG of a figure: alone in a file, with its style sheet for light and dark surroundings, or inside the page."""
+"""The SVG of a figure: alone in a file, with its style sheet for light and dark surroundings, or inside the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plr.report.figures.style import COLOURS, FONTS, SERIES, STROKES, Colour, da
 __all__ = ["shape_svg", "svg_inside", "svg_style", "svg_whole"]
 
 RAMP = 16
-"""Colours of `Cells`: what 4 bits of a PNG hold."""
+"""Number of colours of `Cells`, as many as 4 bits of a PNG hold."""
 
 
 def svg_whole(figure: Figure, ident: str = "figure") -> str:

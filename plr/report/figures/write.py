@@ -14,7 +14,7 @@ PNG_HINT = "PNG beside SVG: pip install 'plr[figures]'"
 
 
 def write_figure(figure: Figure, file: Path) -> list[Path]:
-    """Write `file` (.svg) and, where matplotlib is installed, the .png of the same name; return what was written."""
+    """Write `file` (.svg) and, where matplotlib is installed, the .png of the same name; return the files written."""
     from plr.report.figures.png import can_draw, png_bytes
 
     write_atomic(file, svg_whole(figure))

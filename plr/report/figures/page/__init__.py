@@ -1,7 +1,7 @@
 """Figures of the page, a section for each module of this folder: put a file here and the report has it.
 
-A module has `TITLE` and `ABOUT` (the section's head and a sentence) and `figures(results)`, which gives its figures; none, and the
-section is left out. Sections stand in the order of their files' names.
+A module has `TITLE` and `ABOUT` (the section's head and a sentence) and `figures(results)`, which draws its figures. Without
+figures the section is left out. Sections stand in the order of their files' names.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Section:
 
 def sections(results: ResultSet) -> list[Section]:
     """Draw the figures of every module of this folder."""
-    found: list[Section] = []
+    drawn_sections: list[Section] = []
     for name in sorted(module.name for module in iter_modules(__path__)):
         module = import_module(f"{__name__}.{name}")
         drawn: Sequence[PageFigure] = module.figures(results)
         charts = [_chart(one, f"{name}{index}") for index, one in enumerate(drawn)]
-        found += [Section(name, module.TITLE, module.ABOUT, charts)] if charts else []
-    return found
+        drawn_sections += [Section(name, module.TITLE, module.ABOUT, charts)] if charts else []
+    return drawn_sections
 
 
 def _chart(drawn: PageFigure, ident: str) -> tuple[str, str, list[tuple[str, str]]]:

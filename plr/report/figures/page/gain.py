@@ -1,4 +1,4 @@
-"""The gain curve of the page: what restoring to 16 bits gains over QLoRA at each k, with 95 % intervals.
+"""The gain curve of the page: the gain of restoring to 16 bits over QLoRA at each k, with 95 % intervals.
 
 Series differ by colour, mark and dash; the numbers stand in the description, for those who do not see the picture.
 """
@@ -86,7 +86,7 @@ def gain_figure(series: Sequence[Series], metric: Metric, label: str) -> Figure:
 
 
 def _values(metric: Metric, contrasts: Sequence[Contrast], points, bars) -> list[Shape]:
-    """The difference in words above each bar."""
+    """Write each difference above its bar."""
     return [
         Text(x, (bar[1] if bar else y) - 7, plot.minus(metric.show_signed(one.difference)), "value", "middle")
         for one, (x, y), bar in zip(contrasts, points, bars, strict=True)
