@@ -1,4 +1,4 @@
-"""What `plr show` prints of a base: its bits, how much of the 16-bit model it still is, and where it lost it."""
+"""The part of `plr show` on a base: its bits, its quality against the 16-bit model, and its modules with the largest errors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def print_base(out: Console, artifact: Artifact) -> None:
     modules = modules_of(metrics)
     if "bits" in metrics:
         on_disk = disk_bits(artifact.path, modules)
-        more = "" if on_disk is None else f"; {on_disk:.3f} a weight on disk, scales and zero points included"
-        _line(out, "bits", f"{metrics['bits']}{more}")
+        disk = "" if on_disk is None else f"; {on_disk:.3f} a weight on disk, scales and zero points included"
+        _line(out, "bits", f"{metrics['bits']}{disk}")
     if gate := metrics.get("gate"):
         _print_gate(out, gate)
     if modules:
@@ -59,11 +59,11 @@ def _print_modules(out: Console, modules: Sequence[Module], settings: dict[str, 
         _line(out, "output error", f"relative, of {len(measured)} modules; rounding: to nearest on the same grid")
         table = _table("kind", "modules", "mean", "largest", "mean of rounding")
         for kind in dict.fromkeys(module.kind for _, module in measured):
-            of = [(error, module) for error, module in measured if module.kind == kind]
-            errors = [error for error, _ in of]
-            rounded = [value for _, module in of if (value := module.number("rtn_error")) is not None]
+            own = [(error, module) for error, module in measured if module.kind == kind]
+            errors = [error for error, _ in own]
+            rounded = [value for _, module in own if (value := module.number("rtn_error")) is not None]
             mean = f"{sum(rounded) / len(rounded):.3g}" if rounded else "-"
-            table.add_row(kind, str(len(of)), f"{sum(errors) / len(errors):.3g}", f"{max(errors):.3g}", mean)
+            table.add_row(kind, str(len(own)), f"{sum(errors) / len(errors):.3g}", f"{max(errors):.3g}", mean)
         _print_table(out, table)
         worst = sorted(measured, key=lambda one: -one[0])[:WORST]
         for index, (error, module) in enumerate(worst):

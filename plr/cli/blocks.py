@@ -1,4 +1,4 @@
-"""blocks: what sparse adapters chose, and what becomes of several on one base."""
+"""The command blocks: the blocks that sparse adapters chose, their overlap, and their sum on one base."""
 
 from __future__ import annotations
 
@@ -56,21 +56,27 @@ def blocks(
         raise UsageError("--weights without --compose: there is nothing to weigh", hint="add --compose FOLDER")
     if output is not None and (output.suffix != ".svg" or not output.absolute().parent.is_dir()):
         raise UsageError(f"--output is {output}", expected="a .svg file in a folder that is there")
-    found = [_adapter(ref) for ref in adapters or [None]]
-    pairs = overlaps(found)
-    files = [] if output is None else _draw(found, output)
-    made = None if compose_to is None else compose(found, compose_to, _numbers(weights))
-    rows = [(adapter, module_rows(adapter)) for adapter in found]
+    read = [_adapter(ref) for ref in adapters or [None]]
+    pairs = overlaps(read)
+    files = [] if output is None else _draw(read, output)
+    composed = None if compose_to is None else compose(read, compose_to, _numbers(weights))
+    rows = [(adapter, module_rows(adapter)) for adapter in read]
     if as_json:
         several = [
-            {"adapter": a.name, "path": str(a.folder), "energy": a.energy, "depth": depth_rows(of), "modules": of}
-            for a, of in rows
+            {
+                "adapter": a.name,
+                "path": str(a.folder),
+                "energy": a.energy,
+                "depth": depth_rows(modules),
+                "modules": modules,
+            }
+            for a, modules in rows
         ]
-        emit({"adapters": several, "overlap": pairs, "files": [str(file) for file in files], "composed": made})
+        emit({"adapters": several, "overlap": pairs, "files": [str(file) for file in files], "composed": composed})
         return
-    for adapter, of in rows:
-        _print_adapter(adapter, of, depth_rows(of))
-    _print_rest(pairs, files, made)
+    for adapter, modules in rows:
+        _print_adapter(adapter, modules, depth_rows(modules))
+    _print_rest(pairs, files, composed)
 
 
 def _adapter(ref: str | None) -> SparseAdapter:
@@ -85,7 +91,7 @@ def _adapter(ref: str | None) -> SparseAdapter:
 
 
 def _latest(store: Store) -> Artifact | None:
-    """The latest artifact with blocks; None if there is none."""
+    """Find the latest artifact with blocks; None if there is none."""
     from plr.adapters.sparse.reading import CONFIG
 
     for artifact in reversed(store.all()):
@@ -104,13 +110,13 @@ def _numbers(weights: str | None) -> list[float] | None:
         raise UsageError(f"--weights is {weights!r}", expected="numbers with commas between them: 1,0.5") from None
 
 
-def _draw(found: list[SparseAdapter], output: Path) -> list[Path]:
+def _draw(adapters: list[SparseAdapter], output: Path) -> list[Path]:
     from plr.report.figures.blocks import blocks_figure
     from plr.report.figures.write import write_figure
 
-    numbered = [output.with_name(f"{output.stem}-{index}.svg") for index in range(1, len(found) + 1)]
-    files = [output] if len(found) == 1 else numbered
-    drawn = zip(found, files, strict=True)
+    numbered = [output.with_name(f"{output.stem}-{index}.svg") for index in range(1, len(adapters) + 1)]
+    files = [output] if len(adapters) == 1 else numbered
+    drawn = zip(adapters, files, strict=True)
     return [path for adapter, file in drawn for path in write_figure(blocks_figure(adapter), file)]
 
 

@@ -1,4 +1,4 @@
-"""compare: what the adapters of a study cost and give."""
+"""The command compare: costs and scores of the adapters of a study."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def compare(
             "loss",
             "seeds",
         )
-        found = [{key: getattr(row, key) for key in keys} for row in rows]
-        emit({"study": work.name, "rows": found, "files": {name: str(path) for name, path in files.items()}})
+        values = [{key: getattr(row, key) for key in keys} for row in rows]
+        emit({"study": work.name, "rows": values, "files": {name: str(path) for name, path in files.items()}})
         return
     _print(rows)
     print_files(files.values())
 
 
 def _print(rows: list[CostRow]) -> None:
-    """One table for each task and model; their names and the metric stand above it."""
+    """Print a table for each task and model, their names and the metric above it."""
     from rich.table import Table
 
     from plr.cli.show import console
@@ -86,11 +86,11 @@ def _print(rows: list[CostRow]) -> None:
     for text in texts:
         groups.setdefault((text[0], text[1], text[11]), []).append(text)
     shown = [i for i in range(len(COMPARE_HEAD)) if i not in (0, 1, 11)]
-    for (task, model, metric), of in groups.items():
+    for (task, model, metric), group in groups.items():
         console().print(f"[bold]{task}, {model}[/bold]: {metric}", highlight=False)
         table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
         for i in shown:
             table.add_column(COMPARE_HEAD[i], justify="left" if i < 4 else "right", no_wrap=i in (3, 12, 13, 14))
-        for text in of:
+        for text in group:
             table.add_row(*(text[i] for i in shown))
         console().print(table)

@@ -13,7 +13,7 @@ __all__ = ["counting"]
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with time left on standard error, for ``(done, total)``; nothing where that is no terminal."""
+    """Show a bar with time left on standard error, for `(done, total)`; nothing where that is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""What this machine can run, found without loading anything heavy that is not asked for."""
+"""Checks of this machine: packages, device, memory, disk and compiler, without loading heavy packages unasked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One fact: ``ok`` whether it is there, ``found`` what is there, ``advice`` what to do."""
+    """One check: `ok` (is it there), `found` (its name or version), `advice` (the next step)."""
 
     name: str
     ok: bool
@@ -32,7 +32,7 @@ class Check:
 
 
 def examine(home: Path) -> list[Check]:
-    """Every check, needed packages first."""
+    """List every check, needed packages first."""
     checks = [_package(name, "pip install plr") for name in _NEEDED]
     checks += [_package(name, advice) for name, advice in _EXTRAS.items()]
     if importlib.util.find_spec("auto_gptq") is not None:

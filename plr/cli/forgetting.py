@@ -1,4 +1,4 @@
-"""forgetting: what an adapter costs the rest of what its base knew."""
+"""The command forgetting: perplexity and scores of other tasks before and after an adapter."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def forgetting(
 
 
 def _embedded(step: Restore) -> list[str]:
-    """The other tasks of the embedded base, which need no data."""
+    """List the other tasks of the embedded base, which need no data."""
     if step.base.model.kind != "embedded":
         return []
     return [name for name in ("tiny_math", "tiny_sql") if name != step.adapter.task.name]
 
 
 def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[Change]:
-    """Two Evaluate steps for each task, on the base alone and with the adapter: found in the store or made."""
+    """Score each task on the base alone and with the adapter; results in the store are used again."""
     from plr.cli.show import watch
     from plr.engines.plan import Plan
     from plr.evaluation.forgetting import task_changes
@@ -101,8 +101,10 @@ def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet
     if not steps:
         return []
     with watch(Plan.of(steps, here.store).missing, quiet=quiet) as watcher:
-        made = here.make_all(steps, on_event=watcher)
-    return [row for before, after in zip(made[::2], made[1::2], strict=True) for row in task_changes(before, after)]
+        results = here.make_all(steps, on_event=watcher)
+    return [
+        row for before, after in zip(results[::2], results[1::2], strict=True) for row in task_changes(before, after)
+    ]
 
 
 def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> Change:

@@ -86,7 +86,7 @@ def quantize(
 
 
 def _widths(text: str) -> list[int]:
-    """``8,4`` -> [8, 4].
+    """Parse a list of bit widths: `8,4` -> [8, 4].
 
     Raises:
         UsageError: something in it is no number.
@@ -227,7 +227,7 @@ def evaluate(
 
 
 def _remarks(result: dict[str, Any]) -> Iterator[str]:
-    """What a reader of the numbers must know, in words."""
+    """List the remarks that a reader of the numbers needs."""
     for name, kinds in result.get("outcomes", {}).items():
         yield f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     protocol = result["protocol"]

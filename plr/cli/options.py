@@ -45,7 +45,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also copy t
 
 
 def _offline(asked: bool) -> bool:
-    """The whole process and its workers make no network call, whichever library would."""
+    """Keep every library of the process and its workers off the network."""
     if asked:
         os.environ["HF_HUB_OFFLINE"] = "1"
     return asked
@@ -84,19 +84,19 @@ def lab(
 
 
 def finish(step: Step, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:
-    """Make ``step`` with a progress display, copy it out, say where it lies.
+    """Make `step` with a progress display, copy it out, say where it lies.
 
     Raises:
-        UsageError: ``output`` is there already; found out before any work.
+        UsageError: `output` is there already; found out before any work.
     """
     return finish_all([step], here, output=output, as_json=as_json)[0]
 
 
 def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json: bool) -> list[Artifact]:
-    """Make all of ``steps`` in one go; of several, ``output`` gets a folder for each and ``--json`` prints a list.
+    """Make all of `steps` in one go; of several, `output` gets a folder for each and `--json` prints a list.
 
     Raises:
-        UsageError: see :func:`finish`.
+        UsageError: see `finish`.
     """
     from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""The ``plr`` command: options, errors, exit codes. What a command does lies in the floors below.
+"""The `plr` command: options, errors, exit codes. The work of a command is done in the floors below.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 integrity, 130 interrupted.
 """
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def _explained(error: Exception) -> tuple[PlrError, int]:
-    """An error of Python or of a library as a message, and the exit code."""
+    """Convert an error of Python or of a library to a message and an exit code."""
     if out_of_memory(error):
         hint = "use a smaller model, or lower runtime.micro_batch and runtime.slots"
         return PlrError("out of memory", hint=hint), ResourceError.exit_code

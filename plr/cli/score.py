@@ -1,4 +1,4 @@
-"""score: predictions from a file, scored again without a model."""
+"""The command score: predictions from a file, scored again without a model."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _print(found: Rescored, output: Path | None) -> None:
 
 
 def _remarks(found: Rescored) -> list[str]:
-    """What a reader of the numbers must know, in words."""
+    """List the remarks that a reader of the numbers needs."""
     about = found.about
     lines: list[str] = []
     if about["without_prediction"]:

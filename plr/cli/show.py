@@ -1,4 +1,4 @@
-"""What people see: progress with time left, tables, JSON."""
+"""Output of the commands: progress with time left, tables, JSON."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def print_files(files: Iterable[Path], lead: str = "") -> None:
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
-    """What ``--json`` says of an artifact."""
+    """Build the value that `--json` prints of an artifact."""
     manifest = artifact.manifest
     keys = ("kind", "label", "fingerprint", "metrics", "seconds", "inputs")
     return {"path": str(artifact.path), **{key: manifest[key] for key in keys}}
 
 
 def size(n: float) -> str:
-    """Bytes for people.
+    """Format bytes for people.
 
     >>> size(999), size(1_540_000)
     ('999 B', '1.5 MB')
@@ -63,7 +63,7 @@ def size(n: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds for people.
+    """Format seconds for people.
 
     >>> span(0.42), span(65), span(7300)
     ('0.4 s', '1:05', '2:01:40')
@@ -76,7 +76,7 @@ def span(seconds: float) -> str:
 
 
 class Watcher:
-    """Turns events into one overall bar and one bar for each running step."""
+    """A progress display: one overall bar and one bar for each running step."""
 
     def __init__(self, progress: Any, steps: dict[str, Step], quiet: bool) -> None:
         self.progress = progress
@@ -100,7 +100,7 @@ class Watcher:
             self._finish(event, step)
 
     def _advance(self, fingerprint: str, step: Step, share: float) -> None:
-        """Move the overall bar to where ``step`` has done ``share`` of its work."""
+        """Move the overall bar to where `step` has done `share` of its work."""
         gained = share - self.shares.get(fingerprint, 0.0)
         if self.overall is not None and gained > 0:
             self.shares[fingerprint] = share
@@ -118,7 +118,7 @@ class Watcher:
 
 @contextmanager
 def watch(steps: list[Step], *, quiet: bool = False) -> Iterator[Watcher]:
-    """A progress display on standard error for ``steps``; plain lines where standard error is no terminal."""
+    """Show the progress of `steps` on standard error; plain lines where that is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = [

@@ -131,7 +131,7 @@ def _draw(artifact: Artifact, file: Path) -> list[Path]:
 
 
 def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """The metrics that are one number or a small record; lists are only counted."""
+    """Select the metrics that are one number or a small record; lists are only counted."""
     facts = []
     for name, value in metrics.items():
         if isinstance(value, list):

@@ -166,7 +166,7 @@ def _facts(task: Task) -> dict[str, Any]:
 
 
 def _rules(task: Task) -> str:
-    """The first words of the module that the task is written in."""
+    """Read the first words of the module that the task is written in."""
     import inspect
     import sys
 
@@ -215,7 +215,7 @@ def _instance(
 
 
 def _counter(model: str, offline: bool) -> Any:
-    """The lengths of a row in tokens, cut as training cuts them."""
+    """Measure the lengths of a row in tokens, cut as training cuts them."""
     from plr.bases.load import load_tokenizer
     from plr.bases.resolve import resolve_model
     from plr.core.quiet import quiet_libraries

@@ -90,18 +90,18 @@ class CellResult:
         return self.error is not None
 
     def value(self, metric: str) -> float | None:
-        """The finite value of ``metric``, or None: failed, not measured, or not a number."""
-        found = None if self.failed else self.metrics.get(metric)
-        return finite(found.value) if found else None
+        """Return the finite value of `metric`, or None: failed, not measured, or not a number."""
+        measured = None if self.failed else self.metrics.get(metric)
+        return finite(measured.value) if measured else None
 
     def metric(self, name: str) -> Metric:
-        """Unit and direction of the metric called `name`."""
+        """Look up unit and direction of the metric called `name`."""
         measured = self.metrics.get(name)
         return measured.metric if measured and measured.metric else metric_named(name)
 
     def count(self, metric: str) -> int:
-        found = None if self.failed else self.metrics.get(metric)
-        return found.n if found else 0
+        measured = None if self.failed else self.metrics.get(metric)
+        return measured.n if measured else 0
 
 
 def cell_result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]) -> CellResult:
@@ -134,17 +134,17 @@ def cell_result(cell: Cell, artifact: Artifact | None, failed: Mapping[str, str]
 
 
 def failed_cells(cells: list[Cell], outcome: Outcome) -> list[tuple[Cell, str]]:
-    """Cells without a result and why."""
+    """List the cells without a result, each with its reason."""
     return [(c, outcome.failed[c.step.fingerprint]) for c in cells if c.step.fingerprint in outcome.failed]
 
 
 def raise_if_all_failed(cells: list[Cell], outcome: Outcome) -> None:
-    """A study in which nothing worked is a failure, not a study with failed cells."""
+    """Raise `PlrError` where every cell failed: a study in which nothing worked is itself a failure."""
     failed = failed_cells(cells, outcome)
     if cells and len(failed) == len(cells):
         raise PlrError(f"every cell failed; the first: {failed[0][0].label}: {failed[0][1]}")
 
 
 def finite(value: float | None) -> float | None:
-    """``value``, or None where it is None, NaN or infinite."""
+    """Return `value`, or None where it is None, NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None

@@ -110,10 +110,10 @@ def _tasks(model: str, listed: object, task: str | None, data: str | Path | None
 
 
 def _values(knobs: QuantizeKnobs) -> dict[str, object]:
-    """Leave out what was not given, and what is no knob; a `Path` is a file, whatever it is called."""
+    """Select the knobs that have a value; a `Path` is a file, whatever it is called."""
     names = QuantizeKnobs.__annotations__
-    given = {key: value for key, value in knobs.items() if key in names and value is not None}
-    return {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in given.items()}
+    values = {key: value for key, value in knobs.items() if key in names and value is not None}
+    return {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -121,7 +121,7 @@ def _read(file: Path) -> dict[str, object]:
 
 
 OF_TASK = "task:"
-"""How `calibration` names a task, and not a file."""
+"""The prefix by which `calibration` names a task, and not a file."""
 
 _SECTIONS = ("models", "tasks", "quantize")
 _TEXTS = ("models", "tasks", "tests", "name", "data", "calibration", "gate_text")

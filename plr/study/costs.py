@@ -14,8 +14,8 @@ __all__ = ["costs_of"]
 
 def costs_of(cells: Iterable[Cell], store: Store) -> dict[str, Mapping[str, Any]]:
     """Map the fingerprint of each cell's step to the metrics of the training behind it; cells without one are left out."""
-    found: dict[str, Mapping[str, Any]] = {}
+    costs: dict[str, Mapping[str, Any]] = {}
     for cell in cells:
         if isinstance(cell.step.target, Restore) and (artifact := store.get(cell.step.target.adapter)) is not None:
-            found[cell.step.fingerprint] = artifact.metrics
-    return found
+            costs[cell.step.fingerprint] = artifact.metrics
+    return costs

@@ -1,4 +1,4 @@
-"""What may stand in a study file: keys, defaults, checks."""
+"""The study file: its keys, their defaults and checks."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class _Part(BaseModel, frozen=True, extra="forbid"):
 
 
 class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
-    """How every base below 16 bits is made; `calibration` is `task` (the task of the cell) or a file."""
+    """Quantization of every base below 16 bits; `calibration` is `task` (the task of the cell) or a file."""
 
     calibration: str = "task"
     """`task` (training rows of the cell's task), or a JSONL or text file."""
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
-    """What differs at one width: `{4: {method: nf4, group_size: 64}}`."""
+    """Settings that differ at one width: `{4: {method: nf4, group_size: 64}}`."""
 
     def at(self, bits: int) -> QuantizeConfig:
-        """Lay over these settings what differs at one width."""
+        """Lay the settings of one width over these."""
         own = self.by_bits.get(bits)
         if not own:
             return self
@@ -55,7 +55,7 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
     @field_validator("by_bits", mode="before")
     @classmethod
     def _one_entry_a_width(cls, value: Any) -> Any:
-        """``--set quantize.by_bits.4.KEY`` writes to "4", a file to 4: both are the same entry."""
+        """Merge the entries of one width: `--set quantize.by_bits.4.KEY` writes to "4", a file to 4."""
         if not isinstance(value, Mapping):
             return value
         merged: dict[str, Any] = {}
@@ -80,7 +80,7 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
 
 
 class EvaluateConfig(EvaluationKnobs, frozen=True):
-    """How cells are scored."""
+    """Settings of the scoring of cells."""
 
     max_new_tokens: int | None = Field(default=None, ge=1)
 
@@ -105,7 +105,7 @@ BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
 
 
 class TestConfig(_Part, frozen=True):
-    """A task to be scored on; ``evaluate`` holds what differs from that of the task trained on."""
+    """A task to be scored on; `evaluate` holds the settings that differ from those of the task trained on."""
 
     name: str
     data: str | None = None
@@ -113,22 +113,22 @@ class TestConfig(_Part, frozen=True):
     split_seed: int = 0
     max_prompt_chars: int | None = None
     evaluate: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the `evaluate` around it, for this task alone."""
+    """Settings of this task that differ from the `evaluate` around it."""
 
 
 class TaskConfig(TestConfig, frozen=True):
-    """One task; ``quantize``, ``train``, ``evaluate`` and the bit widths hold what differs from the study's."""
+    """One task; `quantize`, `train`, `evaluate` and the bit widths hold the settings that differ from the study's."""
 
     tests: tuple[TestConfig, ...] = ()
-    """What its adapters are scored on; the task itself if left out."""
+    """Tasks that its adapters are scored on; the task itself if left out."""
     train_bits: BitWidths | None = None
     """The study's, if left out."""
     restore_bits: BitWidths | None = None
     """The study's, if left out."""
     quantize: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the study's `quantize`, for this task alone."""
+    """Settings of this task that differ from the study's `quantize`."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the study's `train`, for this task alone."""
+    """Settings of this task that differ from the study's `train`."""
 
     @field_validator("tests", mode="before")
     @classmethod
@@ -139,18 +139,18 @@ class TaskConfig(TestConfig, frozen=True):
 
 
 class AdapterConfig(_Part, frozen=True):
-    """One adapter method; `config` and `train` hold what differs from its own configuration and the study's training."""
+    """One adapter method; `config` and `train` hold the settings that differ from its own and from the study's training."""
 
     method: str = "lora"
     """A method of `plr adapters`, or any other name that PEFT knows."""
     name: str | None = None
-    """What tables call it; the method's name if left out."""
+    """Name in tables; the method's name if left out."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the method's own configuration (`plr adapters METHOD`)."""
+    """Settings that differ from the method's own configuration (`plr adapters METHOD`)."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """What differs from the study's training: a learning rate, above all."""
+    """Settings that differ from the study's training: a learning rate, above all."""
     train_bits: BitWidths | None = None
-    """On which bases it trains, where that differs: `[16]` for full fine-tuning."""
+    """Bit widths of the bases it trains on, where they differ: `[16]` for full fine-tuning."""
 
 
 class StudyConfig(_Part, frozen=True):
@@ -179,27 +179,27 @@ class StudyConfig(_Part, frozen=True):
     baselines: bool = False
     """Also score every base without an adapter."""
     quantize: QuantizeConfig = QuantizeConfig()
-    """How every base below 16 bits is made."""
+    """Quantization of every base below 16 bits."""
     train: TrainSpec = TrainSpec()
-    """How adapters are trained."""
+    """Training of the adapters."""
     scale_rates: bool = True
     """Apply a method's own factor to a preset's `learning_rate`. False as soon as the file or an option names a rate."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How cells are scored."""
+    """Scoring of the cells."""
     runtime: dict[str, object] = Field(default_factory=dict)
-    """How to run it; changes no result."""
+    """Settings of execution; they change no result."""
 
     @field_validator("tasks", "adapters", mode="before")
     @classmethod
     def _names(cls, value: Any, info: Any) -> Any:
-        """A bare name stands for an entry with that name."""
+        """Read a bare name as an entry with that name."""
         key = "name" if info.field_name == "tasks" else "method"
         return [{key: item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
     @field_validator("tasks")
     @classmethod
     def _tests_once(cls, value: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
-        """Rows of results are told apart by the name of what is scored."""
+        """Refuse a task that is scored twice: rows of results are told apart by its name."""
         names = [test.name for task in value for test in (task.tests or (task,))]
         for name in names:
             if names.count(name) > 1:

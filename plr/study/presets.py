@@ -1,7 +1,7 @@
-"""Named recipes: what a study or a command starts from before its own settings are laid over it.
+"""Named recipes: the settings below those of a study or a command.
 
-``paper``: the settings of the PLR report, plain GPTQ. ``best``: the same with the options of plr's GPTQ that lower
-perplexity at low bits, in the same format and size. ``tiny``: for the embedded base, small enough for two cores.
+`paper`: the settings of the PLR report, plain GPTQ. `best`: the same with the options of plr's GPTQ that lower
+perplexity at low bits, in the same format and size. `tiny`: for the embedded base, small enough for two cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings called ``name``.
+    """Look up the settings called `name`.
 
     Raises:
         UnknownNameError: no such preset.
@@ -63,5 +63,5 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def preset_for(model: str) -> str:
-    """The preset a command takes when none is named: ``tiny`` for the embedded base, ``paper`` for any other."""
+    """Choose the preset of a command that names none: `tiny` for the embedded base, `paper` for any other."""
     return "tiny" if model.startswith("embedded:") else "paper"

@@ -1,4 +1,4 @@
-"""Arguments and YAML entries -> resolved specs, the same way for every command.
+"""Resolution of arguments and YAML entries to specs, the same way for every command.
 
 The heavy modules behind it (tasks read data sets, bases ask the hub) are imported when first used, so planning a study on
 resolved or embedded models stays quick and free of torch.
@@ -21,7 +21,7 @@ UNRESOLVED = "unresolved"
 
 
 class Resolver:
-    """Resolves names; with ``strict=False`` what only the network can answer becomes ``unresolved`` and is listed.
+    """A resolver of names; with `strict=False` a name that only the network can resolve becomes `unresolved` and is listed.
 
     A plan with unresolved parts can be shown, not run.
     """
@@ -75,7 +75,7 @@ class Resolver:
         return adapters.get(method).resolve(config)
 
     def learning_rate(self, method: str, lora: float) -> float:
-        """What becomes of LoRA's learning rate for another method."""
+        """Convert LoRA's learning rate to that of another method."""
         from plr.adapters import adapters
 
         return float(f"{lora * adapters.get(method).properties.learning_rate:.6g}")
@@ -97,11 +97,11 @@ class Resolver:
             return None
         if text is not None and not text.startswith("task:"):
             return resolve_file(text, knobs, guard=task)
-        of = task if text is None else self.task(text.removeprefix("task:"))
-        return Calibration(task=of, **knobs.model_dump(include={*CalibrationKnobs.model_fields}))
+        rows = task if text is None else self.task(text.removeprefix("task:"))
+        return Calibration(task=rows, **knobs.model_dump(include={*CalibrationKnobs.model_fields}))
 
     def gate_text(self, text: str) -> str:
-        """The absolute path of a text to measure bases on.
+        """Resolve the absolute path of a text to measure bases on.
 
         Raises:
             DataError: there is no such file.
@@ -117,10 +117,10 @@ class Resolver:
         return task_of(task).max_new_tokens
 
     def check_evaluation(self, step: Evaluate) -> Evaluate:
-        """``step``, if its task takes examples and its engine can serve it.
+        """Return `step` if its task takes examples and its engine can serve it.
 
         Raises:
-            UsageError: see :func:`plr.evaluation.fewshot.check_shots` and :func:`plr.serving.check_engine`.
+            UsageError: see `plr.evaluation.fewshot.check_shots` and `plr.serving.check_engine`.
         """
         from plr.evaluation.fewshot import check_shots
         from plr.serving import check_engine

@@ -101,7 +101,7 @@ def _docstrings(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def _describe(model: type[BaseModel], part: dict[str, Any]) -> None:
-    """Add meanings, and what a file may say in short, to the schema of one model."""
+    """Add meanings and the short forms of a file to the schema of one model."""
     part["description"] = " ".join((model.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
     explained = meanings(model)
     for key, value in part["properties"].items():
@@ -122,7 +122,7 @@ def _describe(model: type[BaseModel], part: dict[str, Any]) -> None:
 
 
 def _lists_in(value: dict[str, Any]) -> dict[str, Any]:
-    """The list that a value is, or may be."""
+    """Find the list that a value is, or may be."""
     return value if value.get("type") == "array" else next(v for v in value["anyOf"] if v.get("type") == "array")
 
 

@@ -26,7 +26,7 @@ from plr.study.resolve import Resolver
 __all__ = ["adapter_spec", "base_step", "evaluation_step", "training_spec"]
 
 CELL_TASK = "task"
-"""Of `quantize.calibration`: the task of the cell."""
+"""The value of `quantize.calibration` for the task of the cell."""
 
 
 def base_step(

@@ -1,7 +1,7 @@
-"""A study: axes in a YAML file -> cells -> one plan -> results.
+"""The study: axes of a YAML file, resolved to cells, one plan and results.
 
-The cells of a study are ``models x tasks x adapters x seeds x (train_bits, restore_bits)``; each is one
-:class:`~plr.core.specs.Evaluate` step, and what two cells share is one step. Nothing here imports torch.
+The cells of a study are `models x tasks x adapters x seeds x (train_bits, restore_bits)`; each is one
+`Evaluate` step, and what two cells share is one step. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Study:
         self.config = config
         self.resolver = resolver or Resolver()
         self.dtype: Precision = (runtime or self.runtime()).precision()
-        """Of every training and evaluation: it counts, so `auto` is resolved here, once for all."""
+        """The dtype of every training and evaluation; it is part of their identity, so `auto` is resolved here, once for all."""
         scored = [test for task in config.tasks for test in (task, *task.tests)]
         for text in (*config.models, *(task.data for task in scored if task.data is not None)):
             config.substituted(text)  # a variable that is not set is said before the network is asked for anything
@@ -103,11 +103,11 @@ class Study:
         return engines.get(engine).run(plan or self.plan(store), store, runtime, on_event or (lambda event: None))
 
     def results(self, store: Store, failed: Mapping[str, str] | None = None) -> list[CellResult]:
-        """One result a cell; a cell whose artifact is missing is a failed one with its reason."""
+        """Read one result a cell; a cell whose artifact is missing is a failed one with its reason."""
         return [cell_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
 
     def frame(self, store: Store, *, samples: bool = False) -> DataFrame:
-        """Build a tidy pandas DataFrame of what is in the store: one row a cell and metric, the columns of `results.csv`.
+        """Build a tidy pandas DataFrame of the results in the store: one row a cell and metric, the columns of `results.csv`.
 
         With `samples` it has one row a cell and document instead: prompt, answer and the score by each metric; see
         `plr.study.frame.samples_frame`.
@@ -115,8 +115,8 @@ class Study:
         results = self.results(store)
         if not samples:
             return cells_frame(results)
-        made = {cell.step.fingerprint: store.get(cell.step) for cell in self.cells}
-        return samples_frame(results, {key: read_samples(one.path) for key, one in made.items() if one is not None})
+        stored = {cell.step.fingerprint: store.get(cell.step) for cell in self.cells}
+        return samples_frame(results, {key: read_samples(one.path) for key, one in stored.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:
         for model in self.config.models:
@@ -207,7 +207,7 @@ class Study:
             yield Cell(base.model.title, one.task.name, adapter, k, ell, mode, seed, step)
 
     def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, str]]:
-        """(train_bits, restore_bits, mode) of every cell, falling in k and l."""
+        """List (train_bits, restore_bits, mode) of every cell, falling in k and l."""
         config = self.config
         for k in sorted(train_bits, reverse=True):
             for ell in sorted({*restore_bits, k}, reverse=True):
