@@ -24,14 +24,16 @@ a label that stands in no gold row              `roc_auc` None (scikit-learn: Na
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
-    Metric = Callable[[NDArray[Any], Floats, Floats], Floats]
+    Labels = NDArray[np.intp]
+    Numbers = Labels | Floats
+    Metric = Callable[[Labels, Floats, Floats], Floats]
 
 __all__ = ["METRICS", "measure", "predicted", "probabilities"]
 
@@ -40,7 +42,12 @@ _CELLS = 2**22
 
 
 def measure(
-    names: Sequence[str], gold: Sequence[int] | Sequence[float], outputs: Any, *, resamples: int = 1000, seed: int = 0
+    names: Sequence[str],
+    gold: Sequence[int] | Sequence[float],
+    outputs: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, tuple[float | None, float | None]]:
     """Compute `{metric: (value, standard error)}`; None where it is not defined.
 
@@ -89,14 +96,14 @@ def measure(
     return measured
 
 
-def predicted(outputs: Any) -> Any:
+def predicted(outputs: ArrayLike) -> Labels:
     """Find the index of the largest output of each row, the first of equals."""
     import numpy as np
 
     return np.asarray(outputs).argmax(axis=1)
 
 
-def probabilities(outputs: Any) -> Any:
+def probabilities(outputs: ArrayLike) -> Floats:
     """Compute the softmax of each row, float64."""
     import numpy as np
 
@@ -105,7 +112,7 @@ def probabilities(outputs: Any) -> Any:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def _draw(generator: Any, count: int, n: int) -> Floats:
+def _draw(generator: np.random.Generator, count: int, n: int) -> Floats:
     """Draw n of n rows with replacement, `count` times: how often each row is drawn, `[count, n]`."""
     import numpy as np
 
@@ -113,11 +120,11 @@ def _draw(generator: Any, count: int, n: int) -> Floats:
     return np.bincount(rows.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
-def _accuracy(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _accuracy(gold: Labels, outputs: Floats, weights: Floats) -> Floats:
     return weights @ (predicted(outputs) == gold) / weights.sum(axis=1)
 
 
-def _f1(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _f1(gold: Labels, outputs: Floats, weights: Floats) -> Floats:
     """Compute the F1 of the second of two labels: 2 TP / (2 TP + FP + FN)."""
     import numpy as np
 
@@ -129,7 +136,7 @@ def _f1(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
     return _ratio(both, all_of_them, 0.0)
 
 
-def _matthews(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _matthews(gold: Labels, outputs: Floats, weights: Floats) -> Floats:
     """Compute the Matthews correlation of any number of labels (Gorodkin 2004).
 
     It is the covariance of the two assignments over the geometric mean of their variances.
@@ -146,17 +153,17 @@ def _matthews(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
     return _ratio(covariance, np.sqrt(variances), 0.0)
 
 
-def _pearson(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _pearson(gold: Numbers, outputs: Floats, weights: Floats) -> Floats:
     times = len(weights)
     return _correlation(_rows(_scaled(gold), times), _rows(_scaled(outputs[:, 0]), times), weights)
 
 
-def _spearman(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _spearman(gold: Numbers, outputs: Floats, weights: Floats) -> Floats:
     """Compute Pearson's correlation of the ranks; equal values share the mean of their ranks."""
     return _correlation(_ranks(gold, weights), _ranks(outputs[:, 0], weights), weights)
 
 
-def _roc_auc(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
+def _roc_auc(gold: Labels, outputs: Floats, weights: Floats) -> Floats:
     """Compute the chance that a row of a label is given more of it than a row of another (half of ties).
 
     It is the mean over labels, or that of the second label where there are two.
@@ -168,7 +175,7 @@ def _roc_auc(gold: NDArray[Any], outputs: Floats, weights: Floats) -> Floats:
     return np.mean([_area(gold == label, shares[:, label], weights) for label in labels], axis=0)
 
 
-def _area(positive: NDArray[Any], scores: Floats, weights: Floats) -> Floats:
+def _area(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
     """Compute Mann and Whitney's U over the number of pairs `[resamples]`; NaN without a positive or without a negative row."""
     import numpy as np
 
@@ -178,7 +185,7 @@ def _area(positive: NDArray[Any], scores: Floats, weights: Floats) -> Floats:
     return _ratio(won, positives * negatives, np.nan)
 
 
-def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
+def _ranks(values: Numbers, weights: Floats) -> Floats:
     """Rank each row among all that were drawn, from 1; equal values have the mean of their ranks. `[resamples, rows]`."""
     import numpy as np
 
@@ -202,7 +209,7 @@ def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
     return np.where(flat_x, np.nan, np.where(flat_y, 0.0, correlation))
 
 
-def _flat(values: Floats, weights: Floats) -> NDArray[Any]:
+def _flat(values: Floats, weights: Floats) -> NDArray[np.bool_]:
     """Tell whether all drawn values of a resample are one number: exact, where a variance has rounding errors."""
     import numpy as np
 
@@ -210,14 +217,14 @@ def _flat(values: Floats, weights: Floats) -> NDArray[Any]:
     return np.where(drawn, values, -np.inf).max(axis=1) == np.where(drawn, values, np.inf).min(axis=1)
 
 
-def _scaled(values: NDArray[Any]) -> Floats:
+def _scaled(values: Numbers) -> Floats:
     """Scale `values` by a power of two, so that the largest is near 1 and squares neither overflow nor vanish: no bit is lost."""
     import numpy as np
 
     return np.ldexp(values.astype(np.float64), -int(np.frexp(np.abs(values).max())[1]))
 
 
-def _rows(values: NDArray[Any], times: int) -> Floats:
+def _rows(values: Numbers, times: int) -> Floats:
     import numpy as np
 
     return np.broadcast_to(values.astype(np.float64), (times, len(values)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from plr.registry import Registry
 from plr.scoring.metric import Metric, find_metric, metric_named
@@ -26,7 +26,7 @@ from plr.tasks.data.loading import available_splits, load_split
 from plr.tasks.data.local import STEMS
 from plr.tasks.data.sources import GeneratedSource, Row
 from plr.tasks.data.splits import normalized
-from plr.tasks.types import Example, Kind, Response, Split, TaskData
+from plr.tasks.types import Example, Fields, Kind, Response, Split, TaskData
 
 __all__ = ["Task", "outcomes", "tasks"]
 
@@ -78,11 +78,11 @@ class Task(ABC):
         return find_metric(name, self.declared) or metric_named(name)
 
     @abstractmethod
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         """Write the text before the answer."""
 
     @abstractmethod
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         """Write the text right after the prompt, its leading space included; in training EOS follows it."""
 
     @abstractmethod
@@ -113,19 +113,19 @@ class Task(ABC):
         """Compute `scores` of each pair; a task that scores a batch faster than its samples one by one says how here."""
         return [self.scores(example, response) for example, response in zip(examples, responses, strict=True)]
 
-    def question(self, row: Mapping[str, Any]) -> str:
+    def question(self, row: Fields) -> str:
         """Return the words of a held-out row that calibration text must not contain."""
         return str(row["question"]) if "question" in row else self.prompt(row)
 
-    def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
+    def duplicate_key(self, row: Fields) -> str | None:
         """Return the key by which rows are one row; None keeps them all."""
         return None
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         """List the keys (one at least) that tie rows together: rows that share one never fall to two splits of a cut."""
         return frozenset({normalized(self.prompt(row))})
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         """Explain what is wrong with a row that has all fields; None if nothing is."""
         return None
 

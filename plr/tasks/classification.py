@@ -12,12 +12,12 @@ How such a task differs from one that writes its answer:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from plr.scoring.score import Score
 from plr.tasks.base import Task
-from plr.tasks.types import Example, HeadSpec, Response, TaskData, Texts
+from plr.tasks.types import Example, Fields, HeadSpec, Response, TaskData, Texts
 
 __all__ = ["Classification"]
 
@@ -34,7 +34,7 @@ class Classification(Task):
         """List the names of the labels in the order of the head's outputs; none for a number."""
 
     @abstractmethod
-    def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
+    def label(self, row: Fields, head: HeadSpec | None = None) -> int | float:
         """Return the right answer: an index into the labels of `head` (of the task, where they do not depend on data), or a number.
 
         Raises:
@@ -42,22 +42,22 @@ class Classification(Task):
         """
 
     @abstractmethod
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         """Return the name of the label, or the number."""
 
     def head(self, data: TaskData | None = None) -> HeadSpec:
         """Return the head that the task needs."""
         return HeadSpec(self.labels(data))
 
-    def texts(self, row: Mapping[str, Any]) -> Texts:
+    def texts(self, row: Fields) -> Texts:
         """Return the texts the head judges."""
         first, *second = (str(row[name]) for name in self.text_fields)
         return first, second[0] if second else None
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return "\n".join(text for text in self.texts(row) if text is not None)
 
-    def question(self, row: Mapping[str, Any]) -> str:
+    def question(self, row: Fields) -> str:
         return self.prompt(row)
 
     def boundary(self, text: str) -> str:

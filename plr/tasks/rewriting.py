@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from plr.core.config import load_yaml
 from plr.errors import UsageError
@@ -21,6 +21,7 @@ from plr.tasks.file.from_file import FileGeneration, FileScored
 from plr.tasks.file.schema import TaskFile
 from plr.tasks.file.template import Template
 from plr.tasks.library import instruct
+from plr.tasks.types import Fields
 
 __all__ = ["How", "Rewrite", "Rewritten", "read_wordings", "rewrite_task", "rewriter", "write_task"]
 
@@ -37,9 +38,9 @@ OURS = {"prompt", "target", "source"}
 class Rewritten:
     """Rows by split, the keys of the task file, and which of them say how answers are scored."""
 
-    rows: Mapping[str, Sequence[Mapping[str, Any]]]
-    settings: Mapping[str, Any]
-    scoring: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Fields]]
+    settings: Mapping[str, object]
+    scoring: Mapping[str, object]
 
 
 def rewriter(
@@ -47,7 +48,7 @@ def rewriter(
     task: Task,
     train: Sequence[Example],
     *,
-    tokenizer: Any = None,
+    tokenizer: transforms.ChatTokenizer | None = None,
     wordings: Sequence[tuple[str, str]] = (),
     every: bool = False,
     shots: int = 4,
@@ -81,12 +82,12 @@ def rewrite_task(
     name: str, how: How, task: Task, splits: Splits, rewrite: Rewrite, *, limit: int | None = None, seed: int = 0
 ) -> Rewritten:
     """Rewrite the rows of every split (at most `limit` of each, drawn by `seed`) and choose how the new task scores them."""
-    rows: dict[str, list[dict[str, Any]]] = {split: rewrite(draw(of, limit, seed)) for split, of in splits.items()}
+    rows: dict[str, Sequence[Fields]] = {split: rewrite(draw(of, limit, seed)) for split, of in splits.items()}
     scoring = _scoring(how, task, splits, rows)
     if {"scorer", "choices"} & scoring.keys():  # these read fields of the rows
         before = {row.id: row.row for of in splits.values() for row in of}
         rows = {split: [{**row, **before[row["source"]], **row} for row in of] for split, of in rows.items()}
-    settings = {
+    settings: dict[str, object] = {
         "name": f"{name}_{how.replace('-', '_')}",
         "data": ".",
         "prompt": "{prompt}",
@@ -133,7 +134,7 @@ def read_wordings(file: Path) -> list[tuple[str, str]]:
 
 def _scoring(
     how: How, task: Task, splits: Splits, rewritten: Mapping[str, Sequence[Mapping[str, str]]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the keys of a task file that score as `task` does, where the rows kept its answers as they are."""
     scorer = task.scorer if isinstance(task, FileScored) else task
     written = {row.id: row.target.strip() for rows in splits.values() for row in rows}
@@ -150,8 +151,8 @@ def _scoring(
     return {"metric": names or ["exact_match"], "boundary": "line"}
 
 
-def _scoring_of(file: TaskFile) -> dict[str, Any]:
-    scoring = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
+def _scoring_of(file: TaskFile) -> dict[str, object]:
+    scoring: dict[str, object] = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
     read = {name for text in (file.target or "", *file.choices) for name in Template.parse(text).fields}
     if file.choices and not OURS & {*read, file.label}:
         scoring |= {"target": file.target, "choices": list(file.choices), "label": file.label}

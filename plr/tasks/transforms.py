@@ -23,7 +23,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Literal, Protocol
 
 from plr.errors import DataError, UsageError
 from plr.tasks.data.splits import normalized
@@ -31,13 +31,36 @@ from plr.tasks.file.template import Template
 from plr.tasks.library.instruct import messages_of
 from plr.tasks.types import Example
 
-__all__ = ["BETWEEN", "SYMBOLS", "as_chat", "in_context", "one_turn", "with_symbols", "with_templates", "worded"]
+__all__ = [
+    "BETWEEN",
+    "SYMBOLS",
+    "ChatTokenizer",
+    "as_chat",
+    "in_context",
+    "one_turn",
+    "with_symbols",
+    "with_templates",
+    "worded",
+]
 
 MAX_LABELS = 20
 BETWEEN = "\n\n"
 """Stands between solved rows, and before the row that is asked."""
 SYMBOLS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in "bdfgklmnprstvz")
 """980 syllables; which are words by chance means nothing for the label they stand for."""
+
+
+class ChatTokenizer(Protocol):
+    """The part of a tokenizer that writes chats in the template of its model."""
+
+    name_or_path: str
+    eos_token: str | None
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: Literal[False], add_generation_prompt: bool = False
+    ) -> str:
+        """Write a chat as text."""
+        ...
 
 
 def worded(rows: Sequence[Example]) -> list[Example]:
@@ -58,7 +81,7 @@ def one_turn(row: Example) -> list[dict[str, str]]:
 
 def as_chat(
     rows: Sequence[Example],
-    tokenizer: Any,
+    tokenizer: ChatTokenizer,
     messages: Callable[[Example], list[dict[str, str]]] = lambda row: messages_of(row.row),
 ) -> Iterator[dict[str, str]]:
     """Write prompts and targets in the tokenizer's chat template; EOS at the end is left out, as it follows every target.

@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from plr.core.fingerprint import fingerprint
 
-__all__ = ["SPLITS", "Example", "HeadSpec", "Kind", "LoadReport", "Response", "Split", "TaskData", "Texts"]
+__all__ = ["SPLITS", "Example", "Fields", "HeadSpec", "Kind", "LoadReport", "Response", "Split", "TaskData", "Texts"]
 
 SPLITS = ("train", "validation", "test")
 Kind = Literal["generation", "classification"]
 """Demand of a task on a model: to write an answer, or to choose a label (or give a number) with a head."""
 Texts = tuple[str, str | None]
 """Input of a head: a text, or a pair."""
+Fields: TypeAlias = Mapping[str, Any]
+"""Fields of a row, by name: text, numbers and whatever else its source holds."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Example:
     """
 
     id: str
-    row: Mapping[str, Any]
+    row: Fields
     prompt: str
     target: str
 

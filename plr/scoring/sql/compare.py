@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-__all__ = ["normalized_rows", "same_rows"]
+__all__ = ["Row", "normalized_rows", "same_rows"]
 
-Row = tuple[Any, ...]
+Row = tuple[object, ...]
+"""Values of one row of a table or a result: numbers, text, bytes and None, as `sqlite3` has them."""
 _MAX_TRIES = 2000
 
 

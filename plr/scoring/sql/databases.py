@@ -19,15 +19,18 @@ counts or limits.
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 from plr.scoring.sql.candidates import Candidates, Value
+from plr.scoring.sql.compare import Row
 from plr.scoring.sql.demands import ColumnKey, Demands
 from plr.scoring.sql.schema import Column, Schema, Table
 
 __all__ = ["Data", "Maker"]
 
-Data = list[list[tuple[Any, ...]]]
+_Item = TypeVar("_Item")
+Data = list[list[Row]]
 """The rows of each table, in the order of the schema."""
 _MOST_ROWS = 80
 _MOST_COUNTED = 210
@@ -70,7 +73,7 @@ class _Draw:
             for number, table in enumerate(tables)
         ]
 
-    def _table(self, number: int, table: Table, many: bool) -> list[tuple[Any, ...]]:
+    def _table(self, number: int, table: Table, many: bool) -> list[Row]:
         name = table.name.lower()
         keys = [(name, column.name.lower()) for column in table.columns]
         relevant = [i for i, key in enumerate(keys) if key in self.maker.good or key in self.maker.group]
@@ -80,7 +83,7 @@ class _Draw:
         fillers = [_Filler(self, number * 11 + i, table.columns[i], key) for i, key in enumerate(keys)]
         styles = ["witness"] * (max(1, self.heavy) if many else 1)
         styles += ["neighbour" if relevant and self._chance(0.5) else "free" for _ in range(count - 1)]
-        drawn: list[tuple[Any, ...]] = []
+        drawn: list[Row] = []
         for style in styles:
             wrong = self._pick(relevant) if style == "neighbour" else None
             row = [
@@ -129,7 +132,7 @@ class _Draw:
     def _below(self, n: int) -> int:
         return int(self.random.random() * n)
 
-    def _pick(self, items: Any) -> Any:
+    def _pick(self, items: Sequence[_Item]) -> _Item:
         return items[self._below(len(items))]
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from plr.scoring.sql.compare import normalized_rows, same_rows
+from plr.scoring.sql.compare import Row, normalized_rows, same_rows
 from plr.scoring.sql.databases import Data, Maker
 from plr.scoring.sql.reader import read_demands
 from plr.scoring.sql.sandbox import MAX_CHARS, Failure, Result, Sandbox
@@ -29,7 +29,7 @@ __all__ = ["DATABASES", "Suite", "Verdict", "judge"]
 DATABASES = 10
 _MOST_TRIES = 48
 _KEPT_SUITES = 8
-Rows = list[tuple[Any, ...]]
+Rows = list[Row]
 _LOOSE_ORDER = ("order", "group", "limit", "group_concat")
 
 

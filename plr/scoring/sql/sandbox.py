@@ -16,7 +16,9 @@ no handler sees.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from plr.scoring.sql.compare import Row
 
 __all__ = ["FORBIDDEN", "MAX_BYTES", "MAX_CHARS", "MAX_ROWS", "MAX_STEPS", "Failure", "Result", "Sandbox"]
 
@@ -48,7 +50,7 @@ Kind = Literal["parse error", "missing table or column", "forbidden", "timeout",
 
 
 class Result(NamedTuple):
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
 
 
 class Failure(NamedTuple):
@@ -72,7 +74,7 @@ class Sandbox:
         self.connection.set_progress_handler(self._count, _STRIDE)
         self.connection.set_authorizer(self._authorize)
 
-    def load(self, tables: list[tuple[str, str]], data: list[list[tuple[Any, ...]]]) -> None:
+    def load(self, tables: list[tuple[str, str]], data: list[list[Row]]) -> None:
         """Load the rows of `data` in place of those that were there; `tables` are the statements (delete, insert) of each.
 
         The authorizer stays in place, so that SQLite compiles a query once for all databases.
@@ -90,7 +92,7 @@ class Sandbox:
         if len(query) > MAX_CHARS:
             return Failure("too large", f"a query of more than {MAX_CHARS} characters")
         self._refused, self._steps = "", 0
-        rows: list[tuple[Any, ...]] = []
+        rows: list[Row] = []
         size = 0
         cursor = self.connection.cursor()
         try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from plr.errors import DataError
 from plr.tasks.data.hub import HubData, HubSource
 from plr.tasks.data.local import LocalSource
 from plr.tasks.data.sources import GeneratedSource, Row, Source
 from plr.tasks.data.splits import choose, cut_validation, divide, halve, without_duplicates
-from plr.tasks.types import SPLITS, Example, LoadReport, Split, TaskData
+from plr.tasks.types import SPLITS, Example, Fields, LoadReport, Split, TaskData
 
 _HALF = re.compile("[\ud800-\udfff]")
 """A surrogate, which JSON can write alone: no UTF-8, and nothing for a tokenizer."""
@@ -34,15 +34,15 @@ class RowTask(Protocol):
     json_holds_lines: ClassVar[bool]
     halves_validation: ClassVar[bool]
 
-    def prompt(self, row: Mapping[str, Any]) -> str: ...
+    def prompt(self, row: Fields) -> str: ...
 
-    def target(self, row: Mapping[str, Any]) -> str: ...
+    def target(self, row: Fields) -> str: ...
 
-    def duplicate_key(self, row: Mapping[str, Any]) -> str | None: ...
+    def duplicate_key(self, row: Fields) -> str | None: ...
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]: ...
+    def groups(self, row: Fields) -> frozenset[str]: ...
 
-    def problem(self, row: Mapping[str, Any]) -> str | None: ...
+    def problem(self, row: Fields) -> str | None: ...
 
     def adopt(self, rows: list[Row]) -> list[Row]: ...
 

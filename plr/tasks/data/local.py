@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import cast
 
 from plr.errors import DataError
 from plr.tasks.data.sources import Row
+from plr.tasks.types import Fields
 
 __all__ = ["STEMS", "LocalSource"]
 
@@ -122,7 +123,7 @@ class LocalSource:
         return rows
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _json_lines(path: Path) -> Iterator[tuple[Fields, str]]:
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -134,7 +135,7 @@ def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
                 yield _object(values, where), where
 
 
-def _json_list(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _json_list(path: Path) -> Iterator[tuple[Fields, str]]:
     text = path.read_text(encoding="utf-8-sig")
     try:
         rows = json.loads(text)
@@ -143,12 +144,12 @@ def _json_list(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         raise DataError(f"{path}: not JSON ({error})", expected="a list of objects", hint=hint) from error
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {type(rows).__name__}", expected="a list of objects")
-    for number, values in enumerate(cast("list[Any]", rows), 1):
+    for number, values in enumerate(cast("list[object]", rows), 1):
         where = f"{path}, row {number}"
         yield _object(values, where), where
 
 
-def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _table(path: Path) -> Iterator[tuple[Fields, str]]:
     with _LIMIT, path.open(encoding="utf-8-sig", newline="") as stream:
         limit = csv.field_size_limit(_CELL)
         lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
@@ -173,8 +174,8 @@ def _table(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
             csv.field_size_limit(limit)
 
 
-def _object(values: Any, where: str) -> Mapping[str, Any]:
+def _object(values: object, where: str) -> Fields:
     if not isinstance(values, dict):
         hint = "name the file .json if it is one list" if isinstance(values, list) else None
         raise DataError(f"{where}: a JSON {type(values).__name__}", expected="a JSON object", hint=hint)
-    return cast("dict[str, Any]", values)
+    return cast("Fields", values)

@@ -115,7 +115,7 @@ def load_split(spec: TaskSpec, split: str) -> Split:
     return task_of(spec).load(split, _task_data(spec))
 
 
-def data_record(spec: TaskSpec, split: str) -> dict[str, Any]:
+def data_record(spec: TaskSpec, split: str) -> dict[str, object]:
     """Describe the rows behind a result, so that anyone can check them: commit, files and checksums.
 
     `rows_sha256` is over the rows themselves (`plr.tasks.Split.rows_sha256`), `prompts_sha256` over ids, prompts and
@@ -207,7 +207,7 @@ class CalibrationText:
 
     ids: list[str]
     pairs: list[tuple[str, str]]
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, object] = field(default_factory=dict)
     texts: list[Texts] | None = None
     """Texts that a classification head reads, where the task is of that kind; the labels are no part of it."""
 
@@ -269,7 +269,7 @@ def _held_out(spec: TaskSpec) -> dict[str, Sequence[Example]]:
     return {split: load_split(spec, split).examples for split in ("validation", "test") if has_split(spec, split)}
 
 
-def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str]]) -> dict[str, object]:
     return {
         "source": f"task:{calibration.task.name}" if calibration.task else Path(calibration.path or "").name,
         "samples": len(ids),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from plr.tasks.types import Fields
 
 __all__ = ["GeneratedSource", "Row", "Source"]
 
@@ -13,7 +15,7 @@ class Row(NamedTuple):
 
     split: str
     position: int
-    values: Mapping[str, Any]
+    values: Fields
     where: str
 
 

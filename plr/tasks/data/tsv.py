@@ -16,14 +16,11 @@ The awkward cases: a label that stands in test and never in train is an error, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from plr.errors import DataError
 from plr.tasks.base import tasks
 from plr.tasks.classification import Classification
 from plr.tasks.data.sources import Row
-from plr.tasks.types import HeadSpec, TaskData
+from plr.tasks.types import Fields, HeadSpec, TaskData
 
 __all__ = ["TEXT_CLASSIFICATION", "TextClassification"]
 
@@ -42,7 +39,7 @@ class TextClassification(Classification):
             raise DataError(f"the train split has one label, {names[0]!r}", expected="two at least")
         return tuple(names)
 
-    def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
+    def label(self, row: Fields, head: HeadSpec | None = None) -> int | float:
         if head is None:
             raise DataError("the labels of a table are those of its train split", hint="pass head(data)")
         if (name := self.target(row)) not in head.names:
@@ -51,7 +48,7 @@ class TextClassification(Classification):
             )
         return head.names.index(name)
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return str(row["label"]).strip()
 
     def adopt(self, rows: list[Row]) -> list[Row]:

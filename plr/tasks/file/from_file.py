@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from plr.errors import DataError
 from plr.scoring.by_name import METRICS
@@ -25,7 +24,7 @@ from plr.tasks.data.sources import Row
 from plr.tasks.data.splits import normalized
 from plr.tasks.file.schema import NUMBERS, TaskFile
 from plr.tasks.file.template import Template
-from plr.tasks.types import SPLITS, Example, HeadSpec, Response, TaskData, Texts
+from plr.tasks.types import SPLITS, Example, Fields, HeadSpec, Response, TaskData, Texts
 
 __all__ = ["FileClassification", "FileGeneration", "FileScored"]
 
@@ -52,12 +51,12 @@ class _FromFile(Task):
         else:
             self.stems = STEMS  # type: ignore[misc]
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         prompt = normalized(self.prompt(row))
         group = self.file.group
         return frozenset({prompt} if group is None else {prompt, f"{group}: {row[group]}"})
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         names = [*self._read(), *([self.file.group] if self.file.group else [])]
         for name in dict.fromkeys(names):
             if name not in row:
@@ -74,7 +73,7 @@ class _FromFile(Task):
     def _read(self) -> Iterable[str]:
         raise NotImplementedError
 
-    def _trouble(self, row: Mapping[str, Any]) -> str | None:
+    def _trouble(self, row: Fields) -> str | None:
         raise NotImplementedError
 
 
@@ -97,16 +96,16 @@ class FileGeneration(_FromFile):
         self._prompt, self._target = Template.parse(file.prompt or ""), Template.parse(file.target or "")
         self._choices = [Template.parse(text) for text in file.choices]
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return self._prompt.fill(row)
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return self._target.fill({**row, "choice": self._choice(row)} if self._choices else row)
 
-    def question(self, row: Mapping[str, Any]) -> str:
+    def question(self, row: Fields) -> str:
         return str(row["question"]) if "question" in self._prompt.fields else self.prompt(row)
 
-    def choices(self, row: Mapping[str, Any]) -> list[str]:
+    def choices(self, row: Fields) -> list[str]:
         """List the answers there are to choose from; none where the answer is free."""
         return [template.fill(row).strip() for template in self._choices]
 
@@ -134,7 +133,7 @@ class FileGeneration(_FromFile):
             )
         return scores
 
-    def _answer(self, row: Mapping[str, Any], choice: str) -> str:
+    def _answer(self, row: Fields, choice: str) -> str:
         """Write the answer where `choice` is right."""
         return self._target.fill({**row, "choice": choice}).strip()
 
@@ -145,12 +144,12 @@ class FileGeneration(_FromFile):
             *([self.file.label] if self.file.label else []),
         ]
 
-    def _choice(self, row: Mapping[str, Any]) -> str:
+    def _choice(self, row: Fields) -> str:
         place = self._place(row)
         assert place is not None
         return self.choices(row)[place]
 
-    def _place(self, row: Mapping[str, Any]) -> int | None:
+    def _place(self, row: Fields) -> int | None:
         """Find the choice that the label of `row` means: its text, or its place. Where choices read fields a number is a place."""
         by_text, by_place = self._readings(row)
         label = row[self.file.label or ""]
@@ -159,12 +158,12 @@ class FileGeneration(_FromFile):
             return by_place
         return by_place if by_text is None else by_text
 
-    def _readings(self, row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    def _readings(self, row: Fields) -> tuple[int | None, int | None]:
         """Read the label of `row` as the text of a choice, and as the place of one."""
         text, choices = str(row[self.file.label or ""]).strip(), self.choices(row)
         return choices.index(text) if text in choices else None, _whole(text, len(choices))
 
-    def _trouble(self, row: Mapping[str, Any]) -> str | None:
+    def _trouble(self, row: Fields) -> str | None:
         if not self._choices:
             return None if self.target(row).strip() else "the target is empty"
         label, choices = row[self.file.label or ""], self.choices(row)
@@ -197,14 +196,14 @@ class FileScored(FileGeneration):
     def adopt(self, rows: list[Row]) -> list[Row]:
         return self.scorer.adopt(rows)
 
-    def question(self, row: Mapping[str, Any]) -> str:
+    def question(self, row: Fields) -> str:
         return self.scorer.question(row)
 
-    def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
+    def duplicate_key(self, row: Fields) -> str | None:
         theirs = self.scorer.duplicate_key(row)
         return None if theirs is None else f"{theirs}\n{normalized(self.prompt(row))}"
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         return super().groups(row) | {f"{self.scorer.name}: {key}" for key in self.scorer.groups(row)}
 
     def boundary(self, text: str) -> str:
@@ -221,7 +220,7 @@ class FileScored(FileGeneration):
         theirs = [replace(one, prompt=scorer.prompt(one.row), target=scorer.target(one.row)) for one in examples]
         return scorer.scores_all(theirs, [replace(one, text=cut_at_stops(one.text, self.stop)) for one in responses])
 
-    def _trouble(self, row: Mapping[str, Any]) -> str | None:
+    def _trouble(self, row: Fields) -> str | None:
         problem = row_problem(self.scorer, Row("", 0, row, ""))
         return super()._trouble(row) if problem is None else f"{problem[0]}, as its scorer {self.scorer.name} reads it"
 
@@ -250,7 +249,7 @@ class FileClassification(_FromFile, Classification):
             )
         return tuple(names)
 
-    def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
+    def label(self, row: Fields, head: HeadSpec | None = None) -> int | float:
         if self.numeric:
             return float(row[self._label])
         names, name = self.file.labels or (head.names if head else ()), self.target(row)
@@ -261,18 +260,18 @@ class FileClassification(_FromFile, Classification):
             )
         return names.index(name)
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         value = row[self._label]
         if self.numeric:
             return f"{float(value):g}"
         place = self._place(value)
         return str(value).strip() if place is None else self.file.labels[place]
 
-    def texts(self, row: Mapping[str, Any]) -> Texts:
+    def texts(self, row: Fields) -> Texts:
         first, *second = (template.fill(row) for template in self._texts)
         return first, second[0] if second else None
 
-    def _place(self, value: Any) -> int | None:
+    def _place(self, value: object) -> int | None:
         """Find the place of a label among the named ones: by its text, or as a whole number."""
         names, text = self.file.labels, str(value).strip()
         return names.index(text) if text in names else _whole(text, len(names))
@@ -280,7 +279,7 @@ class FileClassification(_FromFile, Classification):
     def _read(self) -> Iterable[str]:
         return [*(name for template in self._texts for name in template.fields), self._label]
 
-    def _trouble(self, row: Mapping[str, Any]) -> str | None:
+    def _trouble(self, row: Fields) -> str | None:
         value = row[self._label]
         if self.numeric:
             try:

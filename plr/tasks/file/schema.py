@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -152,17 +152,17 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("hub", mode="before")
     @classmethod
-    def _hub_id(cls, value: Any) -> Any:
+    def _hub_id(cls, value: object) -> object:
         return {"id": value} if isinstance(value, str) else value
 
     @field_validator("texts", "metric", "stop", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
     @field_validator("labels", "choices", mode="before")
     @classmethod
-    def _names(cls, value: Any) -> Any:
+    def _names(cls, value: object) -> object:
         if not isinstance(value, list):
             return value
         for item in value:
@@ -172,7 +172,7 @@ class TaskFile(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("prompt", "target", "choices", "texts")
     @classmethod
-    def _templates(cls, value: str | tuple[str, ...] | None) -> Any:
+    def _templates(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         for text in (value,) if isinstance(value, str) else value or ():
             Template.parse(text)
         return value

@@ -7,10 +7,10 @@ text: braces inside a row's value stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+
+from plr.tasks.types import Fields
 
 __all__ = ["Template"]
 
@@ -51,6 +51,6 @@ class Template:
         """The names it reads, each once, in order."""
         return tuple(dict.fromkeys(name for _, name in self.pieces if name is not None))
 
-    def fill(self, values: Mapping[str, Any]) -> str:
+    def fill(self, values: Fields) -> str:
         """Write the text for one row. Every field must be there."""
         return "".join(literal + ("" if name is None else str(values[name])) for literal, name in self.pieces)

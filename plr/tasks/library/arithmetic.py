@@ -27,8 +27,7 @@ The suite cuts a response at the next `### Response:` and nowhere else; so does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from plr.errors import DataError
 from plr.scoring.arithmetic import (
@@ -45,7 +44,7 @@ from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.sources import GeneratedSource
 from plr.tasks.library.alpaca import alpaca_prompt
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["Arithmetic", "Math10k", "NumberTest", "OptionTest"]
 
@@ -65,13 +64,13 @@ class Arithmetic(Task):
     source: ClassVar[str]
     """Path of its file in the repository of LLM-Adapters."""
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return alpaca_prompt(str(row["instruction"]), str(row.get("input") or ""))
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return f"The answer is {_plain(row['answer'])}."
 
-    def question(self, row: Mapping[str, Any]) -> str:
+    def question(self, row: Fields) -> str:
         return str(row["instruction"])
 
     def generated(self) -> GeneratedSource | None:
@@ -81,7 +80,7 @@ class Arithmetic(Task):
             hint=f"--data FOLDER with the {self.source} of github.com/AGI-Edgerunners/LLM-Adapters",
         )
 
-    def letters(self, row: Mapping[str, Any]) -> bool:
+    def letters(self, row: Fields) -> bool:
         """Tell whether the answer of `row` is the letter of an option."""
         return _is_letter(row["answer"])
 
@@ -106,7 +105,7 @@ class NumberTest(Arithmetic):
     def __init__(self, name: str, folder: str) -> None:
         self.name, self.source = name, f"dataset/{folder}/test.json"  # pyright: ignore[reportAttributeAccessIssue]
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         return None if number_of(row["answer"]) is not None else f"the answer {row['answer']!r} is no number"
 
 
@@ -121,7 +120,7 @@ class OptionTest(Arithmetic):
     def boundary(self, text: str) -> str:
         return self._boundary(text, letters=True)
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         return None if _is_letter(row["answer"]) else f"the answer {row['answer']!r} is none of {', '.join(LETTERS)}"
 
 
@@ -132,14 +131,14 @@ class Math10k(Arithmetic):
     fields = ("instruction", "output", "answer")
     source = "ft-training_set/math_10k.json"
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return str(row["output"]).strip()
 
     def boundary(self, text: str) -> str:
         number, letter = (self._boundary(text, letters=letters) for letters in (False, True))
         return min(number, letter, key=len)
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         known = _is_letter(row["answer"]) or number_of(row["answer"]) is not None
         return None if known else f"the answer {row['answer']!r} is neither a number nor one of {', '.join(LETTERS)}"
 
@@ -149,11 +148,11 @@ def _own(text: str) -> str:
     return cut_at_stops(text, (HEADING,))
 
 
-def _is_letter(answer: Any) -> bool:
+def _is_letter(answer: object) -> bool:
     return len(str(answer).strip()) == 1 and str(answer).strip() in LETTERS
 
 
-def _plain(answer: Any) -> str:
+def _plain(answer: object) -> str:
     """Return a number without a needless `.0`; anything else as it stands.
 
     >>> _plain("15.0"), _plain("9.8"), _plain(" C ")

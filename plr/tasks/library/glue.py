@@ -32,13 +32,11 @@ A real row, first of MRPC's validation split, label 1 (equivalent)::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from plr.tasks.base import tasks
 from plr.tasks.classification import Classification
 from plr.tasks.data.hub import HubData
-from plr.tasks.types import HeadSpec, TaskData
+from plr.tasks.types import Fields, HeadSpec, TaskData
 
 __all__ = ["GLUE", "Glue"]
 
@@ -73,13 +71,13 @@ class Glue(Classification):
     def labels(self, data: TaskData | None = None) -> tuple[str, ...]:
         return self.names
 
-    def label(self, row: Mapping[str, Any], head: HeadSpec | None = None) -> int | float:
+    def label(self, row: Fields, head: HeadSpec | None = None) -> int | float:
         return int(float(row["label"])) if self.names else float(row["label"])
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return self.names[int(float(row["label"]))] if self.names else f"{float(row['label']):g}"
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         try:
             label = float(row.get("label", ""))
         except (TypeError, ValueError, OverflowError):

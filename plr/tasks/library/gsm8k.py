@@ -26,9 +26,6 @@ The data set has no validation split: 500 rows of train (a tenth, if that is les
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from plr.scoring.numbers import (
     INVALID,
     cut_after_marked_answer,
@@ -41,7 +38,7 @@ from plr.scoring.numbers import (
 from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.hub import HubData
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["GSM8K", "Gsm8k"]
 
@@ -63,13 +60,13 @@ class Gsm8k(Task):
     max_new_tokens = 256
     hub = HubData("openai/gsm8k", config="main", splits={"train": "train", "test": "test"})
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return f"Question: {row['question']}\nAnswer:"
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return f" {row['answer']}"
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         return "the answer has no '#### <number>'" if strict_extract(row["answer"]) == INVALID else None
 
     def boundary(self, text: str) -> str:

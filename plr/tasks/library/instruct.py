@@ -20,7 +20,6 @@ the wording is to one good answer, `ended` how many stopped by EOS; the answer l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from plr.scoring.by_name import METRICS
@@ -29,7 +28,7 @@ from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.hub import HubData
 from plr.tasks.library.alpaca import alpaca_prompt
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["ALPACA", "CHAT", "Alpaca", "Chat", "messages_of"]
 
@@ -58,10 +57,10 @@ class Alpaca(_Instruct):
     hub = HubData("tatsu-lab/alpaca", splits={"all": "train"})
     stop = ("### Instruction:",)
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return alpaca_prompt(str(row["instruction"]), str(row.get("input") or ""))
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return str(row["output"]).strip()
 
 
@@ -70,14 +69,14 @@ class Chat(_Instruct):
     fields = ()
     stop = ("\nuser:",)
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         before = messages_of(row)[:-1]
         return "".join(f"{one['role']}: {one['content']}\n" for one in before) + "assistant:"
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return f" {messages_of(row)[-1]['content']}"
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         value = row.get("messages")
         messages = cast("list[Any]", value) if isinstance(value, list) else []
         if len(messages) < 2:
@@ -89,7 +88,7 @@ class Chat(_Instruct):
         return None if messages[-1]["role"] == "assistant" else "the last message is not the assistant's"
 
 
-def messages_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
+def messages_of(row: Fields) -> list[dict[str, str]]:
     """Return the chat of a row; a row of Alpaca's is one of two messages.
 
     >>> [one["role"] for one in messages_of({"instruction": "Add.", "input": "1, 2", "output": "3"})]

@@ -24,8 +24,7 @@ order entailment, neutral, contradiction) and `sbintuitions/JCommonsenseQA`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from plr.scoring.numbers import cut_at_stops
 from plr.scoring.score import Score
@@ -34,7 +33,7 @@ from plr.tasks.data.hub import HubData
 from plr.tasks.data.local import STEMS
 from plr.tasks.data.sources import Row
 from plr.tasks.data.splits import normalized
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["JCOMMONSENSEQA", "JNLI", "JCommonsenseQA", "Jglue", "Jnli"]
 
@@ -65,10 +64,10 @@ class Jglue(Task):
         }
         self.stems = {**STEMS, **own}  # type: ignore[misc]
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return "".join(f"{str(row[name]).strip()}{SEP}" for name in self.texts)
 
-    def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def labels(self, row: Fields) -> tuple[str, ...]:
         """Return the answers there are to a row."""
         raise NotImplementedError
 
@@ -97,16 +96,16 @@ class Jnli(Jglue):
             return rows
         return [row._replace(values=_own_names(row.values)) for row in rows]
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return LABELS[row["label"]]
 
-    def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def labels(self, row: Fields) -> tuple[str, ...]:
         return tuple(LABELS.values())
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         return frozenset({"\n".join(sorted(normalized(str(row[name])) for name in self.texts))})
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         return None if row["label"] in LABELS else f"the label is {row['label']!r}, not one of {', '.join(LABELS)}"
 
 
@@ -117,21 +116,21 @@ class JCommonsenseQA(Jglue):
     max_new_tokens = 48
     hub = HubData("sbintuitions/JCommonsenseQA", splits={"train": "train", "validation": "validation"})
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return str(row[CHOICES[int(row["label"])]]).strip()
 
-    def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def labels(self, row: Fields) -> tuple[str, ...]:
         return tuple(str(row[name]).strip() for name in CHOICES)
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         return frozenset({normalized(str(row["question"]))})
 
-    def problem(self, row: Mapping[str, Any]) -> str | None:
+    def problem(self, row: Fields) -> str | None:
         label = row.get("label")
         return None if str(label) in ("0", "1", "2", "3", "4") else f"the label is {label!r}, not 0 to 4"
 
 
-def _own_names(values: Mapping[str, Any]) -> dict[str, Any]:
+def _own_names(values: Fields) -> dict[str, object]:
     """Return a row of the hub as JGLUE's own files spell it."""
     names, label = tuple(LABELS), values.get("label")
     known = type(label) is int and 0 <= label < len(names)

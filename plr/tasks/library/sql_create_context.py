@@ -32,8 +32,7 @@ Rows with equal question and schema are one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from plr.scoring.score import Score
 from plr.scoring.sql.execute import Sample, exec_matches
@@ -41,7 +40,7 @@ from plr.scoring.sql.match import first_statement, normalized_match, raw_match
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.hub import HubData
 from plr.tasks.data.splits import normalized
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["SQL_CREATE_CONTEXT", "SqlCreateContext"]
 
@@ -66,16 +65,16 @@ class SqlCreateContext(Task):
     max_new_tokens = 128
     hub = HubData("b-mc2/sql-create-context", splits={"all": "train"})
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return f"{row['context']}\nQuestion: {row['question']}\nSQL:"
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return f" {row['answer']}"
 
-    def duplicate_key(self, row: Mapping[str, Any]) -> str | None:
+    def duplicate_key(self, row: Fields) -> str | None:
         return normalized(self.prompt(row))
 
-    def groups(self, row: Mapping[str, Any]) -> frozenset[str]:
+    def groups(self, row: Fields) -> frozenset[str]:
         tables = {name.strip('`"[]').casefold() for name in _TABLE.findall(row["context"])}
         return frozenset(tables) or frozenset({normalized(row["context"])})
 

@@ -18,8 +18,6 @@ the data set `csebuetnlp/xlsum` is a program; its rows as files are those of the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from plr.scoring.by_name import METRICS
 from plr.scoring.numbers import cut_at_stops
@@ -27,7 +25,7 @@ from plr.scoring.score import Score
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.hub import HubData
 from plr.tasks.data.local import STEMS
-from plr.tasks.types import Example, Response
+from plr.tasks.types import Example, Fields, Response
 
 __all__ = ["XLSUM_JA", "XlsumJa"]
 
@@ -46,10 +44,10 @@ class XlsumJa(Task):
     hub = HubData("csebuetnlp/xlsum", revision="refs/convert/parquet", data_dir="japanese")
     stems = {**STEMS, "japanese_train": "train", "japanese_val": "validation", "japanese_test": "test"}  # noqa: RUF012
 
-    def prompt(self, row: Mapping[str, Any]) -> str:
+    def prompt(self, row: Fields) -> str:
         return f"{str(row['text']).strip()}[SEP]"
 
-    def target(self, row: Mapping[str, Any]) -> str:
+    def target(self, row: Fields) -> str:
         return str(row["summary"]).strip()
 
     def boundary(self, text: str) -> str:
