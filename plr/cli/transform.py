@@ -80,7 +80,7 @@ def transform(
     scoring = rewritten.scoring
     out = console()
     out.print(", ".join(f"{split} {count}" for split, count in counts.items()), highlight=False)
-    by = f"as {scoring['scorer']} scores" if "scorer" in scoring else ", ".join(scoring["metric"])
+    by = f"as {scoring['scorer']} scores" if "scorer" in scoring else ", ".join(scoring.get("metric", ()))
     out.print(f"[bold]scored[/bold] {by}", highlight=False)
     out.print(f"[bold]task[/bold] {file}", highlight=False)
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from plr.core.config import load_yaml
 from plr.errors import UsageError
@@ -34,13 +34,24 @@ OURS = {"prompt", "target", "source"}
 """The fields that a rewritten row has; those of the row behind stand beside them, and give way."""
 
 
+class ScoringKeys(TypedDict, total=False):
+    """The keys of a task file that say how answers are scored: `scorer` alone, or `metric` and what it reads."""
+
+    scorer: str
+    metric: list[str]
+    boundary: str
+    target: str | None
+    choices: list[str]
+    label: str | None
+
+
 @dataclass(frozen=True)
 class Rewritten:
     """Rows by split, the keys of the task file, and which of them say how answers are scored."""
 
     rows: Mapping[str, Sequence[Fields]]
     settings: Mapping[str, object]
-    scoring: Mapping[str, object]
+    scoring: ScoringKeys
 
 
 def rewriter(
@@ -65,6 +76,7 @@ def rewriter(
         UsageError: solved rows are wanted, and there is no train split.
     """
     if how == "chat":
+        assert tokenizer is not None
         talk = {} if task in (instruct.ALPACA, instruct.CHAT) else {"messages": transforms.one_turn}
         return lambda rows: list(transforms.as_chat(rows, tokenizer, **talk))
     if how == "templates":
@@ -132,9 +144,7 @@ def read_wordings(file: Path) -> list[tuple[str, str]]:
     return [(one["prompt"], one["target"]) for one in listed]
 
 
-def _scoring(
-    how: How, task: Task, splits: Splits, rewritten: Mapping[str, Sequence[Mapping[str, str]]]
-) -> dict[str, object]:
+def _scoring(how: How, task: Task, splits: Splits, rewritten: Mapping[str, Sequence[Mapping[str, str]]]) -> ScoringKeys:
     """Return the keys of a task file that score as `task` does, where the rows kept its answers as they are."""
     scorer = task.scorer if isinstance(task, FileScored) else task
     written = {row.id: row.target.strip() for rows in splits.values() for row in rows}
@@ -151,8 +161,8 @@ def _scoring(
     return {"metric": names or ["exact_match"], "boundary": "line"}
 
 
-def _scoring_of(file: TaskFile) -> dict[str, object]:
-    scoring: dict[str, object] = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
+def _scoring_of(file: TaskFile) -> ScoringKeys:
+    scoring: ScoringKeys = {"metric": list(file.metric) or ["exact_match"], "boundary": file.boundary}
     read = {name for text in (file.target or "", *file.choices) for name in Template.parse(text).fields}
     if file.choices and not OURS & {*read, file.label}:
         scoring |= {"target": file.target, "choices": list(file.choices), "label": file.label}
