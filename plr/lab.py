@@ -54,7 +54,7 @@ class RestoreOptions(TypedDict, total=False):
     """Options of `Lab.restore` and `Lab.restored`."""
 
     mode: str | None
-    """`restore`, `keep`, `roundtrip` or `requantize`; `keep` on the adapter's own base and `restore` on others if left out."""
+    """Name of a mode (`plr.core.modes.MODES`); `keep` on the adapter's own base and `restore` on others if left out."""
     merge: bool
     """Write a dense checkpoint with the adapter merged in."""
     model: str | Path | None

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -40,7 +39,7 @@ def key_of(
     batches: Sequence[Mapping[str, object]],
 ) -> str:
     """Hash (sha256) what decides a block's bytes and reports: settings, layers and their sizes, calibration tokens."""
-    decides = asdict(settings) | {
+    decides = settings.identity() | {
         "kernel": execution.kernel,
         "measure_rtn": execution.measure_rtn,
         "forward_dtype": str(execution.forward_dtype),

@@ -4,13 +4,13 @@ Everything inside `plr.gptq` hands one `Settings` on. A public function takes it
 knobs as keywords, `bits=4, group_size=64`: `Knobs` is their type, `settings_of` makes one value of either. Functions that
 need two or three numbers (`factor`, `find_params`) take numbers, with the defaults of `Settings`.
 
-A new knob is a field of `Settings`, a line of `Knobs`, and the line that uses it.
+A new knob is a field of `Settings`, named in `LATER`, a line of `Knobs`, and the line that uses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from plr.gptq.affine import Grid
@@ -20,6 +20,8 @@ __all__ = ["METHODS", "Knobs", "Method", "Settings", "settings_of"]
 
 Method = Literal["gptq", "rtn"]
 METHODS: tuple[Method, ...] = ("gptq", "rtn")
+LATER: frozenset[str] = frozenset()
+"""Knobs that came after blocks of killed runs were written: at their default they are no part of `Settings.identity`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Settings:
             raise GPTQError(f"method={self.method!r} was given.", f"one of {', '.join(METHODS)}.", "use 'gptq'.")
         if not 0 <= self.input_correction <= 1:
             raise GPTQError(f"input_correction={self.input_correction} was given.", "0 to 1.", "use 0.5.")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the knobs that a block of a killed run is found again by, as JSON values."""
+        later = {field.name: field.default for field in fields(self) if field.name in LATER}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 class Knobs(TypedDict, total=False):

@@ -99,6 +99,14 @@ def test_a_checkpoint_keeps_every_knob_that_decides_its_codes() -> None:
     assert kept == {name: value for name, value in asdict(settings).items() if name not in SPEED}
 
 
+def test_a_knob_that_came_later_is_no_part_of_the_identity_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Settings(bits=4)
+    assert plain.identity() == asdict(plain)
+    monkeypatch.setattr("plr.gptq.settings.LATER", frozenset({"refine_passes"}))
+    assert plain.identity() == {name: value for name, value in asdict(plain).items() if name != "refine_passes"}
+    assert replace(plain, refine_passes=2).identity() == asdict(replace(plain, refine_passes=2))
+
+
 def test_the_key_of_a_killed_run_is_what_it_was() -> None:
     """Blocks that an earlier version has left are found again: the value is that of the version with 22 keywords."""
     settings = Settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_models import WORDS, save_tiny
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import plr.quantizers
 from plr.adapters.peft import is_quantized
 from plr.bases.load import load_base, load_quantized
 from plr.bases.quantize import SourceHolder
@@ -188,6 +190,22 @@ def test_it_is_named_where_methods_are(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
     with pytest.raises(ModelError, match="is quantized by awq\n  expected: quant_method bitsandbytes or gptq or toy"):
         load_quantized(tmp_path, dtype=torch.float32, device="cpu")
+
+
+def test_a_file_among_plrs_own_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted.py").write_text(
+        "from plr.quantizers.base import quantizers\n"
+        "from plr.quantizers.gptq import GPTQQuantizer\n"
+        "quantizers.register('planted')(GPTQQuantizer('rtn'))\n"
+    )
+    monkeypatch.setattr(plr.quantizers, "__path__", [*plr.quantizers.__path__, str(tmp_path)])
+    monkeypatch.setattr(quantizers, "_items", dict(quantizers._items))
+    try:
+        plr.quantizers._discover()
+        assert "planted" in quantizers.names()
+    finally:
+        sys.modules.pop("plr.quantizers.planted", None)
+        plr.quantizers.__dict__.pop("planted", None)
 
 
 def test_one_that_writes_a_format_of_another_says_nothing_more() -> None:
