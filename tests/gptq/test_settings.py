@@ -101,6 +101,7 @@ def test_a_checkpoint_keeps_every_knob_that_decides_its_codes() -> None:
 
 def test_a_knob_that_came_later_is_no_part_of_the_identity_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Settings(bits=4)
+    monkeypatch.setattr("plr.gptq.settings.LATER", frozenset[str]())
     assert plain.identity() == asdict(plain)
     monkeypatch.setattr("plr.gptq.settings.LATER", frozenset({"refine_passes"}))
     assert plain.identity() == {name: value for name, value in asdict(plain).items() if name != "refine_passes"}
