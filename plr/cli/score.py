@@ -101,12 +101,12 @@ def _remarks(found: Rescored) -> list[str]:
         lines.append(
             f"{about['rows_not_compared']} samples hold a doc without any field of these rows: only doc_id was compared"
         )
-    if about.get("ended_unknown"):
-        lines.append(f"{about['ended_unknown']} predictions do not say whether the model ended: no ended, no strict")
+    if unknown := about.get("ended_unknown"):
+        lines.append(f"{unknown} predictions do not say whether the model ended: no ended, no strict")
     for metric, kinds in about.get("outcomes", {}).items():
         lines.append(f"{metric}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    if about.get("outside_labels"):
-        lines.append(f"{about['outside_labels']} answers are none of the labels and count as wrong")
+    if outside := about.get("outside_labels"):
+        lines.append(f"{outside} answers are none of the labels and count as wrong")
     if any(name == "roc_auc" and metric["value"] is None for name, metric in found.metrics.items()):
         lines.append("roc_auc needs the outputs of the head: the name of a label is no probability")
     return lines

@@ -6,7 +6,6 @@ All scoring code takes the `OpenCell` and reads neither the task registry nor th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from plr.core.specs import Evaluate, Restore
 from plr.errors import UsageError
@@ -29,7 +28,7 @@ class OpenCell:
     shots: Shots
     split_rows: int
     """Rows of the whole split, before `limit`."""
-    data: dict[str, Any]
+    data: dict[str, object]
     """Source, revision and checksums of the rows, as `data_record` gives them."""
 
     @property

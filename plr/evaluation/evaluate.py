@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from plr.core.specs import Evaluate, Restore
 from plr.evaluation.cell import OpenCell, open_cell
@@ -39,7 +39,7 @@ class ResultRecord(TypedDict):
     primary: str
     metrics: Mapping[str, MeasuredRecord]
     n: int
-    data: dict[str, Any]
+    data: dict[str, object]
     protocol: ProtocolRecord
     outcomes: NotRequired[Mapping[str, Mapping[str, int]]]
     head: NotRequired[HeadRecord]

@@ -11,7 +11,7 @@ chance, and the record says so (`head`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plr.bases.heads import HEAD_SEED
 from plr.core.specs import Restore
@@ -23,6 +23,9 @@ from plr.scoring.classification import measure, predicted
 from plr.tasks import Classification, Example, HeadSpec
 from plr.tasks.data.rows import seen_in_train
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["score_head"]
 
 RESAMPLES = 1000
@@ -32,7 +35,7 @@ RESAMPLES = 1000
 def score_head(
     cell: OpenCell,
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     head_is_new: bool,
     on_progress: Callable[[int, int], None] | None = None,

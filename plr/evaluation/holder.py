@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,6 +23,9 @@ from plr.restoration.attach import attach, probe_texts
 from plr.restoration.served import load_served
 from plr.tasks import HeadSpec
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["Attached", "BaseHolder"]
 
 
@@ -31,7 +34,7 @@ class Attached:
     """A base in this process, with the adapter of a cell on it where the cell has one."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     head_is_new: bool
     """True where the classification head is a random start and comes from no checkpoint."""
     largest_logit_change: float | None = None

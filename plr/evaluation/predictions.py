@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 from plr.errors import DataError
 
@@ -40,7 +40,7 @@ class Prediction:
     response: str | tuple[float, ...]
     ended: bool | None
     where: str
-    doc: Mapping[str, Any] | None = None
+    doc: Mapping[str, object] | None = None
     """The row that was answered, where the file has it."""
 
 
@@ -99,7 +99,7 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def _object(line: bytes, where: str) -> dict[str, object]:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -112,10 +112,10 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON ({error})", expected=FORM, hint=_ONE_A_LINE) from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: a JSON {type(value).__name__}", expected=FORM, hint=_ONE_A_LINE)
-    return cast("dict[str, Any]", value)
+    return cast("dict[str, object]", value)
 
 
-def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
+def _prediction(value: Mapping[str, object], where: str) -> Prediction:
     doc_id = value.get("doc_id")
     if type(doc_id) is not int or doc_id < 0:
         shown = repr(doc_id) if "doc_id" in value else "missing"
@@ -131,14 +131,14 @@ def _prediction(value: Mapping[str, Any], where: str) -> Prediction:
         _response(response, where),
         _ended(value.get("ended"), where),
         where,
-        cast("dict[str, Any]", doc) if isinstance(doc, dict) else None,
+        cast("dict[str, object]", doc) if isinstance(doc, dict) else None,
     )
 
 
-def _only(resps: Any, where: str) -> Any:
+def _only(resps: object, where: str) -> object:
     """Take the one generation out of `[[text]]`."""
-    outer = cast("list[Any]", resps) if isinstance(resps, list) else []
-    inner = cast("list[Any]", outer[0]) if len(outer) == 1 and isinstance(outer[0], list) else []
+    outer = cast("list[object]", resps) if isinstance(resps, list) else []
+    inner = cast("list[object]", outer[0]) if len(outer) == 1 and isinstance(outer[0], list) else []
     if len(inner) != 1:
         _refuse(
             where,
@@ -149,15 +149,16 @@ def _only(resps: Any, where: str) -> Any:
     return inner[0]
 
 
-def _response(value: Any, where: str) -> str | tuple[float, ...]:
+def _response(value: object, where: str) -> str | tuple[float, ...]:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value) else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = [value]
     if isinstance(value, list) and value:
-        items = cast("list[Any]", value)
-        if all(isinstance(item, int | float) and abs(item) <= sys.float_info.max for item in items):
-            return tuple(map(float, items))
+        items = cast("list[object]", value)
+        numbers = [item for item in items if isinstance(item, int | float) and abs(item) <= sys.float_info.max]
+        if len(numbers) == len(items):
+            return tuple(map(float, numbers))
     short = repr(cast("object", value))
     raise DataError(
         f"{where}: the response is {short if len(short) < 80 else short[:77] + '...'}",
@@ -165,7 +166,7 @@ def _response(value: Any, where: str) -> str | tuple[float, ...]:
     )
 
 
-def _ended(value: Any, where: str) -> bool | None:
+def _ended(value: object, where: str) -> bool | None:
     if value is None:
         return None
     if value not in (0, 1):  # True and False among them, and the 1.0 of a samples file

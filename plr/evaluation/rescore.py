@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from plr.core.fingerprint import file_sha256
 from plr.core.specs import TaskSpec
@@ -26,7 +26,7 @@ from plr.errors import DataError
 from plr.evaluation.predictions import Prediction, Predictions
 from plr.scoring import Score
 from plr.scoring.classification import measure
-from plr.scoring.metric import PERCENT, Metric
+from plr.scoring.metric import PERCENT, Metric, MetricUnit
 from plr.stats import mean_interval, wilson
 from plr.tasks import Classification, Example, HeadSpec, Response, Task, outcomes, task_of
 from plr.tasks.data.rows import head_of, load_split
@@ -39,6 +39,55 @@ _RESAMPLES = 1000
 _AT_ONCE = 1000
 
 
+class RescoredMetric(MetricUnit):
+    """A score with its 95 % interval; the unit and direction where the task declares them."""
+
+    value: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unscored: int
+
+
+class RescoredRow(TypedDict):
+    """A prediction as it was read, and its scores by metric."""
+
+    doc_id: int
+    target: str
+    response: str | None
+    scores: dict[str, float | None]
+    answers: dict[str, str]
+    explanations: dict[str, str]
+
+
+class RescoredCounts(TypedDict, total=False):
+    """Counts that only one kind of task has: the first two of written answers, the last of a head."""
+
+    ended_unknown: int
+    outcomes: Mapping[str, Mapping[str, int]]
+    outside_labels: int
+
+
+class RescoredFacts(RescoredCounts):
+    """The data, the task and the predictions, and counts of all that was not scored."""
+
+    task: str
+    version: int
+    split: str
+    source: str
+    split_digest: str
+    predictions: str
+    predictions_sha256: str
+    primary: str
+    rows: int
+    scored: int
+    without_prediction: int
+    missing: Missing
+    repeated_lines: int
+    rows_not_compared: int
+
+
 @dataclass(frozen=True)
 class Rescored:
     """The scores of a prediction file.
@@ -47,9 +96,9 @@ class Rescored:
     `about`: the data and the task, and counts of all that was not scored.
     """
 
-    metrics: dict[str, dict[str, Any]]
-    rows: list[dict[str, Any]]
-    about: dict[str, Any]
+    metrics: dict[str, RescoredMetric]
+    rows: list[RescoredRow]
+    about: RescoredFacts
 
 
 def rescore(
@@ -87,7 +136,7 @@ def rescore(
         metrics, records, counts = _score_labels(task, head_of(spec), pairs)
     else:
         metrics, records, counts = _score_texts(task, pairs, on_progress)
-    about = {
+    about: RescoredFacts = {
         "task": task.name,
         "version": task.version,
         "split": split,
@@ -104,8 +153,10 @@ def rescore(
         "rows_not_compared": alien,
         **counts,
     }
-    metrics = {name: value | task.metric(name).record for name, value in metrics.items()}
-    return Rescored(metrics, records, about)
+    with_units: dict[str, RescoredMetric] = {
+        name: {**value, **task.metric(name).record} for name, value in metrics.items()
+    }
+    return Rescored(with_units, records, about)
 
 
 def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: str) -> bool:
@@ -132,8 +183,8 @@ def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: 
 
 def _score_texts(
     task: Task, pairs: Sequence[tuple[Example, Prediction | None]], on_progress: Callable[[int, int], None]
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    records: list[dict[str, Any]] = []
+) -> tuple[dict[str, RescoredMetric], list[RescoredRow], RescoredCounts]:
+    records: list[RescoredRow] = []
     values: dict[str, list[float]] = {name: [] for name in task.metrics}
     silent = 0
     texts = [_text(one) for _, one in pairs]
@@ -154,7 +205,10 @@ def _score_texts(
         records.append(_record(row, one, text, scores))
     metrics = {name: _mean(task.metric(name), scores, len(pairs)) for name, scores in values.items()}
     kinds = outcomes(task, [record["explanations"] for record in records])
-    return metrics, records, {"ended_unknown": silent, **({"outcomes": kinds} if kinds else {})}
+    counts: RescoredCounts = {"ended_unknown": silent}
+    if kinds:
+        counts["outcomes"] = kinds
+    return metrics, records, counts
 
 
 def _text(one: Prediction | None) -> str:
@@ -167,12 +221,12 @@ def _text(one: Prediction | None) -> str:
 
 def _score_labels(
     task: Classification, head: HeadSpec | None, pairs: Sequence[tuple[Example, Prediction | None]]
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[str, RescoredMetric], list[RescoredRow], RescoredCounts]:
     assert head is not None
     gold = [task.label(row.row, head) for row, _ in pairs]
     outputs_by_row = [_outputs(row, one, head) for row, one in pairs]
     known = all(one is not None and not isinstance(one.response, str) for _, one in pairs)
-    records: list[dict[str, Any]] = []
+    records: list[RescoredRow] = []
     right: list[float] = []
     for (row, one), outputs, label in zip(pairs, outputs_by_row, gold, strict=True):
         answer = f"{outputs[0]:g}" if head.regression else _named(head, outputs)
@@ -182,7 +236,7 @@ def _score_labels(
             right.append(scores["acc"].value or 0.0)
         text = _shown(one) if one is not None else ""
         records.append(_record(row, one, text, {name: s for name, s in scores.items() if name in task.metrics}))
-    metrics: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, RescoredMetric] = {}
     for name in task.metrics:
         if name == "acc":
             metrics[name] = _mean(task.metric(name), right, len(pairs))
@@ -220,7 +274,7 @@ def _outputs(row: Example, one: Prediction | None, head: HeadSpec) -> list[float
 
 def _over_all(
     name: str, gold: Sequence[float], outputs_by_row: Sequence[Sequence[float]], head: HeadSpec
-) -> dict[str, Any]:
+) -> RescoredMetric:
     """Measure a metric over all rows.
 
     The column for answers that are no label stays where it counts as a label of its own (Matthews), and is dropped where it comes
@@ -247,7 +301,7 @@ def _over_all(
     }
 
 
-def _mean(metric: Metric, values: Sequence[float], total: int) -> dict[str, Any]:
+def _mean(metric: Metric, values: Sequence[float], total: int) -> RescoredMetric:
     n = len(values)
     if not n:
         return {"value": None, "stderr": None, "low": None, "high": None, "n": 0, "unscored": total}
@@ -261,7 +315,7 @@ def _mean(metric: Metric, values: Sequence[float], total: int) -> dict[str, Any]
     return {"value": mean, "stderr": error, "low": low, "high": high, "n": n, "unscored": total - n}
 
 
-def _record(row: Example, one: Prediction | None, text: str, scores: Mapping[str, Score]) -> dict[str, Any]:
+def _record(row: Example, one: Prediction | None, text: str, scores: Mapping[str, Score]) -> RescoredRow:
     return {
         "doc_id": int(row.id.rpartition("-")[2]),
         "target": row.target,

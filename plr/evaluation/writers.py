@@ -21,6 +21,8 @@ from plr.serving import check_engine
 from plr.tasks.data.rows import load_split
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from plr.serving.vllm import VllmEngine
 
 __all__ = ["Local", "Served", "ServingBase", "Writer"]
@@ -55,7 +57,7 @@ class Writer(Protocol):
 class Local:
     """The transformers model in this process."""
 
-    def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, slots: int) -> None:
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self.facts: EngineFacts = {"dtype": str(model.dtype).removeprefix("torch.")}
 
@@ -72,7 +74,7 @@ class Served:
 
     engine: VllmEngine
     adapter: Path | None
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     facts: EngineFacts
     change: float | None = None
     """The adapter's largest change of a log-probability; None without an adapter."""
