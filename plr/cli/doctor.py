@@ -1,5 +1,8 @@
 """Checks of this machine: packages, device, memory, disk and compiler, without loading heavy packages unasked."""
 
+# pyright: basic
+# torch describes devices without types.
+
 from __future__ import annotations
 
 import importlib.metadata

@@ -77,7 +77,7 @@ def lab(
 
     own = tuple(override for override in overrides if override.partition("=")[0].strip().partition(".")[0] == "runtime")
     written = apply_overrides(load_yaml(config) if config is not None else {}, own).get("runtime")
-    settings: dict[str, object] = written if isinstance(written, dict) else {}  # what is none is refused with the rest
+    settings = dict(cast("dict[str, object]", written)) if isinstance(written, dict) else {}
     options = {"device": device, "offline": offline, "low_memory": low_memory, "dtype": dtype}
     settings |= {key: value for key, value in options.items() if value not in (False, "auto")}
     return Lab(**cast("LabOptions", settings))  # Runtime refuses what is none of them

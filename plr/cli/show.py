@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ class Watcher:
 
 
 @contextmanager
-def watch(steps: list[Step], *, quiet: bool = False) -> Iterator[Watcher]:
+def watch(steps: list[Step], *, quiet: bool = False) -> Generator[Watcher]:
     """Show the progress of `steps` on standard error; plain lines where that is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

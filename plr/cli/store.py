@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from plr.core.store import Artifact
 
 __all__: list[str] = []
+
+
+class Listed(TypedDict):
+    """An artifact in the list of `plr ls`."""
+
+    kind: str
+    name: str
+    bytes: int
+    seconds: float
+    date: str
+
 
 Ref = Annotated[str | None, typer.Argument(help="Path, name or hash prefix; the latest if left out.")]
 
@@ -39,7 +51,7 @@ def list_(
         raise UsageError(
             f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS)
         )
-    rows = []
+    rows: list[Listed] = []
     for artifact in lab().store.all(kind):
         manifest = artifact.manifest
         total = sum(file["size"] for file in manifest["files"].values())
@@ -130,23 +142,30 @@ def _draw(artifact: Artifact, file: Path) -> list[Path]:
     return write_figure(figure, file)
 
 
-def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(metrics: Mapping[str, object]) -> list[tuple[str, str]]:
     """Select the metrics that are one number or a small record; lists are only counted."""
-    facts = []
+    facts: list[tuple[str, str]] = []
     for name, value in metrics.items():
         if isinstance(value, list):
-            facts.append((name, f"{len(value)} entries"))
+            facts.append((name, f"{len(cast('list[object]', value))} entries"))
         elif isinstance(value, dict):
-            flat = {k: v for k, v in value.items() if not isinstance(v, list | dict)}
-            facts.append(
-                (name, ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in flat.items()))
-            )
+            record = cast("dict[str, object]", value)
+            flat = {key: part for key, part in record.items() if not isinstance(part, list | dict)}
+            facts.append((name, _words(flat, ".4g")))
             facts += [
-                (f"  {k}", ", ".join(f"{a} {b}" for a, b in v.items())) for k, v in value.items() if isinstance(v, dict)
+                (f"  {key}", _words(cast("dict[str, object]", part)))
+                for key, part in record.items()
+                if isinstance(part, dict)
             ]
         else:
             facts.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
     return facts
+
+
+def _words(record: Mapping[str, object], floats: str = "") -> str:
+    return ", ".join(
+        f"{key} {format(value, floats) if isinstance(value, float) else value}" for key, value in record.items()
+    )
 
 
 @app.command()
@@ -162,7 +181,7 @@ def verify(
 
     store = lab().store
     artifacts = [store.find(ref)] if ref else store.all()
-    broken = []
+    broken: list[dict[str, str]] = []
     for artifact in artifacts:
         try:
             artifact.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -59,7 +59,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds a {type(value).__name__}", expected="a mapping of keys to values")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Read = as_it_is) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Re
             new = read((*parents, last), yaml.safe_load(text))
             node: Any = result
             for parent in parents:
-                node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+                node = _entered(node, parent)
             node[int(last) if isinstance(node, list) else last] = new
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML", expected="KEY=VALUE") from error
@@ -138,7 +138,12 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseModel)
 
 
+def _entered(node: Any, key: str) -> Any:
+    """Go to a place inside a list or a mapping; a key that is not there yet is made."""
+    return cast("list[Any]", node)[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+
+
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+        return {key: _copy(item) for key, item in cast("Mapping[object, object]", value).items()}
+    return [_copy(item) for item in cast("list[object]", value)] if isinstance(value, list) else value

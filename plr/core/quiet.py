@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from plr.errors import MissingDependencyError
 
@@ -40,7 +40,7 @@ def quiet_libraries() -> None:
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[None]:
+def silenced() -> Generator[None]:
     """Keep what Python code prints inside off the terminal, unless `PLR_DEBUG` is set. Errors pass as ever."""
     with contextlib.ExitStack() as stack:
         if not os.environ.get("PLR_DEBUG"):

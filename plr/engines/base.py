@@ -18,8 +18,8 @@ __all__ = ["Engine", "Outcome", "engines"]
 class Outcome:
     """The outcome of a run: fingerprints of finished steps, and of failed ones with the reason."""
 
-    done: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set[str])
+    failed: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Engine(ABC):

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def _build(step: Step, folder: Path, bench: Workbench, on_event: OnEvent) -> dic
 
 
 @contextmanager
-def _resources(step: Step) -> Iterator[None]:
+def _resources(step: Step) -> Generator[None]:
     """Turn lack of memory and a full disk, as the libraries report them, into errors that name the step."""
     try:
         yield

@@ -77,7 +77,7 @@ class CellResult:
     fingerprint: str
     primary: str
     metrics: Mapping[str, Measured]
-    samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    samples: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict[str, Mapping[str, float | None]])
     seconds: float | None = None
     error: str | None = None
 

@@ -95,7 +95,7 @@ def _tasks(model: str, listed: object, task: str | None, data: str | Path | None
         first = cast("list[object]", listed)[0]
         entry = {"name": first} if isinstance(first, str) else first
     elif task is None and listed is not None:
-        return listed
+        return cast("object", listed)
     elif task is None and not model.startswith("embedded:"):
         raise UsageError(
             f"no task was given for {model}",

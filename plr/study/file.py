@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from plr.core.config import Read, apply_overrides, as_it_is, load_yaml, parse
 from plr.core.modes import asked_modes
@@ -42,7 +42,7 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
     """`task` (training rows of the cell's task), or a JSONL or text file."""
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
-    by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict)
+    by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict[int, dict[str, Any]])
     """Settings that differ at one width: `{4: {method: nf4, group_size: 64}}`."""
 
     def at(self, bits: int) -> QuantizeConfig:
@@ -54,12 +54,12 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
 
     @field_validator("by_bits", mode="before")
     @classmethod
-    def _one_entry_a_width(cls, value: Any) -> Any:
+    def _one_entry_a_width(cls, value: object) -> object:
         """Merge the entries of one width: `--set quantize.by_bits.4.KEY` writes to "4", a file to 4."""
         if not isinstance(value, Mapping):
             return value
-        merged: dict[str, Any] = {}
-        for bits, settings in value.items():
+        merged: dict[str, object] = {}
+        for bits, settings in cast("Mapping[object, object]", value).items():
             merged = laid_over(merged, {str(bits): settings})
         return merged
 
@@ -104,6 +104,13 @@ AskedMode = Annotated[
 BitWidths = Annotated[tuple[int, ...], AfterValidator(_known_bits)]
 
 
+def _entries(value: object, key: str) -> object:
+    """Read a bare name in a list as an entry with that name."""
+    if not isinstance(value, list):
+        return value
+    return [{key: item} if isinstance(item, str) else item for item in cast("list[object]", value)]
+
+
 class TestConfig(_Part, frozen=True):
     """A task to be scored on; `evaluate` holds the settings that differ from those of the task trained on."""
 
@@ -132,10 +139,8 @@ class TaskConfig(TestConfig, frozen=True):
 
     @field_validator("tests", mode="before")
     @classmethod
-    def _names(cls, value: Any) -> Any:
-        return (
-            [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
-        )
+    def _names(cls, value: object) -> object:
+        return _entries(value, "name")
 
 
 class AdapterConfig(_Part, frozen=True):
@@ -191,10 +196,8 @@ class StudyConfig(_Part, frozen=True):
 
     @field_validator("tasks", "adapters", mode="before")
     @classmethod
-    def _names(cls, value: Any, info: Any) -> Any:
-        """Read a bare name as an entry with that name."""
-        key = "name" if info.field_name == "tasks" else "method"
-        return [{key: item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+    def _names(cls, value: object, info: ValidationInfo) -> object:
+        return _entries(value, "name" if info.field_name == "tasks" else "method")
 
     @field_validator("tasks")
     @classmethod
@@ -208,7 +211,7 @@ class StudyConfig(_Part, frozen=True):
 
     @field_validator("models", "tasks", "adapters", "seeds", "train_bits", "restore_bits", "modes")
     @classmethod
-    def _some(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+    def _some(cls, value: tuple[object, ...], info: ValidationInfo) -> tuple[object, ...]:
         if not value and info.field_name != "adapters":
             raise ValueError("the list is empty: give at least one")
         if len(set(map(str, value))) != len(value):

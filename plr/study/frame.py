@@ -1,5 +1,8 @@
 """Results of a study as one tidy table: the rows of `results.csv`, as tuples and as a pandas DataFrame."""
 
+# pyright: basic
+# pandas comes without types.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

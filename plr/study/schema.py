@@ -97,6 +97,8 @@ def _docstrings(cls: type[BaseModel]) -> dict[str, str]:
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 read[name] = " ".join(text.split()).replace("``", "`")
+            case _:
+                continue
     return read
 
 

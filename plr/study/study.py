@@ -27,7 +27,7 @@ from plr.study.resolve import Resolver
 from plr.study.steps import adapter_spec, base_step, evaluation_step, training_spec
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["Study"]
 
