@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
-__all__ = ["GATE_HEAD", "answers_text", "gate_rows", "severity"]
+__all__ = ["GATE_HEAD", "BaseGate", "Gate", "answers_text", "gate_rows", "severity"]
 
 GATE_HEAD = ("text", "tokens", "perplexity, from 16 bits", "ratio", "KL, nats", "top-1 kept")
 
+Gate: TypeAlias = Mapping[str, Any]
+"""The record of a base's gate, as `plr.bases.gate` wrote it into the manifest, this version's or an older one's."""
 
-def gate_rows(gate: Mapping[str, Any]) -> list[tuple[str, ...]]:
+
+class BaseGate(TypedDict):
+    """A quantized base of a study: its name and its gate."""
+
+    name: str
+    gate: Gate
+
+
+def gate_rows(gate: Gate) -> list[tuple[str, ...]]:
     """List a row of `GATE_HEAD` for each text of the gate; a text that was not measured has two fields: its name and why."""
     rows: list[tuple[str, ...]] = []
     for text in gate.get("texts", []):
@@ -32,7 +42,7 @@ def gate_rows(gate: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def answers_text(gate: Mapping[str, Any]) -> str | None:
+def answers_text(gate: Gate) -> str | None:
     """Write out the loss of the task's answers before and after; None where it was not measured."""
     if "loss" not in gate:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from plr.report.by_task import by_task_md
 from plr.report.cells import ResultSet
@@ -70,7 +69,7 @@ def compare_md(rows: Sequence[CostRow], title: str) -> str:
 
 
 def write_compare(
-    cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, Any]], folder: Path, title: str
+    cells: Iterable[CellResult], costs: Mapping[str, Mapping[str, object]], folder: Path, title: str
 ) -> dict[str, Path]:
     """Write `compare.md` and, where a cell has a value and a recorded training, `compare.svg` and `.png`; return the paths."""
     from plr.core.files import write_atomic

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from plr import stats
 from plr.core.modes import plain_modes
@@ -61,7 +60,7 @@ class CostRow:
         return f"{self.train_bits} -> {self.restore_bits}{mode}"
 
 
-def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, Any]]) -> list[CostRow]:
+def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, object]]) -> list[CostRow]:
     """List the rows by task, model, adapter (the base alone first), then k and l falling; a failed cell has no value."""
     rows = []
     lines = sorted(
@@ -78,14 +77,14 @@ def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _row(
-    results: ResultSet, line: Line, cells: Sequence[CellResult], costs: Mapping[str, Mapping[str, Any]]
+    results: ResultSet, line: Line, cells: Sequence[CellResult], costs: Mapping[str, Mapping[str, object]]
 ) -> CostRow:
     first = cells[0]
     metric = results.metric(line, results.primary(line))
     entry = results.entry(line, first.train_bits, first.restore_bits, metric.name, first.mode)
     recorded = [costs[cell.fingerprint] for cell in cells if cell.fingerprint in costs]
     known = {key: _mean([one.get(key) for one in recorded]) for key in KEYS}
-    overhead = [one["inference_overhead"] for one in recorded if isinstance(one.get("inference_overhead"), Mapping)]
+    overhead = [shares for one in recorded if isinstance(shares := one.get("inference_overhead"), Mapping)]
     known |= {key: _mean([one.get(key) for one in overhead]) for key in ("unmerged", "merged")}
     low, high = _interval(results, line, metric, entry.mean, entry.n, cells)
     return CostRow(
@@ -129,6 +128,6 @@ def _interval(
     return (mean - Z95 * fmean(known), mean + Z95 * fmean(known)) if known else (None, None)
 
 
-def _mean(values: Iterable[Any]) -> float | None:
+def _mean(values: Iterable[object]) -> float | None:
     known = [float(value) for value in values if isinstance(value, int | float)]
     return fmean(known) if known else None

@@ -10,20 +10,19 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 from plr.adapters.sparse.reading import SparseAdapter
-from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
+from plr.report.bases import GATE_HEAD, BaseGate, answers_text, gate_rows, severity
 from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
 from plr.report.figures.page import sections
 from plr.report.figures.svg import svg_style
 from plr.report.metrics import LOSS, show_entry
 from plr.report.results import Contrast, contrasts, csv_text, value_difference
-from plr.report.sheets import Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
+from plr.report.sheets import Block, MetricOf, Sheet, adapter_label, blocks, interval_sheet, metric_sheet, seed_sheet
 from plr.report.table import CONTRAST_HEAD, contrast_legend, contrast_rows, metric_title, other_metrics, primary_metrics
 from plr.report.verdicts import deployment
 from plr.report.words import MACHINE, detectable_words, headline, line_words, sample_words, stop_words
@@ -58,10 +57,10 @@ def report_html(
     cells: Iterable[CellResult],
     *,
     title: str,
-    settings: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    timings: Sequence[Mapping[str, Any]],
-    bases: Sequence[Mapping[str, Any]] = (),
+    settings: Mapping[str, object],
+    provenance: Mapping[str, object],
+    timings: Sequence[Mapping[str, object]],
+    bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
     found: Sequence[Contrast] | None = None,
 ) -> str:
@@ -112,7 +111,7 @@ def report_html(
     )
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested mappings into dotted keys with plain text.
 
     >>> flatten({"train": {"lr": 0.0002}, "bits": [4, 3], "resume": None})
@@ -134,7 +133,7 @@ def _prose(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[kln]) (?== )|(?<=\b[kln] =) (?=\d)", "\u00a0", text)
 
 
-def _plain(item: Any) -> str:
+def _plain(item: object) -> str:
     if item is None or item == [] or item == {}:
         return "-"
     if isinstance(item, float):
@@ -146,7 +145,7 @@ def _plain(item: Any) -> str:
     return str(item)
 
 
-def _base_lines(base: Mapping[str, Any]) -> list[tuple[str, str, str, str, list[str]]]:
+def _base_lines(base: BaseGate) -> list[tuple[str, str, str, str, list[str]]]:
     """List (name, severity, verdict, text, numbers) of each text of a base's gate; only the first has name and verdict."""
     gate = base["gate"]
     verdict = str(gate.get("verdict", "not measured"))
@@ -225,7 +224,7 @@ def _heat(results: ResultSet, line: Line, name: str, chosen: tuple[int, int] | N
 def _tables(results: ResultSet) -> list[tuple[str, list[Sheet]]]:
     """List every metric's tables with their titles, the primary ones first."""
 
-    def sheets_of(make: Any, metric_of: Any) -> list[Sheet]:
+    def sheets_of(make: Callable[[ResultSet, Block, MetricOf], Sheet | None], metric_of: MetricOf) -> list[Sheet]:
         return [sheet for block in blocks(results) if (sheet := make(results, block, metric_of)) is not None]
 
     primaries = list(dict.fromkeys(metric.name for metric in primary_metrics(results)))

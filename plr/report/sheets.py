@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 from plr import stats
 from plr.report.cells import Entry, Line, ResultSet, average
@@ -22,6 +23,7 @@ __all__ = [
     "AVERAGE",
     "Block",
     "Column",
+    "MetricOf",
     "Row",
     "Sheet",
     "adapter_label",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 AVERAGE = "Avg."
+MetricOf: TypeAlias = Callable[[Line], str | None]
+"""The name of the metric that a table shows for a line; None leaves the line out."""
 
 _LABELS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "adalora": "AdaLoRA", "ia3": "IA3", "vera": "VeRA"}
 
@@ -110,7 +114,7 @@ def blocks(results: ResultSet) -> list[Block]:
     return tables
 
 
-def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+def metric_sheet(results: ResultSet, block: Block, metric_of: MetricOf) -> Sheet | None:
     """Fill the block with one metric (which may depend on the task), with averages; None if no row has it."""
     metrics = {line: results.metric(line, name) for line in results.lines(block.adapter) if (name := metric_of(line))}
     entries = {
@@ -143,7 +147,7 @@ def metric_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], s
     return Sheet(block, rows) if rows else None
 
 
-def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+def interval_sheet(results: ResultSet, block: Block, metric_of: MetricOf) -> Sheet | None:
     """Fill the block with 95 % intervals of the mean over seeds: Wilson for a proportion, else Student over the documents."""
     rows = []
     for line in results.lines(block.adapter):
@@ -163,7 +167,7 @@ def interval_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line],
     return Sheet(block, rows) if rows else None
 
 
-def seed_sheet(results: ResultSet, block: Block, metric_of: Callable[[Line], str | None]) -> Sheet | None:
+def seed_sheet(results: ResultSet, block: Block, metric_of: MetricOf) -> Sheet | None:
     """Fill the block with the percent of the variance of one run's score that is its seed; None with fewer than two seeds."""
     rows = []
     for line in results.lines(block.adapter):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from plr.adapters.sparse.reading import SparseAdapter, sparse_adapters
 from plr.core.files import write_atomic
@@ -12,6 +11,7 @@ from plr.core.provenance import provenance
 from plr.core.specs import Quantize
 from plr.core.store import Store
 from plr.engines.plan import closure
+from plr.report.bases import BaseGate
 from plr.report.cells import ResultSet
 from plr.report.compare import write_compare
 from plr.report.html import report_html
@@ -57,10 +57,10 @@ def write_report(
     folder: Path,
     *,
     title: str,
-    settings: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    timings: Sequence[Mapping[str, Any]],
-    bases: Sequence[Mapping[str, Any]] = (),
+    settings: Mapping[str, object],
+    provenance: Mapping[str, object],
+    timings: Sequence[Mapping[str, object]],
+    bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
 ) -> dict[str, Path]:
     """Write the three files into `folder`, each whole or not at all, and return them as csv, table and html.
