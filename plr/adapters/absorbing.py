@@ -20,13 +20,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from plr.adapters.base import Config, Settings
+from plr.adapters.typed import lora_config
 from plr.core.files import write_atomic
 from plr.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+    from torch import Tensor, nn
 
 __all__ = ["CONVERSION_FILE", "absorbs", "converted", "initial", "refuse", "save_converted"]
 
@@ -36,7 +40,7 @@ NEEDS_DATA = ("corda", "eva", "lora_ga", "eora")
 QUANTIZES = ("loftq",)
 
 
-def absorbs(config: Mapping[str, Any]) -> bool:
+def absorbs(config: Config) -> bool:
     """Tell whether LoRA with `config` changes the base when it is attached, and is converted when it is saved.
 
     >>> absorbs({"init_lora_weights": "pissa_niter_16"}), absorbs({"init_lora_weights": True}), absorbs({})
@@ -45,7 +49,7 @@ def absorbs(config: Mapping[str, Any]) -> bool:
     return _init(config).startswith(CONVERTS)
 
 
-def refuse(config: Mapping[str, Any], quantized: bool) -> None:
+def refuse(config: Config, quantized: bool) -> None:
     """Refuse an initialisation that plr does not make, or not on a quantized base.
 
     Raises:
@@ -73,7 +77,7 @@ def refuse(config: Mapping[str, Any], quantized: bool) -> None:
         )
 
 
-def initial(model: Any, name: str = "default") -> dict[str, Tensor]:
+def initial(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
     """Return `A_0` and `B_0` of each layer under the keys of a saved adapter, on the CPU; call it right after attaching."""
     return {
         f"{key}.{part}.weight": getattr(layer, part)[name].weight.detach().to("cpu", copy=True)
@@ -82,7 +86,9 @@ def initial(model: Any, name: str = "default") -> dict[str, Tensor]:
     }
 
 
-def converted(model: Any, initial: Mapping[str, Tensor], name: str = "default") -> tuple[Any, dict[str, Tensor]]:
+def converted(
+    model: nn.Module, initial: Mapping[str, Tensor], name: str = "default"
+) -> tuple[LoraConfig, dict[str, Tensor]]:
     """Return a LoRA configuration and tensors (under the keys of a saved adapter) that do on the source what `model` does.
 
     `initial` is what `initial` gave. Trained heads and DoRA's magnitudes are taken over.
@@ -90,14 +96,14 @@ def converted(model: Any, initial: Mapping[str, Tensor], name: str = "default") 
     import torch
     from peft import get_peft_model_state_dict
 
-    state: dict[str, Any] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    state: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     tensors = {key: tensor.detach().cpu() for key, tensor in state.items()}
     layers = _layers(model, name)
     for key in layers:
         a, b = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
         tensors[a] = torch.cat([tensors[a], initial[a].to(tensors[a].dtype)])
         tensors[b] = torch.cat([tensors[b], -initial[b].to(tensors[b].dtype)], dim=1)
-    config = copy.copy(model.peft_config[name])
+    config = copy.copy(lora_config(model, name))
     config.init_lora_weights, config.use_rslora, config.inference_mode = True, False, True
     scales = {key: (2 * layer.r[name], 2 * layer.r[name] * layer.scaling[name]) for key, layer in layers.items()}
     (config.r, alpha), _ = Counter(scales.values()).most_common(1)[0]
@@ -108,11 +114,11 @@ def converted(model: Any, initial: Mapping[str, Tensor], name: str = "default") 
     return config, {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
-def save_converted(model: Any, initial: Mapping[str, Tensor], folder: Path, name: str = "default") -> dict[str, Any]:
+def save_converted(model: nn.Module, initial: Mapping[str, Tensor], folder: Path, name: str = "default") -> Settings:
     """Write the converted adapter in PEFT's format, and what was done as `conversion.json`, which is also returned."""
     from safetensors.torch import save_file
 
-    own = model.peft_config[name]
+    own = lora_config(model, name)
     config, tensors = converted(model, initial, name)
     layers = _layers(model, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +147,7 @@ def _product(tensors: Mapping[str, Tensor], key: str) -> Tensor:
     return tensors[f"{key}.lora_B.weight"].float() @ tensors[f"{key}.lora_A.weight"].float()
 
 
-def _layers(model: Any, name: str) -> dict[str, Any]:
+def _layers(model: nn.Module, name: str) -> dict[str, LoraLayer]:
     """Return the LoRA layers of `model` by the names of a saved adapter."""
     from peft.tuners.lora import LoraLayer
 
@@ -150,7 +156,7 @@ def _layers(model: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _init(config: Mapping[str, Any]) -> str:
+def _init(config: Config) -> str:
     return str(config.get("init_lora_weights", True)).lower()
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
-from plr.adapters.base import Kind
+from plr.adapters.base import Config, Kind, Settings
 from plr.adapters.peft import ACTIVE, PeftMethod
 from plr.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import TrainerCallback
+
+    from plr.adapters.rank_budget import RankBudget
 
 __all__ = ["AdaLora"]
 
@@ -22,7 +24,7 @@ class AdaLora(PeftMethod):
 
     filled_in = frozenset({"total_step", "rank_pattern"})
 
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         whole = super().resolve(config)
         if whole["init_r"] <= whole["target_r"]:
             raise ConfigError(
@@ -32,7 +34,7 @@ class AdaLora(PeftMethod):
             )
         return whole
 
-    def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
+    def settings(self, model: nn.Module, config: Settings, *, seed: int, steps: int) -> Settings:
         total = max(1, steps)
         first, last = (_steps(config[key], total) for key in ("tinit", "tfinal"))
         if first >= total - last:
@@ -43,26 +45,37 @@ class AdaLora(PeftMethod):
         return {**config, "tinit": first, "tfinal": last, "total_step": total}
 
     def attach(
-        self, model: Any, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         from plr.adapters.rank_budget import RankBudget
 
         adapted = super().attach(model, config, seed=seed, kind=kind, steps=steps)
         for name, parameter in adapted.named_parameters():
             if ".ranknum." in name:  # a constant that PEFT does not save; on a bfloat16 base it comes out trainable
                 parameter.requires_grad_(False)
-        adapted.base_model.rank_budget = RankBudget(adapted, ACTIVE)
+        tuner = cast(_Tuner, adapted.base_model)
+        tuner.rank_budget = RankBudget(adapted, ACTIVE)
         return adapted
 
-    def save(self, model: Any, folder: Path) -> None:
-        model.base_model.rank_budget.note_ranks()
+    def save(self, model: nn.Module, folder: Path) -> None:
+        _budget(model).note_ranks()
         super().save(model, folder)
 
-    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
-        return (model.base_model.rank_budget,)
+    def callbacks(self, model: nn.Module, config: Config) -> Sequence[TrainerCallback]:
+        return (_budget(model),)
 
-    def buffers(self, model: Any) -> dict[str, Tensor]:
-        return model.base_model.rank_budget.tensors
+    def buffers(self, model: nn.Module) -> dict[str, Tensor]:
+        return _budget(model).tensors
+
+
+class _Tuner(Protocol):
+    """PEFT's AdaLoRA model in training."""
+
+    rank_budget: RankBudget
+
+
+def _budget(model: nn.Module) -> RankBudget:
+    return cast(_Tuner, model.base_model).rank_budget
 
 
 def _steps(value: float, total: int) -> int:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from plr.registry import Registry
 
@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import TrainerCallback
 
-__all__ = ["AdapterMethod", "Kind", "Properties", "adapters"]
+__all__ = ["AdapterMethod", "Config", "Family", "Kind", "Properties", "Settings", "adapters"]
+
+Config: TypeAlias = Mapping[str, Any]
+"""A method's configuration, to read: values that JSON can hold, checked by the method's `resolve`."""
+Settings: TypeAlias = dict[str, Any]
+"""A configuration that is made here: keys and values of the method's own."""
 
 Kind = Literal["generation", "classification"]
 """Work of the model: write an answer (causal language model), or choose a label (sequence classification head)."""
+
+Family = Literal["reparameterization", "additive", "prompt", "selective", "full"]
+"""Families of methods, by what they train."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Properties:
 
     summary: str
     """One line: what is trained, and where."""
-    family: Literal["reparameterization", "additive", "prompt", "selective", "full"]
+    family: Family
     merges: bool = True
     """True if it can be added into the weights of a 16-bit base, so that inference costs nothing more."""
     learning_rate: float = 1.0
@@ -48,7 +56,7 @@ class AdapterMethod(ABC):
     properties: Properties = Properties(summary="", family="reparameterization")
 
     @abstractmethod
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         """Return the whole configuration: the method's defaults with `config` over them; this is what is hashed.
 
         Raises:
@@ -57,8 +65,8 @@ class AdapterMethod(ABC):
 
     @abstractmethod
     def attach(
-        self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         """Put a fresh trainable adapter on the base; only the adapter (and a classification head) requires gradients.
 
         `steps` is how many optimizer steps will follow, for methods that plan ahead.
@@ -68,34 +76,34 @@ class AdapterMethod(ABC):
         """
 
     @abstractmethod
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter (safetensors + JSON) to `folder`."""
 
     @abstractmethod
-    def load(self, model: Any, folder: Path, name: str) -> Any:
+    def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         """Attach a saved adapter under `name` and make it the active one; `model` may already carry others."""
 
     @abstractmethod
-    def unload(self, model: Any, name: str) -> Any:
+    def unload(self, model: nn.Module, name: str) -> nn.Module:
         """Take the adapter called `name` off again; the result computes as if it had never been there."""
 
     @abstractmethod
-    def merge(self, model: Any) -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Merge the active adapter into the weights of the dense base.
 
         Raises:
             ModelError: what the method trains is no part of the base's weights.
         """
 
-    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
+    def callbacks(self, model: nn.Module, config: Config) -> Sequence[TrainerCallback]:
         """Return the callbacks of the trainer that act between optimizer steps."""
         return ()
 
-    def buffers(self, model: Any) -> dict[str, Tensor]:
+    def buffers(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the tensors of the state of training that are no parameters: saved in checkpoints, read back in place."""
         return {}
 
-    def updated_parameters(self, model: Any) -> int:
+    def updated_parameters(self, model: nn.Module) -> int:
         """Count the weights of the base that the trained adapter changes when merged; 0 for one that stays beside it."""
         return 0
 

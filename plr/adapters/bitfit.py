@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -26,6 +26,7 @@ from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge, check_target_module_exists
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from plr.adapters.peft_types import register
@@ -36,6 +37,12 @@ __all__ = ["BitFitConfig", "BitFitLayer", "BitFitModel"]
 
 FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias", "bias", "add_bias_linear")
 """Names in configurations of the flag that gives linear layers biases."""
+
+
+class _Biased(Protocol):
+    """A layer whose bias may be None."""
+
+    bias: Tensor | None
 
 
 @dataclass
@@ -76,7 +83,7 @@ class BitFitLayer(WrapperLayer):
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Add the active deltas to `base_layer`'s output [.., features]."""
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -94,7 +101,7 @@ class BitFitLayer(WrapperLayer):
         Raises:
             ValueError: `safe_merge` and the sum is not finite.
         """
-        base: Any = self.base_layer
+        base = cast(_Biased, self.base_layer)
         for name in [n for n in check_adapters_to_merge(self, adapter_names) if n in self.bitfit_delta]:
             delta = self.bitfit_delta[name].detach()
             merged = delta if base.bias is None else base.bias.detach().float() + delta.float()
@@ -111,7 +118,7 @@ class BitFitLayer(WrapperLayer):
 
     def unmerge(self) -> None:
         """Put the bias back as it was, bit for bit."""
-        base: Any = self.base_layer
+        base = cast(_Biased, self.base_layer)
         if self.merged and self._unmerged is None:
             base.bias = None
         elif self.merged:
@@ -127,7 +134,7 @@ class BitFitModel(WrapperModel):
     tuner_layer_cls = BitFitLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # as PEFT declares it
 
-    def _prepare_adapter_config(self, peft_config: BitFitConfig, model_config: dict[str, Any]) -> BitFitConfig:
+    def _prepare_adapter_config(self, peft_config: BitFitConfig, model_config: dict[str, object]) -> BitFitConfig:
         return peft_config  # the modules are needed, not the type of the model: see _prepare_model
 
     def _prepare_model(self, peft_config: BitFitConfig, model: nn.Module) -> None:
@@ -167,14 +174,16 @@ class BitFitModel(WrapperModel):
                     hint="merge on the 16-bit base, or serve the adapter attached",
                 )
         if added and hasattr(self.model, "config"):
-            _flags(self.model, set(added))
+            _flags(cast(PreTrainedModel, self.model), set(added))
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
         added = set(self._added()) if merge else set()
         if merge:
             self._check_merge_allowed()
-        flags, biases = _flags(self.model, added) if added and hasattr(self.model, "config") else ({}, set())
-        model: Any = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        flags, biases = (
+            _flags(cast(PreTrainedModel, self.model), added) if added and hasattr(self.model, "config") else ({}, set())
+        )
+        model = cast(PreTrainedModel, super()._unload_and_optionally_merge(merge, *args, **kwargs))
         for flag in flags:
             setattr(model.config, flag, True)
         for name in biases - added:  # what the flags bring with them
@@ -234,7 +243,7 @@ def _features(module: nn.Module) -> int:
     return module.nf if isinstance(module, Conv1D) else module.out_features  # type: ignore[return-value]
 
 
-def _flags(model: Any, added: set[str]) -> tuple[dict[str, bool], set[str]]:
+def _flags(model: PreTrainedModel, added: set[str]) -> tuple[dict[str, bool], set[str]]:
     """Find flags to set in the model's configuration so that its architecture has the biases `added`; all biases it has then.
 
     Raises:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from peft.config import PeftConfig
@@ -128,7 +128,7 @@ class BottleneckLayer(WrapperLayer):
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Add the terms of the active adapters to the output [.., d_out] of `base_layer`, whose arguments it takes."""
         output = self.base_layer(*args, **kwargs)
         active = [name for name in self.active_adapters if name in self.bottleneck_down]
@@ -138,8 +138,8 @@ class BottleneckLayer(WrapperLayer):
         inputs = _first_tensor(args, kwargs)
         total = output
         for name in active:
-            down: Any = self.bottleneck_down[name]
-            up: Any = self.bottleneck_up[name]
+            down = cast(nn.Linear, self.bottleneck_down[name])
+            up = cast(nn.Linear, self.bottleneck_up[name])
             x = self._cast_input_dtype(output if self.mode[name] == "serial" else inputs, down.weight.dtype)
             term = up(self.bottleneck_activation[name](down(self.bottleneck_dropout[name](x))))
             total = total + (self.scaling[name] * term).to(output.dtype)
@@ -152,7 +152,7 @@ class BottleneckLayer(WrapperLayer):
     def unmerge(self) -> None:
         """Do nothing: nothing is ever merged."""
 
-    def _check(self, output: Any) -> None:
+    def _check(self, output: object) -> None:
         if not isinstance(output, Tensor) or output.shape[-1] != self.out_features:
             actual = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ModelError(
@@ -203,7 +203,7 @@ def refuse_merge() -> None:
     )
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _first_tensor(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
 
 

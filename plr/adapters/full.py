@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from plr.adapters.base import AdapterMethod, Kind, Properties
+from plr.adapters.base import AdapterMethod, Config, Kind, Properties, Settings
 from plr.adapters.peft import is_quantized
 from plr.errors import ConfigError, ModelError, ProvenanceError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 __all__ = ["FullMethod"]
 
@@ -37,7 +38,7 @@ class FullMethod(AdapterMethod):
         source="the usual reference",
     )
 
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         if config:
             raise ConfigError(
                 f"full fine-tuning has no key {min(config)!r}", expected="no key", hint="remove config from the adapter"
@@ -45,8 +46,8 @@ class FullMethod(AdapterMethod):
         return {}
 
     def attach(
-        self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         """Make all of `model` trainable, in float32 (a classification head too)."""
         if is_quantized(model):
             raise ModelError(
@@ -59,12 +60,12 @@ class FullMethod(AdapterMethod):
             parameter.requires_grad_(parameter.is_floating_point())
         return model
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write a whole checkpoint in float32; the tokenizer is the source's."""
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)
+        cast("PreTrainedModel", model).save_pretrained(folder)
 
-    def load(self, model: Any, folder: Path, name: str) -> Any:
+    def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         """Load the saved weights into `model`.
 
         Raises:
@@ -84,7 +85,7 @@ class FullMethod(AdapterMethod):
                 expected="a bare base: all of its weights are replaced",
                 hint="unload what it carries first",
             )
-        trained = _read(type(model), folder)
+        trained = _read(type(cast("PreTrainedModel", model)), folder)
         own: dict[str, Tensor] = model.state_dict()
         other = [key for key in trained.keys() | own.keys() if _shape(trained, key) != _shape(own, key)]
         if other:
@@ -99,7 +100,7 @@ class FullMethod(AdapterMethod):
         setattr(model, REPLACED, (name, originals))
         return model.eval()
 
-    def unload(self, model: Any, name: str) -> Any:
+    def unload(self, model: nn.Module, name: str) -> nn.Module:
         """Give the base its own weights again, bit for bit.
 
         Raises:
@@ -116,17 +117,17 @@ class FullMethod(AdapterMethod):
         delattr(model, REPLACED)
         return model
 
-    def merge(self, model: Any) -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Return `model`: its weights are the result."""
         if hasattr(model, REPLACED):
             delattr(model, REPLACED)
         return model
 
-    def updated_parameters(self, model: Any) -> int:
+    def updated_parameters(self, model: nn.Module) -> int:
         return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _read(model_class: Any, folder: Path) -> dict[str, Tensor]:
+def _read(model_class: type[PreTrainedModel], folder: Path) -> dict[str, Tensor]:
     """Read the tensors of a saved checkpoint, in float32, under the names of the model's own state."""
     import torch
 

@@ -11,19 +11,21 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from plr.adapters.base import Properties
+from plr.adapters.base import Config, Properties, Settings
 from plr.adapters.peft import SET_BY_PLR, PeftMethod
 from plr.adapters.targets import ATTENTION
 from plr.core.fingerprint import is_json
 from plr.core.quiet import quiet_libraries
 from plr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 __all__ = ["REFUSED", "OtherPeftMethod", "peft_names"]
 
@@ -66,7 +68,7 @@ class OtherPeftMethod(PeftMethod):
         )
         self.name = name
 
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         if self.name in REFUSED:
             raise ConfigError(
                 f"PEFT's {self.name} is not for plr: {REFUSED[self.name]}",
@@ -76,7 +78,7 @@ class OtherPeftMethod(PeftMethod):
         self._config_class()  # its defaults are read once
         return super().resolve(config)
 
-    def _config_class(self) -> Any:
+    def _config_class(self) -> type[PeftConfig]:
         if "peft" not in sys.modules:
             quiet_libraries()
         from peft.config import PromptLearningConfig
@@ -92,9 +94,9 @@ class OtherPeftMethod(PeftMethod):
         return chosen
 
 
-def _defaults(config_class: Any) -> dict[str, Any]:
+def _defaults(config_class: type[PeftConfig]) -> Settings:
     """List every field of a PEFT config that JSON can hold, with its default; target_modules by name."""
-    values: dict[str, Any] = {}
+    values: Settings = {}
     for field in fields(config_class):
         if field.name in SET_BY_PLR:
             continue

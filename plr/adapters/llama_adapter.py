@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from plr.adapters.base import Settings
 from plr.adapters.peft import PeftMethod
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["LlamaAdapter"]
 
@@ -12,5 +16,8 @@ __all__ = ["LlamaAdapter"]
 class LlamaAdapter(PeftMethod):
     """`adapter_layers` is the most layers that are adapted, from the top; the number taken stands in the saved config."""
 
-    def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
-        return {**config, "adapter_layers": min(config["adapter_layers"], model.config.num_hidden_layers)}
+    def settings(self, model: nn.Module, config: Settings, *, seed: int, steps: int) -> Settings:
+        return {
+            **config,
+            "adapter_layers": min(config["adapter_layers"], cast("PreTrainedModel", model).config.num_hidden_layers),
+        }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plr.adapters.absorbing import absorbs, initial, refuse, save_converted
-from plr.adapters.base import Kind
+from plr.adapters.base import Config, Kind
 from plr.adapters.peft import PeftMethod, is_quantized
 from plr.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Lora"]
 
@@ -21,8 +23,8 @@ class Lora(PeftMethod):
     """LoRA; see `plr.adapters.absorbing` for what `init_lora_weights: pissa` and `olora` become."""
 
     def attach(
-        self, model: Any, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         """Put a fresh LoRA adapter on `model`.
 
         Raises:
@@ -34,13 +36,13 @@ class Lora(PeftMethod):
             setattr(adapted, STATE, initial(adapted))
         return adapted
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         if STATE in vars(model):
             save_converted(model, vars(model)[STATE], folder)
         else:
             super().save(model, folder)
 
-    def unload(self, model: Any, name: str) -> Any:
+    def unload(self, model: nn.Module, name: str) -> nn.Module:
         """Take the adapter off `model`.
 
         Raises:

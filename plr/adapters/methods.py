@@ -12,10 +12,10 @@ ends at 0.23 (prompt tuning: 1.15, from 3.5). One model and one seed: a start fo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 from plr.adapters.adalora import AdaLora
-from plr.adapters.base import AdapterMethod, Properties, adapters
+from plr.adapters.base import AdapterMethod, Family, Kind, Properties, Settings, adapters
 from plr.adapters.full import FullMethod
 from plr.adapters.known import OtherPeftMethod, peft_names
 from plr.adapters.llama_adapter import LlamaAdapter
@@ -27,8 +27,8 @@ from plr.adapters.targets import ATTENTION
 
 __all__: list[str] = []
 
-WHERE: dict[str, Any] = {"target_modules": list(ATTENTION)}
-LORA: dict[str, Any] = {
+WHERE: Settings = {"target_modules": list(ATTENTION)}
+LORA: Settings = {
     "r": 16,
     "lora_alpha": 16,
     "lora_dropout": 0.0,
@@ -38,14 +38,24 @@ LORA: dict[str, Any] = {
     "init_lora_weights": True,
     **WHERE,
 }
-BOTTLENECK: dict[str, Any] = {"bottleneck_size": 64, "non_linearity": "gelu", "scaling": 1.0, "dropout": 0.0}
-VIRTUAL: dict[str, Any] = {"num_virtual_tokens": 20}
+BOTTLENECK: Settings = {"bottleneck_size": 64, "non_linearity": "gelu", "scaling": 1.0, "dropout": 0.0}
+VIRTUAL: Settings = {"num_virtual_tokens": 20}
+
+
+class _Properties(TypedDict, total=False):
+    """Those of `Properties` that differ from LoRA's."""
+
+    family: Family
+    merges: bool
+    learning_rate: float
+    kinds: tuple[Kind, ...]
+    quantized: bool
 
 
 def _peft(
     name: str,
     config_class: str,
-    config: dict[str, Any],
+    config: Settings,
     summary: str,
     source: str,
     *,
@@ -53,11 +63,11 @@ def _peft(
     module: str = "peft",
     updates: str | None = None,
     state: tuple[str, ...] = (),
-    family: Any = "reparameterization",
-    **properties: Any,
+    **properties: Unpack[_Properties],
 ) -> None:
     """Make one row of the table; `properties` are those of `Properties` that differ from LoRA's."""
-    described = Properties(summary=summary, source=source, family=family, **properties)
+    properties.setdefault("family", "reparameterization")
+    described = Properties(summary=summary, source=source, **properties)
     adapters.register(name)(made_by(config_class, config, described, module, updates=updates, state=state))
 
 

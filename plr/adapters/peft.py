@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from plr.adapters.base import AdapterMethod, Kind, Properties
+from plr.adapters.base import AdapterMethod, Config, Kind, Properties, Settings
 from plr.adapters.targets import named_in
+from plr.adapters.typed import adapted
 from plr.core.files import write_atomic
 from plr.core.quiet import import_gptqmodel
 from plr.errors import ConfigError, ModelError, PlrError
@@ -25,7 +26,10 @@ from plr.quantizers import is_quantized_layer
 from plr.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 __all__ = ["ACTIVE", "SET_BY_PLR", "PeftMethod", "calm", "is_quantized", "name_base"]
 
@@ -64,7 +68,7 @@ class PeftMethod(AdapterMethod):
     def __init__(
         self,
         config_class: str,
-        defaults: Mapping[str, Any],
+        defaults: Config,
         properties: Properties | None = None,
         module: str = "peft",
         *,
@@ -80,7 +84,7 @@ class PeftMethod(AdapterMethod):
         self.updates = updates
         self.state = state
 
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         for key in config.keys() - self.defaults.keys():
             known = {field.name for field in fields(self._config_class())} - SET_BY_PLR - self.filled_in
             if key not in known:
@@ -92,8 +96,8 @@ class PeftMethod(AdapterMethod):
         return {**self.defaults, **config}
 
     def attach(
-        self, model: Any, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         import torch
         from peft import get_peft_model
 
@@ -105,7 +109,7 @@ class PeftMethod(AdapterMethod):
             torch.manual_seed(seed)
             try:
                 peft_config = config_class(task_type=TASK_TYPES[kind], **settings)
-                return get_peft_model(model, peft_config, adapter_name=ACTIVE)
+                return get_peft_model(cast("PreTrainedModel", model), peft_config, adapter_name=ACTIVE)
             except PlrError:
                 raise
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
@@ -114,7 +118,7 @@ class PeftMethod(AdapterMethod):
                     hint="give other settings, e.g. --set adapters.0.config.target_modules='[...]'",
                 ) from error
 
-    def settings(self, model: Any, config: dict[str, Any], *, seed: int, steps: int) -> dict[str, Any]:
+    def settings(self, model: nn.Module, config: Settings, *, seed: int, steps: int) -> Settings:
         """Complete `config` for PEFT: what depends on the run is filled in.
 
         Raises:
@@ -122,13 +126,13 @@ class PeftMethod(AdapterMethod):
         """
         return config
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         with calm():
-            model.save_pretrained(folder, safe_serialization=True, selected_adapters=[ACTIVE])
+            adapted(model).save_pretrained(folder, safe_serialization=True, selected_adapters=[ACTIVE])
         readme = folder / "README.md"
         readme.unlink(missing_ok=True)
 
-    def load(self, model: Any, folder: Path, name: str) -> Any:
+    def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         from peft import PeftModel
         from transformers.pytorch_utils import Conv1D
 
@@ -154,19 +158,20 @@ class PeftMethod(AdapterMethod):
         model.set_adapter(name)
         return model.eval()
 
-    def unload(self, model: Any, name: str) -> Any:
-        config = model.peft_config[name]
-        if list(model.peft_config) != [name]:
+    def unload(self, model: nn.Module, name: str) -> nn.Module:
+        peft_model = adapted(model)
+        config = peft_model.peft_config[name]
+        if list(peft_model.peft_config) != [name]:
             with calm():
-                model.delete_adapter(name)
+                peft_model.delete_adapter(name)
             return model
         if config.is_prompt_learning:  # it lives in the wrapper alone
-            return _bared(model.base_model)
+            return _bared(peft_model.base_model)
         if config.is_adaption_prompt:
-            model.base_model.disable_adapter_layers()
-        return _bared(model.base_model.model)
+            peft_model.base_model.disable_adapter_layers()
+        return _bared(peft_model.base_model.model)
 
-    def merge(self, model: Any) -> Any:
+    def merge(self, model: nn.Module) -> nn.Module:
         if not self.properties.merges:
             raise ModelError(
                 f"{self.config_class} cannot be merged: what it trains is no part of the base's weights",
@@ -174,17 +179,17 @@ class PeftMethod(AdapterMethod):
                 hint="serve the adapter beside its base (no --merge, mode restore or keep)",
             )
         try:
-            return model.merge_and_unload(safe_merge=True)
+            return adapted(model).merge_and_unload(safe_merge=True)
         except (NotImplementedError, ValueError) as error:  # what PEFT has no merge for, or not into these layers
             raise ModelError(
-                f"{self.config_class} cannot be merged into {type(model.get_base_model()).__name__}: {_first_line(error)}",
+                f"{self.config_class} cannot be merged into {type(adapted(model).get_base_model()).__name__}: {_first_line(error)}",
                 hint="serve the adapter beside its base (no --merge, mode restore or keep)",
             ) from error
 
-    def buffers(self, model: Any) -> dict[str, Tensor]:
+    def buffers(self, model: nn.Module) -> dict[str, Tensor]:
         return {n: b for n, b in model.named_buffers() if any(part in n.split(".") for part in self.state)}
 
-    def updated_parameters(self, model: Any) -> int:
+    def updated_parameters(self, model: nn.Module) -> int:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if not self.properties.merges:
@@ -199,7 +204,7 @@ class PeftMethod(AdapterMethod):
                     total += _weights_of(layer.get_base_layer())
         return total
 
-    def _check(self, model: Any, kind: Kind) -> None:
+    def _check(self, model: nn.Module, kind: Kind) -> None:
         if kind not in self.properties.kinds:
             raise ModelError(
                 f"{self.config_class} is not for {kind}", expected=f"a task of {', '.join(self.properties.kinds)}"
@@ -211,7 +216,7 @@ class PeftMethod(AdapterMethod):
                 hint="train with --bits 16, or choose another method: see plr adapters",
             )
 
-    def _config_class(self) -> Any:
+    def _config_class(self) -> type[PeftConfig]:
         return getattr(importlib.import_module(self.module), self.config_class)
 
 
@@ -236,7 +241,7 @@ def calm() -> Iterator[None]:
         yield
 
 
-def is_quantized(model: Any) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Tell whether any layer of `model` holds fewer than 16 bits."""
     return any(is_quantized_layer(module) for module in model.modules())
 
@@ -265,17 +270,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _acts(layer: Any, name: str) -> bool:
+def _acts(layer: BaseTunerLayer, name: str) -> bool:
     return any(name in getattr(layer, part, ()) for part in layer.adapter_layer_names)
 
 
-def _weights_of(layer: Any) -> int:
+def _weights_of(layer: nn.Module) -> int:
     """Count the weights of a layer; those of a k-bit one by its shape."""
     shape = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
     return shape[0] * shape[1] if None not in shape else sum(p.numel() for p in layer.parameters())  # type: ignore[operator]
 
 
-def _bared(model: Any) -> Any:
+def _bared(model: nn.Module) -> nn.Module:
     """Take the adapter's layers off `model`: each makes room for the layer it was put on, a trained head for the untrained one.
 
     PEFT's own `unload` assigns the base layer's weight to the base layer, which a k-bit layer refuses.

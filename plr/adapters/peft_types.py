@@ -7,9 +7,11 @@ method by the `peft_type` in its `adapter_config.json`.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import BaseTuner
     from peft.utils import PeftType
 
 __all__ = ["add_member", "register"]
@@ -33,7 +35,7 @@ def add_member(enum: type[E], value: str) -> E:
     return member
 
 
-def register(name: str, config_class: Any, model_class: Any) -> PeftType:
+def register(name: str, config_class: type[PeftConfig], model_class: type[BaseTuner]) -> PeftType:
     """Make `name` (lower case) a method of PEFT; its member of `PeftType`. A second call does nothing.
 
     Raises:

@@ -14,11 +14,12 @@ What it gives up: the penalty's gradient is added after gradient clipping, so it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor
-from transformers import TrainerCallback
+from peft.tuners.adalora import AdaLoraModel
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["RankBudget"]
 
@@ -26,8 +27,8 @@ __all__ = ["RankBudget"]
 class RankBudget(TrainerCallback):
     """The callback of one adapted model; `tensors` is its state, read and written in place."""
 
-    def __init__(self, model: Any, adapter: str) -> None:
-        self.tuner = model.base_model
+    def __init__(self, model: nn.Module, adapter: str) -> None:
+        self.tuner = cast(AdaLoraModel, model.base_model)
         self.adapter = adapter
         self.factors = {
             name: p for name, p in self.tuner.model.named_parameters() if "lora_" in name and adapter in name
@@ -48,7 +49,9 @@ class RankBudget(TrainerCallback):
         return state | {"rank_budget.masked": self.masked}
 
     @torch.no_grad()
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         weight = self.tuner.peft_config[self.adapter].orth_reg_weight
         factors = {name: p for name, p in self.factors.items() if "lora_E" not in name and p.grad is not None}
         for name, p in factors.items():
@@ -57,7 +60,9 @@ class RankBudget(TrainerCallback):
             gradient = 2 * excess @ rows / excess.norm().clamp(min=1e-12)
             p.grad.add_(gradient if "lora_A" in name else gradient.t(), alpha=weight / len(factors))  # type: ignore[union-attr]
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         allocator, config = self.tuner.rankallocator, self.tuner.peft_config[self.adapter]
         allocator.ipt = dict(self.means)  # its keys say that the means are under way; the values are overwritten
         allocator.exp_avg_ipt, allocator.exp_avg_unc = dict(self.means), dict(self.spreads)

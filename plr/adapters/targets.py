@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from plr.adapters.base import Config, Settings
 from plr.errors import ModelError
 from plr.registry import did_you_mean
 
@@ -68,7 +69,7 @@ ROLES: dict[str, dict[str, str]] = {
 """model_type -> role -> the end of a module's name, or a pattern (`re:`) for whole names."""
 
 
-def named_in(model: nn.Module, config: Mapping[str, Any], method: str) -> dict[str, Any]:
+def named_in(model: nn.Module, config: Config, method: str) -> Settings:
     """Translate the lists of modules in `config` to the names of `model`.
 
     Raises:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+import torch
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
@@ -30,11 +30,11 @@ class WrapperLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
 
-    def update_layer(self, name: str, config: Any) -> None:
+    def update_layer(self, name: str, config: PeftConfig) -> None:
         """Add a fresh adapter called `name`."""
         raise NotImplementedError
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[Any, Any]:
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
         tensors = list(itertools.chain(base_layer.parameters(), base_layer.buffers()))
         floating = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
         return (tensors[0].device if tensors else None), floating
@@ -75,7 +75,7 @@ class WrapperModel(BaseTuner):
             setattr(parent, child_name, new_module)
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(self, *args: object, **kwargs: object) -> Iterator[None]:
         """Refuse `adapter_names`, else let the forward pass.
 
         Raises:

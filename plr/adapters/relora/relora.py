@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from plr.adapters.base import AdapterMethod, Kind, Properties
+from plr.adapters.base import AdapterMethod, Config, Kind, Properties, Settings
 from plr.adapters.peft import ACTIVE, PeftMethod
 from plr.adapters.targets import ATTENTION
+from plr.adapters.typed import lora_config
 from plr.core.files import write_atomic
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReLoraMethod"]
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Settings = {
     "r": 16,
     "lora_alpha": 16,
     "lora_dropout": 0.0,
@@ -66,7 +67,7 @@ class ReLoraMethod(AdapterMethod):
     def __init__(self) -> None:
         self._lora = PeftMethod("LoraConfig", OF_LORA)
 
-    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, config: Config) -> Settings:
         known = [*DEFAULTS, *WHERE]
         for key in config:
             if key not in known:
@@ -83,8 +84,8 @@ class ReLoraMethod(AdapterMethod):
         return whole
 
     def attach(
-        self, model: nn.Module, config: Mapping[str, Any], *, seed: int, kind: Kind = "generation", steps: int = 0
-    ) -> Any:
+        self, model: nn.Module, config: Config, *, seed: int, kind: Kind = "generation", steps: int = 0
+    ) -> nn.Module:
         """Put a fresh LoRA adapter on `model`, with room for its restarts.
 
         Raises:
@@ -108,17 +109,17 @@ class ReLoraMethod(AdapterMethod):
         setattr(adapted, STATE, state)
         return adapted
 
-    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
+    def callbacks(self, model: nn.Module, config: Config) -> Sequence[TrainerCallback]:
         from plr.adapters.relora.restarts import Jagged
 
         knobs = {key: config[key] for key in ("restarts", "warmup_fraction", "reset_share")}
         return [Jagged(getattr(model, STATE), **knobs)]
 
-    def buffers(self, model: Any) -> dict[str, Tensor]:
+    def buffers(self, model: nn.Module) -> dict[str, Tensor]:
         state = _state(model)
         return {} if state is None else state.buffers()
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write a LoRA adapter of rank `(restarts made + 1) r` in PEFT's format."""
         state = _state(model)
         if state is None:
@@ -128,7 +129,7 @@ class ReLoraMethod(AdapterMethod):
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Any] = get_peft_model_state_dict(model, adapter_name=ACTIVE, save_embedding_layers=False)
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=ACTIVE, save_embedding_layers=False)
         for name, (a, b) in state.sums().items():
             assert f"{name}.lora_A.weight" in tensors, name
             tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
@@ -137,38 +138,38 @@ class ReLoraMethod(AdapterMethod):
             folder / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
-        config = copy.copy(model.peft_config[ACTIVE])
+        config = copy.copy(lora_config(model, ACTIVE))
         pairs = int(state.done) + 1
         config.r, config.lora_alpha, config.inference_mode = config.r * pairs, config.lora_alpha * pairs, True
         config.save_pretrained(folder)
         _sort_lists(folder / "adapter_config.json")
 
-    def load(self, model: Any, folder: Path, name: str) -> Any:
+    def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         return self._lora.load(model, folder, name)
 
-    def unload(self, model: Any, name: str) -> Any:
+    def unload(self, model: nn.Module, name: str) -> nn.Module:
         state = _state(model)
         if state is not None and name == state.name:
             state.end(keep=False)
             delattr(model, STATE)
         return self._lora.unload(model, name)
 
-    def merge(self, model: Any) -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         state = _state(model)
         if state is not None:
             state.end(keep=True)
             delattr(model, STATE)
         return self._lora.merge(model)
 
-    def updated_parameters(self, model: Any) -> int:
+    def updated_parameters(self, model: nn.Module) -> int:
         return self._lora.updated_parameters(model)
 
 
-def _wrong(key: str, value: Any, expected: str) -> ConfigError:
+def _wrong(key: str, value: object, expected: str) -> ConfigError:
     return ConfigError(f"relora's {key} is {value!r}", expected=expected, hint=f"set {key}: {DEFAULTS[key]}")
 
 
-def _state(model: Any) -> Restarts | None:
+def _state(model: nn.Module) -> Restarts | None:
     return vars(model).get(STATE)
 
 

@@ -16,15 +16,16 @@ What it gives up: while a model trains, `disable_adapter` on dense layers shows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
 from plr.errors import ModelError, TrainingError
@@ -36,7 +37,7 @@ __all__ = ["Jagged", "Part", "Restarts"]
 class Part:
     """One layer: the LoRA layer, the pairs put aside, and for a dense one its weight at the start."""
 
-    layer: Any
+    layer: LoraLayer
     a: Tensor
     """float [restarts * r, in]; rows of restarts not made yet are zero."""
     b: Tensor
@@ -44,7 +45,7 @@ class Part:
     merges: bool
     start: Tensor | None = None
     """W_0 on the CPU, once something was added to the weight."""
-    hook: Any = None
+    hook: RemovableHandle | None = None
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Restarts:
         """
         embeddings = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
         parts: dict[str, Part] = {}
-        layers: dict[str, Any] = {key: module for key, module in model.named_modules() if isinstance(module, LoraLayer)}
+        layers = {key: module for key, module in model.named_modules() if isinstance(module, LoraLayer)}
         for key, layer in layers.items():
             if name not in layer.lora_A or layer.lora_A[name].weight.dim() != 2:
                 raise ModelError(
@@ -94,7 +95,7 @@ class Restarts:
                 part.hook = part.layer.register_forward_hook(state._beside(part))
         return state
 
-    def restart(self, optimizer: Any = None, reset_share: float = 0.0) -> None:
+    def restart(self, optimizer: Optimizer | None = None, reset_share: float = 0.0) -> None:
         """Put the trained pairs aside and start fresh ones; the function of the model does not change.
 
         `optimizer`: whose moments of these pairs are reset; None: none.
@@ -176,8 +177,8 @@ class Restarts:
     def _pair(self, part: Part) -> tuple[nn.Parameter, nn.Parameter]:
         return part.layer.lora_A[self.name].weight, part.layer.lora_B[self.name].weight
 
-    def _beside(self, part: Part) -> Any:
-        def add(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _beside(self, part: Part) -> Callable[[LoraLayer, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(layer: LoraLayer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             rows = int(self.done) * self.r
             if not rows or layer.disable_adapters or self.name not in layer.active_adapters:
                 return output
@@ -222,7 +223,9 @@ class Jagged(TrainerCallback):
         warmup = round(self.warmup_fraction * steps / (self.restarts + 1))
         return 1.0 if last is None else min(1.0, (step - last + 1) / (warmup + 1))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         expected = sum(point <= state.global_step for point in self.points(state.max_steps))
         if expected != int(self.state.done):
             raise TrainingError(
@@ -232,16 +235,40 @@ class Jagged(TrainerCallback):
             )
         self.state.apply()  # resuming: the base was loaded as it was at the start
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer,
+        **kwargs: object,
+    ) -> None:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * self.factor(state.global_step, state.max_steps)
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer,
+        **kwargs: object,
+    ) -> None:
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate
 
-    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer,
+        **kwargs: object,
+    ) -> None:
         if state.global_step in self.points(state.max_steps):
             self.state.restart(optimizer, self.reset_share)
 
@@ -250,7 +277,7 @@ def _is_dense(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, Conv1D)
 
 
-def reset(moments: Mapping[str, Any], share: float) -> None:
+def reset(moments: Mapping[str, object], share: float) -> None:
     """Set a `share` of the moments of one parameter to zero, in place: those where the first moment is smallest.
 
     The same places in every moment. Chosen for each by itself, a first moment could be left without its second, and Adam's next

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plr.adapters.sparse.tuner import SparseConfig, SparseModel
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["SparseConfig", "SparseModel"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in __all__:
         from plr.adapters.sparse import tuner
 

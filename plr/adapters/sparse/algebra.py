@@ -23,22 +23,53 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
+from plr.adapters.base import Settings
 from plr.adapters.sparse.reading import CONFIG, PARTS, PREFIX, WEIGHTS, BlockModule, SparseAdapter
 from plr.errors import ProvenanceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["compose", "overlap", "overlaps"]
 
 LEAST = 1e-3
 
 
-def overlaps(adapters: Sequence[SparseAdapter]) -> list[dict[str, Any]]:
+class Measures(TypedDict):
+    """The quantities of a pair of adapters, in all or on one module; see the module's docstring."""
+
+    shared_blocks: int
+    jaccard: float
+    jaccard_by_chance: float
+    shared_energy_first: float
+    shared_energy_second: float
+    cosine: float | None
+    interference: float
+
+
+class ModuleOverlap(Measures):
+    """The overlap of a pair on one module."""
+
+    module: str
+
+
+class Overlap(Measures):
+    """The overlap of a pair of adapters, named `first` and `second`."""
+
+    first: str
+    second: str
+    same_start: bool
+    modules: list[ModuleOverlap]
+
+
+def overlaps(adapters: Sequence[SparseAdapter]) -> list[Overlap]:
     """Compute the `overlap` of every pair."""
     return [overlap(a, b) for a, b in combinations(adapters, 2)]
 
 
-def overlap(a: SparseAdapter, b: SparseAdapter) -> dict[str, Any]:
+def overlap(a: SparseAdapter, b: SparseAdapter) -> Overlap:
     """Measure the overlap of one pair, in all and (`modules`) by module.
 
     Raises:
@@ -58,7 +89,9 @@ def overlap(a: SparseAdapter, b: SparseAdapter) -> dict[str, Any]:
     }
 
 
-def compose(adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[float] | None = None) -> dict[str, Any]:
+def compose(
+    adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[float] | None = None
+) -> dict[str, object]:
     """Write the sum of `adapters` (each times its weight) to `folder` as one sparse adapter in PEFT's format.
 
     Returns:
@@ -74,7 +107,7 @@ def compose(adapters: Sequence[SparseAdapter], folder: Path, weights: Sequence[f
     weights = [1.0] * len(adapters) if weights is None else list(weights)
     _check_sum(adapters, weights, folder)
     alpha = float(adapters[0].config.get("alpha", 1.0))
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
     for name in sorted({module.name for adapter in adapters for module in adapter.modules}):
         parts = [(a.by_name[name], w) for a, w in zip(adapters, weights, strict=True) if name in a.by_name]
@@ -137,7 +170,7 @@ def _same_start(a: BlockModule, b: BlockModule) -> bool:
     return rest[0].size > 0 and float(np.mean(rest[0] == rest[1])) > 0.5
 
 
-def _measures(s: dict[str, float]) -> dict[str, Any]:
+def _measures(s: dict[str, float]) -> Measures:
     norm = math.sqrt(s["shared_a"] * s["shared_b"])
     return {
         "shared_blocks": int(s["both"]),
@@ -184,9 +217,9 @@ def _check_sum(adapters: Sequence[SparseAdapter], weights: Sequence[float], fold
         )
 
 
-def _config(adapter: SparseAdapter, counts: dict[str, int]) -> dict[str, Any]:
+def _config(adapter: SparseAdapter, counts: dict[str, int]) -> Settings:
     """Return the first adapter's configuration with what differs in the sum: k of every module, by its full name."""
-    exact: dict[str, Any] = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern", "budget"))
+    exact: Settings = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern", "budget"))
     changed = {
         "k": max(counts.values()),
         "k_pattern": {re.escape(name): k for name, k in counts.items()},

@@ -28,7 +28,7 @@ Given up: only float weights take a merge; k-bit layers serve the adapter beside
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
@@ -38,6 +38,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from plr.adapters.sparse.budget import Grid, SparseConfigError, SparseLayerError, check_grid
+from plr.adapters.sparse.config import SparseConfig
 from plr.adapters.sparse.product import add_block_product, dense_blocks, weighted_blocks
 
 __all__ = ["SparseLayer", "draw_scores", "features", "reassign"]
@@ -105,7 +106,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("sparse_scores", "sparse_values")  # pyright: ignore
     other_param_names = ("sparse_positions", "alpha")  # pyright: ignore
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, grid: Grid, k: int, config: Any) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, grid: Grid, k: int, config: SparseConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.out_features, self.in_features = features(self.get_base_layer(), grid.name)
@@ -120,7 +121,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, grid, k, config)
 
-    def update_layer(self, adapter_name: str, grid: Grid, k: int, config: Any) -> None:
+    def update_layer(self, adapter_name: str, grid: Grid, k: int, config: SparseConfig) -> None:
         """Add an adapter of that name, or begin it anew.
 
         Raises:
@@ -180,7 +181,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
 
     # -- forward --
 
-    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, adapter_names: list[str] | None = None, **kwargs: object) -> Tensor:
         """Multiply `[.., d_in] -> [.., d_out]`; `adapter_names` gives each row of the batch its own adapter (`__base__`: none)."""
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -205,7 +206,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
             self.alpha[name],
         )
 
-    def _forward_mixed(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_mixed(self, x: Tensor, adapter_names: list[str], *args: object, **kwargs: object) -> Tensor:
         if len(adapter_names) != len(x):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
@@ -263,7 +264,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
     def _base_grid(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return the base weight as a view `[n, bo, m, bi]`, and the rows and columns `[k]` of the adapter's blocks."""
         base = self.get_base_layer()
-        weight: Any = base._parameters.get("weight")
+        weight = base._parameters.get("weight")
         dense = (
             type(weight) is nn.Parameter
             and weight.is_floating_point()

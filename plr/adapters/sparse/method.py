@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from plr.adapters.base import Config
 from plr.adapters.peft import PeftMethod
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import TrainerCallback
 
 __all__ = ["Sparse"]
@@ -16,12 +18,12 @@ __all__ = ["Sparse"]
 class Sparse(PeftMethod):
     """The sparse TopK-block adapter; see `plr.adapters.sparse.tuner`."""
 
-    def callbacks(self, model: Any, config: Mapping[str, Any]) -> Sequence[TrainerCallback]:
+    def callbacks(self, model: nn.Module, config: Config) -> Sequence[TrainerCallback]:
         from plr.adapters.sparse.tuner import FreshSlots
 
         return (FreshSlots(),)
 
-    def updated_parameters(self, model: Any) -> int:
+    def updated_parameters(self, model: nn.Module) -> int:
         from plr.adapters.sparse.tuner import changed_parameters
 
         return changed_parameters(model)

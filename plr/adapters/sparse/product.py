@@ -18,7 +18,7 @@ Given up: derivatives of second order (`once_differentiable`), and bitwise repea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -73,10 +73,24 @@ def _apply(
     return _forward(result, x, w, positions // m, positions % m, scores.shape[0], m, dtype)
 
 
+class _Context(Protocol):
+    """Values that autograd hands from the forward to the backward pass of one product."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    n: int
+    m: int
+    alpha: float
+    dtype: torch.dtype
+    scores_dtype: torch.dtype
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _BlockProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         result: Tensor,
         x: Tensor,
         scores: Tensor,
@@ -94,7 +108,7 @@ class _BlockProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kind = grads[0].device.type
         if _autocast(kind):
             with torch.autocast(kind, enabled=False):
@@ -111,7 +125,7 @@ def _forward(
     return y.to(result.dtype)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of result, x, scores and values; None for positions, alpha and dtype."""
     x, values, positions, row, col, v = ctx.saved_tensors
     n, m, dtype = ctx.n, ctx.m, ctx.dtype

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from plr.core.layers import layer_places
 from plr.errors import IntegrityError, UsageError
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from plr.adapters.base import Config
     from plr.core.specs import Step
     from plr.core.store import Store
 
     Array = NDArray[np.float64]
+    Stored = NDArray[np.generic]
 
 __all__ = ["BlockModule", "SparseAdapter", "depth_rows", "module_rows", "read_sparse", "sparse_adapters"]
 
@@ -156,7 +158,7 @@ class SparseAdapter:
 
     name: str
     folder: Path
-    config: Mapping[str, Any]
+    config: Config
     modules: tuple[BlockModule, ...]
     others: tuple[str, ...]
 
@@ -167,6 +169,40 @@ class SparseAdapter:
     @property
     def energy(self) -> float:
         return sum(module.energy for module in self.modules)
+
+
+class ModuleRow(TypedDict):
+    """One adapted module in the table of blocks."""
+
+    module: str
+    layer: int
+    kind: str
+    n: int
+    m: int
+    block: list[int]
+    k: int
+    wanted: int | None
+    tried: float | None
+    restless: bool
+    threshold: float
+    bar: float | None
+    level: float | None
+    largest_score: float
+    energy: float
+    energy_share: float
+
+
+class DepthRow(TypedDict):
+    """The modules of one kind in one third of the depth: means, and sums of `restless` and `energy_share`."""
+
+    kind: str
+    depth: str
+    modules: int
+    k: float | None
+    wanted: float | None
+    tried: float | None
+    restless: int
+    energy_share: float
 
 
 def read_sparse(folder: Path, name: str = "") -> SparseAdapter:
@@ -226,7 +262,7 @@ def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
     return loaded
 
 
-def module_rows(adapter: SparseAdapter) -> list[dict[str, Any]]:
+def module_rows(adapter: SparseAdapter) -> list[ModuleRow]:
     """List one record a module, input first: numbers for the table and for `--json`."""
     total = adapter.energy
     return [
@@ -252,11 +288,11 @@ def module_rows(adapter: SparseAdapter) -> list[dict[str, Any]]:
     ]
 
 
-def depth_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def depth_rows(rows: Sequence[ModuleRow]) -> list[DepthRow]:
     """Group the records of `module_rows` by kind and third of the depth: means of k, wanted and tried; restless modules; energy."""
     layers = sorted({row["layer"] for row in rows})
     third = {layer: THIRDS[3 * i // len(layers)] for i, layer in enumerate(layers)}
-    records = []
+    records: list[DepthRow] = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for depth in THIRDS:
             group = [row for row in rows if row["kind"] == kind and third[row["layer"]] == depth]
@@ -266,7 +302,9 @@ def depth_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                         "kind": kind,
                         "depth": depth,
                         "modules": len(group),
-                        **{key: _mean([row[key] for row in group]) for key in ("k", "wanted", "tried")},
+                        "k": _mean([row["k"] for row in group]),
+                        "wanted": _mean([row["wanted"] for row in group]),
+                        "tried": _mean([row["tried"] for row in group]),
                         "restless": sum(row["restless"] for row in group),
                         "energy_share": sum(row["energy_share"] for row in group),
                     }
@@ -285,13 +323,13 @@ def _order(kind: str) -> int:
     return USUAL.index(last) if last in USUAL else len(USUAL)
 
 
-def _tensor(tensors: Mapping[str, Any], key: str, folder: Path) -> Any:
+def _tensor(tensors: Mapping[str, Stored], key: str, folder: Path) -> Stored:
     if key not in tensors:
         raise IntegrityError(f"{folder / WEIGHTS} has no {key}", expected=", ".join(PARTS) + " of every module")
     return tensors[key]
 
 
-def _check(name: str, scores: Any, values: Any, positions: Any) -> None:
+def _check(name: str, scores: Stored, values: Stored, positions: Stored) -> None:
     import numpy as np
 
     whole = scores.ndim == 2 and values.ndim == 3 and positions.shape == values.shape[:1] and positions.size > 0
@@ -305,14 +343,14 @@ def _check(name: str, scores: Any, values: Any, positions: Any) -> None:
         raise IntegrityError(f"{name} names a block twice, or has a score that is not finite")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Stored]:
     """Read every tensor of a safetensors file as numpy; bfloat16 becomes float32."""
     import numpy as np
 
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
     content = file.read_bytes()
     start = 8 + struct.unpack("<Q", content[:8])[0]
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Stored] = {}
     for name, entry in json.loads(content[8:start]).items():
         if name == "__metadata__" or entry["dtype"] not in kinds:
             continue

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from plr.adapters.peft_types import register
 from plr.adapters.sparse.budget import Grid, SparseConfigError, distribute, pattern_value
@@ -34,7 +33,7 @@ class SparseModel(BaseTuner):
     """A model whose target layers are `SparseLayer`. Made by PEFT."""
 
     prefix = "sparse_"
-    peft_config: dict[str, Any]
+    peft_config: dict[str, SparseConfig]
     tuner_layer_cls = SparseLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
@@ -62,7 +61,7 @@ class SparseModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **_: Any,
+        **_: object,
     ) -> None:
         grid = _grid(peft_config, current_key, target)
         if current_key in self._k:
@@ -84,7 +83,7 @@ class SparseModel(BaseTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
+        cls, model: nn.Module, config: SparseConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """Check the positions, then remap as PEFT does.
 
@@ -105,7 +104,7 @@ class SparseModel(BaseTuner):
     # -- batches in which each row has its own adapter --
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(self, *args: object, **kwargs: object) -> Iterator[None]:
         names = kwargs.pop("adapter_names", None)
         if names is None:
             yield
@@ -235,7 +234,9 @@ def clear_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 class FreshSlots(TrainerCallback):
     """Calls `clear_moments` before each optimizer step."""
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> TrainerControl:
         clear_moments(kwargs["model"], kwargs["optimizer"])
         return control
 
@@ -255,11 +256,13 @@ def _union_of_blocks(layer: SparseLayer, touched: dict[tuple[int, int], list[tor
 
 
 def _grid(config: SparseConfig, name: str, module: nn.Module | BaseTunerLayer) -> Grid:
-    base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     return Grid(name, *features(base, name), config.n, config.m)
 
 
-def _with_adapter_names(_module: nn.Module, args: Any, kwargs: dict[str, Any], *, names: list[str]) -> Any:
+def _with_adapter_names(
+    _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, names: list[str]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     return args, {**kwargs, "adapter_names": names}
 
 
