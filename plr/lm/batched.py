@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from plr.lm.engine import Row
 from plr.lm.stops import StopStrings
 from plr.lm.support import input_device, unwrap
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 __all__ = ["run_batched"]
 
 
 @contextmanager
-def _plain_greedy(base: Any, ends: frozenset[int], pad: int) -> Iterator[None]:
+def _plain_greedy(base: PreTrainedModel, ends: frozenset[int], pad: int) -> Iterator[None]:
     """Leave out the penalties, forced and suppressed tokens that a checkpoint's generation_config may hold."""
     own = base.generation_config
     base.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=pad)
@@ -34,15 +37,15 @@ class _CutRows(StoppingCriteria):
     def __init__(self, stops: StopStrings, start: int, rows: int) -> None:
         self.stops, self.start, self.done = stops, start, [False] * rows
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         for i, ids in enumerate(input_ids[:, self.start :].tolist()):
             self.done[i] = self.done[i] or self.stops.cut(ids)
         return torch.tensor(self.done, device=input_ids.device)
 
 
 def run_batched(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     done: Callable[[Row], None],
     *,

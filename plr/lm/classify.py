@@ -17,15 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plr.errors import DataError, ModelError
 from plr.lm.loss import logits_probe
 from plr.lm.support import evaluating, input_device, position_limit, prompt_learning, unwrap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Probe",
@@ -43,12 +46,12 @@ Texts = tuple[str, str | None]
 Encoded = dict[str, list[int]]
 
 
-def has_head(model: Any) -> bool:
+def has_head(model: nn.Module) -> bool:
     """Tell whether `model` (or the base inside its adapter) is a sequence classification model."""
     return type(unwrap(model)).__name__.endswith("ForSequenceClassification")
 
 
-def needs_equal_lengths(model: Any) -> bool:
+def needs_equal_lengths(model: nn.Module) -> bool:
     """Tell whether a batch must not be padded: virtual tokens before the text of a decoder."""
     config: Any = getattr(model, "active_peft_config", None)
     by_embeddings = getattr(config, "peft_type", None) in (
@@ -61,7 +64,11 @@ def needs_equal_lengths(model: Any) -> bool:
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[Texts], max_length: int | None = None, *, names: Sequence[str] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Texts],
+    max_length: int | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> list[Encoded]:
     """Tokenize each text or pair: `input_ids`, and `token_type_ids` where the tokenizer makes them.
 
@@ -92,7 +99,7 @@ def encode_texts(
     return rows
 
 
-def collate(tokenizer: Any, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+def collate(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """Collate `input_ids`, `attention_mask` and, as the rows have them, `token_type_ids`: int64 `[b, t]`, padded on the right."""
     width = max(len(row["input_ids"]) for row in rows)
     batch = {"input_ids": torch.full((len(rows), width), tokenizer.pad_token_id)}
@@ -116,8 +123,8 @@ def head_loss(logits: Tensor, labels: Tensor, regression: bool, reduction: str =
 
 
 def classify(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Texts],
     *,
     max_tokens_per_batch: int = 4096,
@@ -159,7 +166,7 @@ def classify(
     return stacked
 
 
-def head_limit(model: Any) -> int | None:
+def head_limit(model: nn.Module) -> int | None:
     """Return the most tokens of a text: RoBERTa counts its positions from behind the padding id."""
     limit, base = position_limit(model), unwrap(model)
     for name, module in base.named_modules():
@@ -192,7 +199,7 @@ class Probe:
         return float((later.outputs - self.outputs).abs().max())
 
 
-def probe(model: Any, tokenizer: Any, texts: Sequence[str] | Sequence[Texts]) -> Probe:
+def probe(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | Sequence[Texts]) -> Probe:
     """Compute the outputs of `model` for `texts`, one by one, so that equal weights give equal bits.
 
     Two probes that differ prove that an adapter is active.

@@ -22,13 +22,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from plr.errors import DataError, ModelError
 from plr.lm.support import decoder_config, evaluating, input_device, position_limit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["Reference", "Shift"]
 
@@ -64,7 +67,7 @@ class Reference:
         ModelError: the model has no output head, sees the tokens to the right, or treats its logits in an unknown way.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Sequence[int]], *, max_tokens_per_batch: int = 4096) -> None:
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], *, max_tokens_per_batch: int = 4096) -> None:
         self.rows = [list(row) for row in rows]
         _check_rows(model, self.rows)
         self.head = _head(model)
@@ -80,7 +83,7 @@ class Reference:
             for i, own in self._rows_of(batch, x):
                 self.inputs[i] = own.cpu()
 
-    def compare(self, model: Any) -> list[Shift]:
+    def compare(self, model: nn.Module) -> list[Shift]:
         """Compute one `Shift` a row, in the order of the rows; the reference stays what it is, for the next model.
 
         Raises:
@@ -95,7 +98,7 @@ class Reference:
                     shifts[i] = self._shift(head, self.inputs[i], own, torch.tensor(self.rows[i][1:]))
         return [shifts[i] for i in range(len(self.rows))]
 
-    def _run(self, model: Any, batch: list[int]) -> tuple[Tensor, Tensor]:
+    def _run(self, model: nn.Module, batch: list[int]) -> tuple[Tensor, Tensor]:
         """Compute the head's input `[b, t-1, hidden]` of a batch and the model's own logits `[b, 1, vocabulary]` at column 0."""
         ids = torch.zeros(len(batch), max(len(self.rows[i]) for i in batch) - 1, dtype=torch.long)
         for row, i in enumerate(batch):
@@ -126,7 +129,7 @@ class Reference:
         return self.finish(head(x)).float().log_softmax(-1)
 
 
-def _check_rows(model: Any, rows: list[list[int]]) -> None:
+def _check_rows(model: nn.Module, rows: list[list[int]]) -> None:
     if not rows or min(map(len, rows)) < 2:
         raise DataError("there is no text to compare on", expected="rows of two tokens or more", hint="give other rows")
     limit, longest = position_limit(model), max(map(len, rows))
@@ -138,7 +141,7 @@ def _check_rows(model: Any, rows: list[list[int]]) -> None:
         )
 
 
-def _head(model: Any) -> nn.Module:
+def _head(model: nn.Module) -> nn.Module:
     head = model.get_output_embeddings()
     if head is None or getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
@@ -149,7 +152,7 @@ def _head(model: Any) -> nn.Module:
     return head
 
 
-def _finish(config: Any) -> _Finish:
+def _finish(config: PreTrainedConfig) -> _Finish:
     """Find what the model does to its logits behind the head: Gemma caps, Cohere and Falcon-H1 multiply, Granite divides."""
     cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     scale = (getattr(config, "logit_scale", None) or 1.0) * (getattr(config, "lm_head_multiplier", None) or 1.0)
@@ -163,7 +166,7 @@ def _finish(config: Any) -> _Finish:
     return finish
 
 
-def _check_causal(model: Any, rows: list[list[int]]) -> None:
+def _check_causal(model: nn.Module, rows: list[list[int]]) -> None:
     """Change the last of a few tokens: what the model makes of those before must stay."""
     ids = torch.tensor([max(rows, key=len)[:_PROBE]] * 2)
     ids[1, -1] = ids[0, 0] if ids[0, -1] != ids[0, 0] else (ids[0, 0] + 1) % decoder_config(model).vocab_size
@@ -189,7 +192,7 @@ def _check_logits(ours: Tensor, theirs: Tensor) -> None:
         )
 
 
-def _tapped(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _tapped(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Run `ids [b, t]`: the head's input `[b, t, hidden]`, and the logits `[b, 1, vocabulary]` of the first column."""
     with _tap(_head(model)) as seen, evaluating(model):
         logits = model(input_ids=ids.to(input_device(model)), use_cache=False, return_dict=True).logits

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from plr.errors import ModelError
@@ -55,7 +55,7 @@ class SlotEngine:
 
     def __init__(
         self,
-        model: Any,
+        model: nn.Module,
         rows: Sequence[Row],
         *,
         ends: frozenset[int],

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from plr.errors import ResourceError, UsageError
 from plr.lm.batched import run_batched
@@ -18,6 +19,9 @@ from plr.lm.slot_attention import Refused, why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
 from plr.lm.tokens import check_room, decode, encode_prompt, end_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Generation", "generate"]
 
@@ -45,8 +49,8 @@ class Generation:
 
 
 def generate(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
@@ -126,7 +130,7 @@ def generate(
     return [result for result in results if result is not None]
 
 
-def _result(tokenizer: Any, row: Row, ends: frozenset[int], stops: StopStrings) -> Generation:
+def _result(tokenizer: PreTrainedTokenizerBase, row: Row, ends: frozenset[int], stops: StopStrings) -> Generation:
     ended = bool(row.out) and row.out[-1] in ends
     text = decode(tokenizer, row.out[:-1] if ended else row.out)
     stopped = None

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 
@@ -30,6 +30,9 @@ from plr.lm.support import (
     why_not_slots,
 )
 from plr.lm.tokens import check_some, encode_pair, encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["AnswerLoss", "answer_loss", "logits_probe", "perplexity"]
 
@@ -51,8 +54,8 @@ class AnswerLoss:
 
 
 def answer_loss(
-    model: Any,
-    tokenizer: Any,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
     *,
     max_tokens_per_batch: int = 4096,
@@ -76,7 +79,12 @@ def answer_loss(
 
 
 def perplexity(
-    model: Any, tokenizer: Any, texts: Sequence[str], *, max_length: int = 512, max_tokens_per_batch: int = 4096
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int = 512,
+    max_tokens_per_batch: int = 4096,
 ) -> tuple[float, int]:
     """Compute `(perplexity, tokens scored)` of `texts`, cut into windows of `max_length` tokens that do not overlap.
 
@@ -100,7 +108,7 @@ def perplexity(
     return math.exp(sum(_losses(model, rows, max_tokens_per_batch, None)) / tokens), tokens
 
 
-def logits_probe(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+def logits_probe(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
     """Compute the logits that follow each of a few texts, `[texts, vocabulary]`, float32 on the CPU.
 
     Two probes that differ prove that an adapter is active. Texts run one by one, so equal weights give equal bits.
@@ -116,7 +124,7 @@ def logits_probe(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
 
 
 def _losses(
-    model: Any,
+    model: nn.Module,
     rows: Sequence[tuple[list[int], int]],
     budget: int,
     on_progress: Callable[[int, int], None] | None,
@@ -166,7 +174,7 @@ def _losses(
     return nll
 
 
-def _shared(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
+def _shared(model: nn.Module, rows: Sequence[tuple[list[int], int]]) -> int:
     """Count the first tokens of all rows to compute once; 0 where it is not worth it, or no cache of the model can hold them."""
     if len(rows) < 2 or prompt_learning(model):
         return 0
@@ -180,7 +188,7 @@ def _shared(model: Any, rows: Sequence[tuple[list[int], int]]) -> int:
     return common
 
 
-def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tensor]]:
+def _prefix(model: nn.Module, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tensor]]:
     """Compute keys and values `[1, heads, tokens, head_dim]` of every layer."""
     cache = DynamicCache(config=decoder_config(model))
     tokens = torch.tensor([ids], device=input_device(model))
@@ -191,7 +199,7 @@ def _prefix(model: Any, ids: list[int], keeps: bool) -> list[tuple[Tensor, Tenso
 
 def _behind(
     prefix: list[tuple[Tensor, Tensor]], batch: int, shared: int, width: int, device: torch.device
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Make the arguments of a forward over `batch` rows of `width` tokens that follow the prefix."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix):

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ class Refused(Exception):
     """The model attends in a way that `SlotAttention` cannot express; the message names it."""
 
 
-def why_not_slot_attention(model: Any) -> str | None:
+def why_not_slot_attention(model: nn.Module) -> str | None:
     """Return the reason why `model`, which runs in slots, runs with attention of its own; None if nothing speaks against this."""
     if any(tensor.device.type != "cpu" for tensor in unwrap(model).parameters()):
         return "it is not on the CPU alone"
@@ -67,7 +66,7 @@ class SlotAttention:
         self._mask: Tensor | None = None  # that of the coming forward
 
     @contextmanager
-    def serving(self, model: Any) -> Iterator[None]:
+    def serving(self, model: nn.Module) -> Iterator[None]:
         """Let `model` attend through this object inside."""
         config, name = decoder_config(model), f"plr-slots-{id(self):x}"
         before = config._attn_implementation
@@ -106,7 +105,7 @@ class SlotAttention:
         dropout: float = 0.0,
         scaling: float | None = None,
         is_causal: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> tuple[Tensor, None]:
         """Attend, with the arguments of transformers' interface; the result is `[rows, tokens, heads, head_dim]`.
 
@@ -161,7 +160,7 @@ class SlotAttention:
         value: Tensor,
         mask: Tensor | None,
         dropout: float,
-        others: dict[str, Any],
+        others: dict[str, object],
     ) -> None:
         """Raise `Refused` where a call wants something else than plain attention of a decoder to its own keys."""
         for name, argument in others.items():

@@ -20,7 +20,6 @@ It gives up sliding windows shorter than the text, recurrent states, and kernels
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +67,9 @@ class _SlotLayer(CacheLayerMixin):
         self.keys, self.values = room(key_states), room(value_states)
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Store new keys and values `[rows, heads, tokens, head_dim]`; return all that the rows may attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -119,7 +120,7 @@ class SlotCache(Cache):
         super().__init__(layers=[*self.slot_layers])
 
     def update(  # the base class's, without its offloading: this runs once a layer and token
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         self.latest = layer_idx
         return self.slot_layers[layer_idx].update(key_states, value_states)

@@ -7,10 +7,13 @@ out the first time each is seen. Only then is the row's text decoded and searche
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plr.errors import UsageError
 from plr.lm.tokens import decode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["StopStrings"]
 
@@ -22,7 +25,7 @@ class StopStrings:
         UsageError: a stop string is empty.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
         if isinstance(stop, str):
             stop = (stop,)
         if "" in stop:

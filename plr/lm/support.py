@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 __all__ = [
     "accepts",
@@ -25,44 +29,45 @@ __all__ = [
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies that depend on the longest text in the batch
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(model, "get_base_model", None)
+    return cast(PreTrainedModel, model if inner is None else inner())
 
 
-def decoder_config(model: Any) -> Any:
+def decoder_config(model: nn.Module) -> PreTrainedConfig:
     return unwrap(model).config.get_text_config(decoder=True)
 
 
-def input_device(model: Any) -> torch.device:
+def input_device(model: nn.Module) -> torch.device:
     return unwrap(model).get_input_embeddings().weight.device
 
 
-def accepts(model: Any, name: str) -> bool:
+def accepts(model: nn.Module, name: str) -> bool:
     """Tell whether the base model's `forward` has the parameter `name`."""
     return name in inspect.signature(unwrap(model).forward).parameters
 
 
-def _adapter_config(model: Any) -> Any:
+def _adapter_config(model: nn.Module) -> PeftConfig | None:
     """Return the PEFT config in force; None for a plain model and inside `disable_adapter()`."""
     if not hasattr(model, "get_base_model") or getattr(model, "_adapters_disabled", False):
         return None
     return getattr(model, "active_peft_config", None)
 
 
-def prompt_learning(model: Any) -> int:
+def prompt_learning(model: nn.Module) -> int:
     """Count the virtual tokens that a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt."""
     config = _adapter_config(model)
     return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 
 
-def position_limit(model: Any) -> int | None:
+def position_limit(model: nn.Module) -> int | None:
     """Return the most tokens the model's positions can tell apart, None where the config names no limit."""
     limit = getattr(decoder_config(model), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
-def why_not_slots(model: Any, longest: int) -> str | None:
+def why_not_slots(model: nn.Module, longest: int) -> str | None:
     """Return the reason why texts of up to `longest` tokens of this model cannot run in a slot cache, None if they can.
 
     Every reason is read off the model's structure: which cache layers transformers makes for it, which arguments its

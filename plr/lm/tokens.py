@@ -8,14 +8,18 @@ generation, where nothing follows yet: no token ever spans prompt and target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plr.errors import DataError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Encode `prompt` as token ids, begun by BOS where the tokenizer adds one, never ended by EOS.
 
     A prompt that already spells its BOS out, as chat templates do, does not get a second one.
@@ -79,7 +83,7 @@ def check_room(
             )
 
 
-def encode_pair(tokenizer: Any, prompt: str, target: str) -> tuple[list[int], list[int]]:
+def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tuple[list[int], list[int]]:
     """Encode `(prompt ids, target ids + EOS)`: the one place that says how a training or scoring pair is tokenized.
 
     Raises:
@@ -109,13 +113,13 @@ def _check_unicode(text: str) -> None:
         ) from error
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """List the ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = declared if isinstance(declared, list | tuple) else [declared]
     return frozenset(int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
-def decode(tokenizer: Any, ids: list[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Decode the text of generated `ids`, special tokens left out, spaces as the tokens have them."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from plr.lm.support import evaluating
 
@@ -52,7 +52,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def inference_overhead(model: Any, forward: Callable[[], Any]) -> float:
+def inference_overhead(model: nn.Module, forward: Callable[[], object]) -> float:
     """Measure the time of `forward` with the adapter on over that with it switched off: the median of interleaved passes.
 
     1.0 for a model that has no adapter beside its weights.

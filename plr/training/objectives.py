@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plr.bases.load import Loaded
@@ -24,6 +24,9 @@ from plr.lm.support import accepts, prompt_learning, unwrap
 from plr.scoring.classification import measure
 from plr.tasks import Classification, Example, HeadSpec, task_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["IGNORE", "AnswerCollator", "AnswerObjective", "HeadObjective", "Objective", "Row"]
 
 Row = tuple[list[int], list[int]]
@@ -33,25 +36,25 @@ IGNORE = -100
 class Objective(ABC):
     """Rows to learn from, and how far a model is from them."""
 
-    rows: Sequence[Any]
+    rows: Sequence[object]
     """Encoded training rows, in source order."""
     lengths: list[int]
     """Tokens of each of them."""
 
     @abstractmethod
-    def bind(self, model: Any) -> None:
+    def bind(self, model: nn.Module) -> None:
         """Take note of the model with its adapter: what the batches look like may depend on it."""
 
     @abstractmethod
-    def collate(self, rows: list[Any]) -> dict[str, Any]:
+    def collate(self, rows: list[Any]) -> dict[str, Tensor]:
         """Collate rows to the tensors of a micro-batch; `labels` and `shift_labels` hold IGNORE where there is nothing to count."""
 
     @abstractmethod
-    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+    def loss(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, object]:
         """Compute the summed loss of a micro-batch, and the model's outputs."""
 
     @abstractmethod
-    def validate(self, model: Any) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         """Compute `loss`, the mean of an item over the validation rows, and the task's metrics, where a pass gives them."""
 
 
@@ -69,7 +72,7 @@ class AnswerCollator:
         self.position_ids = position_ids and not right
         self.right = right
 
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         width = max(len(prompt) + len(target) for prompt, target in rows)
         answer = max(len(target) for _, target in rows)
         if self.right:
@@ -96,12 +99,12 @@ class AnswerObjective(Objective):
     def __init__(
         self, loaded: Loaded, train: Sequence[Example], validation: Sequence[Example], max_length: int
     ) -> None:
-        self.tokenizer: Any = loaded.tokenizer
+        self.tokenizer = loaded.tokenizer
         self.rows = [_encode(self.tokenizer, row, max_length) for row in train]
         self.lengths = [len(prompt) + len(target) for prompt, target in self.rows]
         self.pairs = [(row.prompt, row.target) for row in validation]
 
-    def bind(self, model: Any) -> None:
+    def bind(self, model: nn.Module) -> None:
         self.collator = AnswerCollator(
             self.tokenizer.pad_token_id,
             position_ids="position_ids" in inspect.signature(unwrap(model).forward).parameters,
@@ -113,17 +116,17 @@ class AnswerObjective(Objective):
         if isinstance(head, torch.nn.Linear):
             head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
-    def collate(self, rows: list[Any]) -> dict[str, Any]:
+    def collate(self, rows: list[Any]) -> dict[str, Tensor]:
         return self.collator(rows)
 
-    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+    def loss(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, object]:
         options = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
         outputs = model(**inputs, **options, use_cache=False)
         logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
         flat = logits.reshape(-1, logits.shape[-1])
         return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction="sum"), outputs
 
-    def validate(self, model: Any) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         losses = answer_loss(model, self.tokenizer, self.pairs)
         return {"loss": sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)}
 
@@ -140,7 +143,7 @@ class HeadObjective(Objective):
         validation: Sequence[Example],
         max_length: int,
     ) -> None:
-        self.tokenizer: Any = loaded.tokenizer
+        self.tokenizer = loaded.tokenizer
         self.head = head
         work = task_of(task)
         assert isinstance(work, Classification)
@@ -155,14 +158,14 @@ class HeadObjective(Objective):
     def _label(self, row: Example) -> float | int:
         return self.work.label(row.row, self.head)
 
-    def bind(self, model: Any) -> None:
+    def bind(self, model: nn.Module) -> None:
         self.unpadded = needs_equal_lengths(model)
 
-    def collate(self, rows: list[Any]) -> dict[str, Any]:
+    def collate(self, rows: list[Any]) -> dict[str, Tensor]:
         labels = torch.tensor([label for _, label in rows])
         return {**collate(self.tokenizer, [row for row, _ in rows]), "labels": labels, "shift_labels": labels}
 
-    def loss(self, model: Any, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Any]:
+    def loss(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, object]:
         if not self.unpadded:
             outputs = model(**inputs)
             return head_loss(outputs.logits, labels, self.head.regression), outputs
@@ -174,14 +177,14 @@ class HeadObjective(Objective):
             losses.append(head_loss(outputs.logits, labels[rows], self.head.regression))
         return torch.stack(losses).sum(), outputs
 
-    def validate(self, model: Any) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         logits = classify(model, self.tokenizer, self.texts)
         measured = measure(self.work.metrics, self.labels.tolist(), logits.double().numpy(), resamples=0)
         metrics = {name: value for name, (value, _) in measured.items() if value is not None}
         return {"loss": float(head_loss(logits, self.labels, self.head.regression, reduction="mean")), **metrics}
 
 
-def _encode(tokenizer: Any, row: Example, max_length: int) -> Row:
+def _encode(tokenizer: PreTrainedTokenizerBase, row: Example, max_length: int) -> Row:
     prompt, target = encode_pair(tokenizer, row.prompt, row.target)
     if len(prompt) + len(target) > max_length:
         raise DataError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
@@ -140,7 +141,7 @@ def train(
     }
 
 
-def _overhead(model: Any, objective: Objective, runtime: Runtime) -> float:
+def _overhead(model: nn.Module, objective: Objective, runtime: Runtime) -> float:
     """Measure what the adapter costs a forward pass over a few training rows, unmerged."""
     batch = objective.collate(list(objective.rows[:PROBE_ROWS]))
     labels = batch.pop("labels").to(runtime.torch_device())

@@ -17,13 +17,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from plr.core.files import write_atomic
 from plr.core.fingerprint import is_json
@@ -49,16 +49,16 @@ def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, se
     return order
 
 
-class OrderedRows(Dataset[Any]):
+class OrderedRows(Dataset[object]):
     """Rows in training order: item `i` is the `i`-th row the model sees, over all epochs."""
 
-    def __init__(self, rows: Sequence[Any], order: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[object], order: Sequence[int]) -> None:
         self.rows, self.order = rows, order
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         return self.rows[self.order[index]]
 
 
@@ -70,7 +70,9 @@ class ProgressCallback(TrainerCallback):
         self.checkpoint_seconds = checkpoint_seconds
         self.last = time.monotonic()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> TrainerControl:
         if self.on_progress is not None:
             self.on_progress(state.global_step, state.max_steps)
         if time.monotonic() - self.last >= self.checkpoint_seconds and state.global_step < state.max_steps:
@@ -93,7 +95,7 @@ class PlrTrainer(Trainer):
         objective: Objective,
         save_best: Callable[[Path], None],
         buffers: Callable[[], dict[str, Tensor]] = dict,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, data_collator=objective.collate, **kwargs)
         self.work = work
@@ -103,8 +105,12 @@ class PlrTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the items of the whole batch itself
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, object]:
         """Compute the summed loss of this micro-batch, over the items of the whole batch."""
         labels: Tensor = inputs.pop("labels")
         inputs.pop("shift_labels", None)
@@ -114,10 +120,10 @@ class PlrTrainer(Trainer):
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Compute the mean validation loss an item, and metrics of a head; the best adapter so far is kept in `work`."""
         measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
         loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
@@ -136,7 +142,7 @@ class PlrTrainer(Trainer):
                     shutil.rmtree(self.work / best["folder"], ignore_errors=True)
         return named
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         if not self.is_world_process_zero():
             return
         final = self.work / f"checkpoint-{self.state.global_step}"
@@ -158,7 +164,7 @@ class PlrTrainer(Trainer):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: object = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
         trained = dict(self._named_trained())
         if saved.keys() != trained.keys():
@@ -187,11 +193,19 @@ class PlrTrainer(Trainer):
             torch.cuda.set_rng_state(tensors["rng.cuda"])
 
     def _named_trained(self) -> list[tuple[str, Tensor]]:
-        model: Any = self.accelerator.unwrap_model(self.model)
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
         return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p.detach().cpu().contiguous() for name, p in self._named_trained()}
+
+
+class Best(TypedDict):
+    """The best adapter so far: its validation loss, the optimizer step, and its folder in `work`."""
+
+    loss: float
+    step: int
+    folder: str
 
 
 def latest_checkpoint(work: Path) -> str | None:
@@ -200,7 +214,7 @@ def latest_checkpoint(work: Path) -> str | None:
     return str(checkpoints[-1]) if checkpoints else None
 
 
-def read_best(work: Path) -> dict[str, Any] | None:
+def read_best(work: Path) -> Best | None:
     """Read loss, step and folder of the best adapter so far, or None."""
     file = work / "best.json"
     return json.loads(file.read_text()) if file.is_file() else None
