@@ -14,7 +14,7 @@ What it gives up: the dense layers are loaded and let go again, once a base.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plr.errors import ModelError
 from plr.quantizers import is_quantized_layer
@@ -22,6 +22,7 @@ from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["HEAD_SEED", "graft", "is_encoder", "load_classifier"]
 
@@ -29,7 +30,7 @@ HEAD_SEED = 0
 """Seed of the random start of a head that no checkpoint holds."""
 
 
-def is_encoder(config: Any) -> bool:
+def is_encoder(config: PreTrainedConfig) -> bool:
     """Tell whether a model of this config reads a whole text at once and predicts no next token (BERT, RoBERTa, DeBERTa, ...)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
@@ -38,8 +39,8 @@ def is_encoder(config: Any) -> bool:
 
 
 def load_classifier(
-    folder: Path, head: HeadSpec, *, dtype: torch.dtype | str, pad_token_id: int, name: str, **more: Any
-) -> tuple[Any, bool]:
+    folder: Path, head: HeadSpec, *, dtype: torch.dtype | str, pad_token_id: int, name: str, **more: object
+) -> tuple[PreTrainedModel, bool]:
     """Load the model in `folder` with `head`, on the CPU in eval mode; and whether its head came out of the checkpoint.
 
     Raises:
@@ -82,7 +83,7 @@ def load_classifier(
     return model.eval(), not new
 
 
-def graft(model: Any, quantized: Any) -> None:
+def graft(model: PreTrainedModel, quantized: PreTrainedModel) -> None:
     """Replace the linear layers of `model`'s body, in place, by the k-bit layers of `quantized`, which is used up.
 
     Raises:

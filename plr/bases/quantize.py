@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
 from plr.tasks.data.rows import calibration_text
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["SourceHolder", "calibrate", "forward_dtype"]
 
 Progress = Callable[[int, int], None]
@@ -38,7 +41,7 @@ class SourceHolder:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._key: tuple[Any, ...] | None = None
+        self._key: tuple[object, ...] | None = None
         self._held: tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate] | None = None
 
     def quantize(
@@ -110,7 +113,7 @@ class SourceHolder:
         return self._held
 
 
-def forward_dtype(model: Any, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
+def forward_dtype(model: PreTrainedModel, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
     """Choose the dtype that the forward of the calibration is cast to: as asked, or by the device; None: as it is."""
     if asked == "auto" and model.config.get_text_config().hidden_size < AUTOCAST_FROM:
         return None
@@ -124,7 +127,7 @@ def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, 
     Prompt, answer and EOS for a model that writes; for an encoder, or a task with labels, what a classification head reads.
     """
     text = calibration_text(calibration)
-    tokenizer: Any = loaded.tokenizer
+    tokenizer = loaded.tokenizer
     if text.texts is not None:
         rows = encode_texts(tokenizer, text.texts)
     elif is_encoder(loaded.model.config):

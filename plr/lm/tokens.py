@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from plr.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
@@ -113,7 +112,7 @@ def _check_unicode(text: str) -> None:
         ) from error
 
 
-def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(model: object, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """List the ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = declared if isinstance(declared, list | tuple) else [declared]

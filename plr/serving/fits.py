@@ -11,8 +11,11 @@ The rules are those of vLLM 0.32 and 0.33, from the source of their wheels:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plr.adapters.base import Config
 
 __all__ = ["MAX_RANK", "RANKS", "lora_rank", "lora_targets", "room_for_rank", "why_not_vllm"]
 
@@ -48,10 +51,10 @@ def why_not_vllm(
     step_bits: int,
     quantization_method: str | None,
     adapter_method: str | None,
-    adapter_config: Mapping[str, Any] | None,
+    adapter_config: Config | None,
     merged: bool,
     *,
-    quantization: Mapping[str, Any] | None = None,
+    quantization: Config | None = None,
     head: bool = False,
     gguf: bool = False,
 ) -> str | None:
@@ -80,7 +83,7 @@ def why_not_vllm(
     return reason
 
 
-def lora_rank(method: str, config: Mapping[str, Any]) -> int:
+def lora_rank(method: str, config: Config) -> int:
     """Return the largest rank of a LoRA as it is saved: what `max_lora_rank` must hold."""
     rank = max([int(config.get("r", 0)), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
     if "peft_type" in config:
@@ -90,7 +93,7 @@ def lora_rank(method: str, config: Mapping[str, Any]) -> int:
     return 2 * rank if _init(config).startswith(CONVERTED) else rank
 
 
-def lora_targets(configs: Iterable[Mapping[str, Any]]) -> frozenset[str] | None:
+def lora_targets(configs: Iterable[Config]) -> frozenset[str] | None:
     """Return the names of all layers that saved LoRA adapters are on; None where one gives them as a pattern.
 
     >>> sorted(lora_targets([{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj", "q_proj"]}]))
@@ -116,7 +119,7 @@ def room_for_rank(rank: int) -> int:
     return next(room for room in RANKS if room >= rank)
 
 
-def _why_not_weights(bits: int, method: str | None, settings: Mapping[str, Any], gguf: bool) -> str | None:
+def _why_not_weights(bits: int, method: str | None, settings: Config, gguf: bool) -> str | None:
     if bits == 16:
         return "vLLM reads no GGUF file" if gguf else None
     if method not in GPTQ_METHODS:
@@ -133,7 +136,7 @@ def _why_not_weights(bits: int, method: str | None, settings: Mapping[str, Any],
     return None
 
 
-def _why_not_adapter(method: str, config: Mapping[str, Any]) -> str | None:
+def _why_not_adapter(method: str, config: Config) -> str | None:
     saved = config.get("peft_type")
     if str(getattr(saved, "value", saved) or "LORA") != "LORA" or (method not in LORA_METHODS and saved is None):
         if method == "dora":
@@ -151,5 +154,5 @@ def _why_not_adapter(method: str, config: Mapping[str, Any]) -> str | None:
     return f"vLLM holds LoRA of rank {MAX_RANK} at most, and this one has {rank}" if rank > MAX_RANK else None
 
 
-def _init(config: Mapping[str, Any]) -> str:
+def _init(config: Config) -> str:
     return str(config.get("init_lora_weights", "")).lower()

@@ -25,7 +25,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plr.errors import ModelError, UsageError
 from plr.lm import AnswerLoss, Generation, encode_pair
@@ -33,6 +33,9 @@ from plr.lm.stops import StopStrings
 from plr.lm.tokens import check_room, check_some, decode, encode_prompt, end_tokens
 from plr.serving.fits import lora_rank, lora_targets, room_for_rank, why_not_vllm
 from plr.serving.package import failures, not_served, require_vllm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["VllmEngine"]
 
@@ -89,7 +92,7 @@ class VllmEngine:
         if offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
         package = require_vllm()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+        self._tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(str(tokenizer_folder)))
         self._ends = _ends(self.folder, self._tokenizer)
         self._numbers: dict[str, int] = {}  # an adapter's folder -> its number in vLLM, from 1
         arguments: dict[str, Any] = {
@@ -214,8 +217,8 @@ class VllmEngine:
     def _run(
         self,
         prompts: list[list[int]],
-        sampling: dict[str, Any],
-        request: Any,
+        sampling: dict[str, object],
+        request: object,
         on_progress: Callable[[int, int], None] | None,
     ) -> list[Any]:
         """Run vLLM: its outputs, in the order of `prompts`."""
@@ -234,7 +237,7 @@ class VllmEngine:
         except failures() as error:
             raise not_served(self.folder, error) from error
 
-    def _logprobs(self, texts: list[list[int]], request: Any) -> list[list[float]]:
+    def _logprobs(self, texts: list[list[int]], request: object) -> list[list[float]]:
         """Compute of each text the log-probabilities of its tokens after the first."""
         done = self._run(texts, {"max_tokens": 1, "prompt_logprobs": 0}, request, None)
         return [
@@ -260,7 +263,7 @@ class VllmEngine:
             decode(self._tokenizer, ids), len(ids) + (end is not None), end is not None, None, len(prompt)
         )
 
-    def _request(self, adapter: Path | str | None) -> Any:
+    def _request(self, adapter: Path | str | None) -> object:
         if adapter is None:
             return None
         folder = Path(adapter).resolve()
@@ -299,7 +302,7 @@ def _check_dtype(dtype: str, *, quantized: bool, adapters: bool) -> None:
         )
 
 
-def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
+def _ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """List the ids that end an answer, as transformers would read them from `folder`; see `end_tokens`."""
     config = _json(folder, "config.json")
     declared = _json(folder, "generation_config.json") or config.get("text_config") or config
