@@ -20,16 +20,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from plr.adapters.base import Config, Settings
-from plr.adapters.typed import lora_config
+from plr.adapters.typed import LoraModule, lora_config, lora_layers
 from plr.core.files import write_atomic
 from plr.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from peft.tuners.lora import LoraLayer
     from torch import Tensor, nn
 
 __all__ = ["CONVERSION_FILE", "absorbs", "converted", "initial", "refuse", "save_converted"]
@@ -107,7 +106,7 @@ def converted(
     config.init_lora_weights, config.use_rslora, config.inference_mode = True, False, True
     scales = {key: (2 * layer.r[name], 2 * layer.r[name] * layer.scaling[name]) for key, layer in layers.items()}
     (config.r, alpha), _ = Counter(scales.values()).most_common(1)[0]
-    config.lora_alpha = _whole(alpha)
+    config.lora_alpha = cast(int, _whole(alpha))  # PEFT declares an int and takes any number
     names = {key: key.removeprefix("base_model.model.") for key in scales}
     config.rank_pattern = {names[key]: rank for key, (rank, _) in scales.items() if rank != config.r}
     config.alpha_pattern = {names[key]: _whole(own) for key, (_, own) in scales.items() if own != alpha}
@@ -147,13 +146,9 @@ def _product(tensors: Mapping[str, Tensor], key: str) -> Tensor:
     return tensors[f"{key}.lora_B.weight"].float() @ tensors[f"{key}.lora_A.weight"].float()
 
 
-def _layers(model: nn.Module, name: str) -> dict[str, LoraLayer]:
+def _layers(model: nn.Module, name: str) -> dict[str, LoraModule]:
     """Return the LoRA layers of `model` by the names of a saved adapter."""
-    from peft.tuners.lora import LoraLayer
-
-    return {
-        key: module for key, module in model.named_modules() if isinstance(module, LoraLayer) and name in module.lora_A
-    }
+    return {key: layer for key, layer in lora_layers(model).items() if name in layer.lora_A}
 
 
 def _init(config: Config) -> str:

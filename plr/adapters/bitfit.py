@@ -110,7 +110,7 @@ class BitFitLayer(WrapperLayer):
             if not self.merged:
                 self._unmerged = None if base.bias is None else base.bias.detach().clone()
             if base.bias is None:
-                dtype = self._get_base_layer_device_and_dtype(base)[1]
+                dtype = self._get_base_layer_device_and_dtype(self.base_layer)[1]
                 base.bias = nn.Parameter(merged.to(dtype, copy=True), requires_grad=False)
             else:
                 base.bias.data.copy_(merged)
@@ -121,7 +121,7 @@ class BitFitLayer(WrapperLayer):
         base = cast(_Biased, self.base_layer)
         if self.merged and self._unmerged is None:
             base.bias = None
-        elif self.merged:
+        elif self.merged and base.bias is not None and self._unmerged is not None:
             base.bias.data.copy_(self._unmerged)
         self.merged_adapters.clear()
         self._unmerged = None
@@ -176,18 +176,26 @@ class BitFitModel(WrapperModel):
         if added and hasattr(self.model, "config"):
             _flags(cast(PreTrainedModel, self.model), set(added))
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
         added = set(self._added()) if merge else set()
         if merge:
             self._check_merge_allowed()
         flags, biases = (
             _flags(cast(PreTrainedModel, self.model), added) if added and hasattr(self.model, "config") else ({}, set())
         )
-        model = cast(PreTrainedModel, super()._unload_and_optionally_merge(merge, *args, **kwargs))
+        model = cast(
+            PreTrainedModel, super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        )
         for flag in flags:
             setattr(model.config, flag, True)
         for name in biases - added:  # what the flags bring with them
-            layer = model.get_submodule(name)
+            layer = cast(nn.Linear, model.get_submodule(name))
             if layer.bias is None:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(_features(layer)), requires_grad=False)
         return model

@@ -131,9 +131,8 @@ def _read(model_class: type[PreTrainedModel], folder: Path) -> dict[str, Tensor]
     """Read the tensors of a saved checkpoint, in float32, under the names of the model's own state."""
     import torch
 
-    model, info = model_class.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    loaded = model_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    model, info = cast("tuple[PreTrainedModel, dict[str, list[str]]]", loaded)
     missing = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if missing:
         raise ProvenanceError(

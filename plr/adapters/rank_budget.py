@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.adalora import AdaLoraConfig, AdaLoraModel
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -48,11 +48,15 @@ class RankBudget(TrainerCallback):
         state = {f"rank_budget.{kind}.{name}": t for kind, group in named.items() for name, t in group.items()}
         return state | {"rank_budget.masked": self.masked}
 
+    @property
+    def _config(self) -> AdaLoraConfig:
+        return cast(AdaLoraConfig, self.tuner.peft_config[self.adapter])
+
     @torch.no_grad()
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        weight = self.tuner.peft_config[self.adapter].orth_reg_weight
+        weight = self._config.orth_reg_weight
         factors = {name: p for name, p in self.factors.items() if "lora_E" not in name and p.grad is not None}
         for name, p in factors.items():
             rows = p if "lora_A" in name else p.t()  # [r, in] or [r, out]
@@ -63,7 +67,7 @@ class RankBudget(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        allocator, config = self.tuner.rankallocator, self.tuner.peft_config[self.adapter]
+        allocator, config = self.tuner.rankallocator, self._config
         allocator.ipt = dict(self.means)  # its keys say that the means are under way; the values are overwritten
         allocator.exp_avg_ipt, allocator.exp_avg_unc = dict(self.means), dict(self.spreads)
         config.rank_pattern = {name: kept.tolist() for name, kept in self.kept.items()} if self.masked else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -9,8 +10,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig
     from peft.tuners.tuners_utils import BaseTuner
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Adapted", "adapted", "lora_config"]
+__all__ = ["Adapted", "LoraModule", "adapted", "lora_config", "lora_layers"]
 
 
 class Adapted(Protocol):
@@ -25,6 +27,20 @@ class Adapted(Protocol):
     def get_base_model(self) -> nn.Module: ...
 
 
+class LoraModule(Protocol):
+    """A layer with LoRA adapters of PEFT on it, each under a name."""
+
+    lora_A: Mapping[str, nn.Linear]
+    lora_B: Mapping[str, nn.Linear]
+    r: Mapping[str, int]
+    scaling: Mapping[str, float]
+    disable_adapters: bool
+    active_adapters: list[str]
+
+    def get_base_layer(self) -> nn.Linear: ...
+    def register_forward_hook(self, hook: Callable[..., object]) -> RemovableHandle: ...
+
+
 def adapted(model: nn.Module) -> Adapted:
     """Read `model` as what PEFT made of a base."""
     return cast(Adapted, model)
@@ -33,3 +49,10 @@ def adapted(model: nn.Module) -> Adapted:
 def lora_config(model: nn.Module, name: str) -> LoraConfig:
     """Return the configuration of the LoRA adapter `name` of `model`."""
     return cast("LoraConfig", adapted(model).peft_config[name])
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraModule]:
+    """Return the LoRA layers of `model` by their names in it."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: cast(LoraModule, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -13,7 +13,8 @@ from plr.cli.root import app
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.adapters.sparse.reading import SparseAdapter
+    from plr.adapters.sparse.algebra import Overlap
+    from plr.adapters.sparse.reading import DepthRow, ModuleRow, SparseAdapter
     from plr.core.store import Artifact, Store
 
 __all__: list[str] = []
@@ -120,7 +121,7 @@ def _draw(adapters: list[SparseAdapter], output: Path) -> list[Path]:
     return [path for adapter, file in drawn for path in write_figure(blocks_figure(adapter), file)]
 
 
-def _print_adapter(adapter: SparseAdapter, rows: list[dict[str, Any]], depths: list[dict[str, Any]]) -> None:
+def _print_adapter(adapter: SparseAdapter, rows: list[ModuleRow], depths: list[DepthRow]) -> None:
     from plr.cli.show import console
     from plr.report.figures.blocks import described
 
@@ -151,7 +152,7 @@ def _print_adapter(adapter: SparseAdapter, rows: list[dict[str, Any]], depths: l
     out.print(table)
 
 
-def _print_rest(pairs: list[dict[str, Any]], files: list[Path], made: dict[str, Any] | None) -> None:
+def _print_rest(pairs: list[Overlap], files: list[Path], made: dict[str, Any] | None) -> None:
     from plr.cli.show import console, print_files
 
     out = console()

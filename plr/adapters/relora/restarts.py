@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -28,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
+from plr.adapters.typed import LoraModule, lora_layers
 from plr.errors import ModelError, TrainingError
 
 __all__ = ["Jagged", "Part", "Restarts"]
@@ -37,7 +37,7 @@ __all__ = ["Jagged", "Part", "Restarts"]
 class Part:
     """One layer: the LoRA layer, the pairs put aside, and for a dense one its weight at the start."""
 
-    layer: LoraLayer
+    layer: LoraModule
     a: Tensor
     """float [restarts * r, in]; rows of restarts not made yet are zero."""
     b: Tensor
@@ -73,7 +73,7 @@ class Restarts:
         """
         embeddings = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
         parts: dict[str, Part] = {}
-        layers = {key: module for key, module in model.named_modules() if isinstance(module, LoraLayer)}
+        layers = lora_layers(model)
         for key, layer in layers.items():
             if name not in layer.lora_A or layer.lora_A[name].weight.dim() != 2:
                 raise ModelError(
@@ -177,8 +177,8 @@ class Restarts:
     def _pair(self, part: Part) -> tuple[nn.Parameter, nn.Parameter]:
         return part.layer.lora_A[self.name].weight, part.layer.lora_B[self.name].weight
 
-    def _beside(self, part: Part) -> Callable[[LoraLayer, tuple[Tensor, ...], Tensor], Tensor]:
-        def add(layer: LoraLayer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _beside(self, part: Part) -> Callable[[LoraModule, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(layer: LoraModule, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             rows = int(self.done) * self.r
             if not rows or layer.disable_adapters or self.name not in layer.active_adapters:
                 return output
@@ -277,7 +277,7 @@ def _is_dense(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, Conv1D)
 
 
-def reset(moments: Mapping[str, object], share: float) -> None:
+def reset(moments: Mapping[str, Tensor], share: float) -> None:
     """Set a `share` of the moments of one parameter to zero, in place: those where the first moment is smallest.
 
     The same places in every moment. Chosen for each by itself, a first moment could be left without its second, and Adam's next

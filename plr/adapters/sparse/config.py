@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
@@ -88,11 +88,11 @@ class SparseConfig(PeftConfig):
             raise SparseConfigError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
 
     @classmethod
-    def roberta(cls, **changes: object) -> SparseConfig:
+    def roberta(cls, **changes: Any) -> SparseConfig:
         """Return the paper's setting for RoBERTa (width 768)."""
         return cls(**{"n": 24, "m": 32, "k": 15, "alpha": 1.0, **changes})
 
     @classmethod
-    def llama3_8b(cls, **changes: object) -> SparseConfig:
+    def llama3_8b(cls, **changes: Any) -> SparseConfig:
         """Return the paper's setting for Llama-3-8B on an 8-bit base."""
         return cls(**{"n": 64, "m": 64, "k": 50, "alpha": 2.0, **changes})

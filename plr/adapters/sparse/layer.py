@@ -265,21 +265,17 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         """Return the base weight as a view `[n, bo, m, bi]`, and the rows and columns `[k]` of the adapter's blocks."""
         base = self.get_base_layer()
         weight = base._parameters.get("weight")
-        dense = (
-            type(weight) is nn.Parameter
-            and weight.is_floating_point()
-            and weight.numel() == self.out_features * self.in_features
-        )
-        if not dense:
+        count = self.out_features * self.in_features
+        if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.numel() != count:
             raise SparseLayerError(
                 f"a sparse adapter cannot be merged into a {type(base).__name__}",
                 expected="a layer that stores float weights",
                 hint="keep it beside the k-bit base, or merge it into the 16-bit model",
             )
-        weight = weight.data.t() if isinstance(base, Conv1D) else weight.data
+        dense = weight.data.t() if isinstance(base, Conv1D) else weight.data
         n, m = self.sparse_scores[adapter].shape
         positions = self.positions(adapter)
-        return weight.unflatten(1, (m, -1)).unflatten(0, (n, -1)), positions // m, positions % m
+        return dense.unflatten(1, (m, -1)).unflatten(0, (n, -1)), positions // m, positions % m
 
     def __repr__(self) -> str:
         return "sparse." + super().__repr__()

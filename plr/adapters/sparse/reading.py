@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from plr.core.store import Store
 
     Array = NDArray[np.float64]
-    Stored = NDArray[np.generic]
+    Stored = NDArray[np.number]
 
 __all__ = ["BlockModule", "SparseAdapter", "depth_rows", "module_rows", "read_sparse", "sparse_adapters"]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
@@ -105,7 +106,7 @@ class SparseModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: object, **kwargs: object) -> Iterator[None]:
-        names = kwargs.pop("adapter_names", None)
+        names = cast("Sequence[str] | None", kwargs.pop("adapter_names", None))
         if names is None:
             yield
             return
@@ -115,7 +116,7 @@ class SparseModel(BaseTuner):
         known = {"__base__"}.union(*(layer.sparse_values.keys() for layer in layers))
         if unknown := sorted(set(names) - known):
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
-        beams = kwargs.get("num_beams") or 1
+        beams = cast("int | None", kwargs.get("num_beams")) or 1
         repeated = [name for name in names for _ in range(beams)]
         encoder = self.model.get_encoder() if beams > 1 and hasattr(self.model, "get_encoder") else None
         once = set(encoder.modules()) if isinstance(encoder, nn.Module) and encoder is not self.model else set()
@@ -235,9 +236,16 @@ class FreshSlots(TrainerCallback):
     """Calls `clear_moments` before each optimizer step."""
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: object,
     ) -> TrainerControl:
-        clear_moments(kwargs["model"], kwargs["optimizer"])
+        clear_moments(model, optimizer)
         return control
 
 
