@@ -152,7 +152,7 @@ def _print_adapter(adapter: SparseAdapter, rows: list[ModuleRow], depths: list[D
     out.print(table)
 
 
-def _print_rest(pairs: list[Overlap], files: list[Path], made: dict[str, Any] | None) -> None:
+def _print_rest(pairs: list[Overlap], files: list[Path], made: dict[str, object] | None) -> None:
     from plr.cli.show import console, print_files
 
     out = console()
