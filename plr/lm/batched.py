@@ -13,6 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from plr.lm.engine import Row
 from plr.lm.stops import StopStrings
 from plr.lm.support import input_device, unwrap
+from plr.lm.typed import typed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,7 +57,7 @@ def run_batched(
 ) -> None:
     """Run `rows`, longest first, `batch` at a time; `done(row)` after each batch, rows' `out` up to EOS or stop."""
     device = input_device(model)
-    pad = tokenizer.pad_token_id
+    pad = typed(tokenizer).pad_token_id
     pad = min(ends, default=0) if pad is None else pad
     ordered = sorted(rows, key=lambda row: -len(row.ids))
     for at in range(0, len(ordered), batch):

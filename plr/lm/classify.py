@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from plr.errors import DataError, ModelError
 from plr.lm.loss import logits_probe
 from plr.lm.support import evaluating, input_device, position_limit, prompt_learning, unwrap
+from plr.lm.typed import typed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +54,7 @@ def has_head(model: nn.Module) -> bool:
 
 def needs_equal_lengths(model: nn.Module) -> bool:
     """Tell whether a batch must not be padded: virtual tokens before the text of a decoder."""
-    config: Any = getattr(model, "active_peft_config", None)
+    config = getattr(model, "active_peft_config", None)
     by_embeddings = getattr(config, "peft_type", None) in (
         "PROMPT_TUNING",
         "P_TUNING",
@@ -80,12 +81,12 @@ def encode_texts(
     """
     if not texts:
         return []
-    pairs = tokenizer.sep_token_id is not None
+    pairs = typed(tokenizer).sep_token_id is not None
     first = [a if b is None or pairs else f"{a}\n{b}" for a, b in texts]
     second = [b for _, b in texts] if pairs and all(b is not None for _, b in texts) else None
     if second is None and pairs and any(b is not None for _, b in texts):
         raise DataError("texts and pairs are mixed", expected="rows of one kind")
-    encoded = tokenizer(first, second, truncation=False, verbose=False, return_attention_mask=False)
+    encoded = typed(tokenizer)(first, second, truncation=False, verbose=False, return_attention_mask=False)
     keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
     rows = [{key: list(encoded[key][i]) for key in keys} for i in range(len(texts))]
     for i, row in enumerate(rows):
@@ -102,7 +103,7 @@ def encode_texts(
 def collate(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """Collate `input_ids`, `attention_mask` and, as the rows have them, `token_type_ids`: int64 `[b, t]`, padded on the right."""
     width = max(len(row["input_ids"]) for row in rows)
-    batch = {"input_ids": torch.full((len(rows), width), tokenizer.pad_token_id)}
+    batch = {"input_ids": torch.full((len(rows), width), typed(tokenizer).pad_token_id)}
     others = ["attention_mask", *(key for key in rows[0] if key != "input_ids")]
     batch |= {key: torch.zeros(len(rows), width, dtype=torch.long) for key in others}
     for i, row in enumerate(rows):

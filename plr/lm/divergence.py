@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from plr.errors import DataError, ModelError
 from plr.lm.support import decoder_config, evaluating, input_device, position_limit
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["Reference", "Shift"]
 
@@ -142,8 +142,9 @@ def _check_rows(model: nn.Module, rows: list[list[int]]) -> None:
 
 
 def _head(model: nn.Module) -> nn.Module:
-    head = model.get_output_embeddings()
-    if head is None or getattr(model.config, "is_encoder_decoder", False):
+    own = cast("PreTrainedModel", model)
+    head = own.get_output_embeddings()
+    if head is None or getattr(own.config, "is_encoder_decoder", False):
         raise ModelError(
             f"{type(model).__name__} is no language model with an output head",
             expected="a decoder that predicts the next token",

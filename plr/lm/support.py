@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from peft.config import PromptLearningConfig
 
 __all__ = [
     "accepts",
@@ -40,7 +41,7 @@ def decoder_config(model: nn.Module) -> PreTrainedConfig:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    return unwrap(model).get_input_embeddings().weight.device
+    return cast(nn.Embedding, unwrap(model).get_input_embeddings()).weight.device
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -58,7 +59,11 @@ def _adapter_config(model: nn.Module) -> PeftConfig | None:
 def prompt_learning(model: nn.Module) -> int:
     """Count the virtual tokens that a PEFT prompt-learning method (prompt, P-, prefix tuning) puts before every prompt."""
     config = _adapter_config(model)
-    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
+    return (
+        int(cast("PromptLearningConfig", config).num_virtual_tokens)
+        if getattr(config, "is_prompt_learning", False)
+        else 0
+    )
 
 
 def position_limit(model: nn.Module) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from plr.errors import DataError, ModelError, UsageError
+from plr.lm.typed import typed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,11 +28,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
         DataError: half of a surrogate pair, which is no text.
     """
     _check_unicode(prompt)
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    own = typed(tokenizer)
+    bos, eos = own.bos_token, own.eos_token
     spelled = bool(bos) and prompt.startswith(bos)
-    ids = list(tokenizer(prompt, add_special_tokens=not spelled)["input_ids"])
+    ids = list(own(prompt, add_special_tokens=not spelled)["input_ids"])
     if eos and not prompt.endswith(eos):
-        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        while len(ids) > 1 and ids[-1] == own.eos_token_id:
             ids.pop()
     return ids
 
@@ -90,14 +92,15 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) ->
         ModelError: the tokenizer has no EOS token, so that a model could not learn to stop.
     """
     _check_unicode(target)
-    if tokenizer.eos_token_id is None:
+    own = typed(tokenizer)
+    if own.eos_token_id is None:
         raise ModelError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no EOS token",
+            f"the tokenizer {own.name_or_path!r} has no EOS token",
             expected="an eos_token, which ends every target",
             hint="set eos_token in the model's tokenizer_config.json",
         )
-    target_ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
-    return encode_prompt(tokenizer, prompt), [*target_ids, tokenizer.eos_token_id]
+    target_ids = list(own(target, add_special_tokens=False)["input_ids"])
+    return encode_prompt(tokenizer, prompt), [*target_ids, own.eos_token_id]
 
 
 def _check_unicode(text: str) -> None:
@@ -116,9 +119,9 @@ def end_tokens(model: object, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
     """List the ids that end an answer: the tokenizer's EOS and `generation_config.eos_token_id` (an int or a list)."""
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = declared if isinstance(declared, list | tuple) else [declared]
-    return frozenset(int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None)
+    return frozenset(int(i) for i in (*ids, typed(tokenizer).eos_token_id) if i is not None)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Decode the text of generated `ids`, special tokens left out, spaces as the tokens have them."""
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return typed(tokenizer).decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -11,8 +11,9 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ def inference_overhead(model: nn.Module, forward: Callable[[], object]) -> float
     with evaluating(model):
         for _ in range(_PASSES):
             seconds = []
-            for context in (nullcontext, model.disable_adapter):
+            for context in (nullcontext, cast(Callable[[], AbstractContextManager[None]], model.disable_adapter)):
                 with context():
                     started = time.perf_counter()
                     forward()

@@ -21,6 +21,7 @@ from plr.errors import DataError
 from plr.lm import answer_loss, encode_pair
 from plr.lm.classify import classify, collate, encode_texts, head_loss, needs_equal_lengths
 from plr.lm.support import accepts, prompt_learning, unwrap
+from plr.lm.typed import typed
 from plr.scoring.classification import measure
 from plr.tasks import Classification, Example, HeadSpec, task_of
 
@@ -106,7 +107,7 @@ class AnswerObjective(Objective):
 
     def bind(self, model: nn.Module) -> None:
         self.collator = AnswerCollator(
-            self.tokenizer.pad_token_id,
+            typed(self.tokenizer).pad_token_id,
             position_ids="position_ids" in inspect.signature(unwrap(model).forward).parameters,
             right=prompt_learning(model) > 0,
         )
