@@ -156,7 +156,9 @@ def classify(
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(rows))
-    stacked = torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, base.num_labels)
+    stacked = (
+        torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, base.config.num_labels)
+    )
     if not bool(stacked.isfinite().all()):
         row = int((~stacked.isfinite()).any(dim=1).nonzero()[0, 0])
         raise ModelError(
@@ -171,12 +173,9 @@ def head_limit(model: nn.Module) -> int | None:
     """Return the most tokens of a text: RoBERTa counts its positions from behind the padding id."""
     limit, base = position_limit(model), unwrap(model)
     for name, module in base.named_modules():
-        if (
-            limit is not None
-            and name.endswith("position_embeddings")
-            and getattr(module, "padding_idx", None) is not None
-        ):
-            limit -= module.padding_idx + 1
+        padding: int | None = getattr(module, "padding_idx", None)
+        if limit is not None and name.endswith("position_embeddings") and padding is not None:
+            limit -= padding + 1
             break
     return None if limit is None else limit - prompt_learning(model)
 

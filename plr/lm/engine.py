@@ -30,6 +30,7 @@ from plr.lm.slot_attention import SlotAttention
 from plr.lm.slots import SlotCache
 from plr.lm.stops import StopStrings
 from plr.lm.support import accepts, decoder_config, input_device, prompt_learning, unwrap
+from plr.lm.typed import Prompted
 
 __all__ = ["Row", "SlotEngine"]
 
@@ -120,13 +121,13 @@ class SlotEngine:
     def _fill_prefix(self) -> None:
         """Compute keys and values of the shared tokens, in a cache of one row."""
         if self.virtual:
-            prompt = self.model.get_prompt(1)
+            prompt = cast(Prompted, self.model).get_prompt(1)
             if isinstance(prompt, DynamicCache):  # prefix tuning: keys and values themselves
                 self.prefix.plan_block(slice(0, 1), 0, self.virtual)
                 for i, (keys, values, *_) in enumerate(cast("Any", prompt)):
                     self.prefix.update(keys, values, i)
             else:  # prompt and P-tuning: embeddings [1, virtual, hidden]
-                embeddings = prompt.to(unwrap(self.model).get_input_embeddings().weight.dtype)
+                embeddings = prompt.to(cast(nn.Embedding, unwrap(self.model).get_input_embeddings()).weight.dtype)
                 self._forward(self.prefix, slice(0, 1), 0, self.virtual, inputs_embeds=embeddings)
         if self.shared > self.virtual:
             ids = self.pending[0].ids[: self.shared - self.virtual]

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+    from transformers.cache_utils import DynamicCache
 
-__all__ = ["Tokenizer", "typed"]
+__all__ = ["Prompted", "Tokenizer", "typed"]
 
 
 class Tokenizer(Protocol):
@@ -25,6 +27,12 @@ class Tokenizer(Protocol):
         self, text: str | Sequence[str], pair: Sequence[str | None] | None = None, /, **options: bool
     ) -> Mapping[str, Any]: ...
     def decode(self, ids: list[int], **options: bool) -> str: ...
+
+
+class Prompted(Protocol):
+    """A model with virtual tokens of PEFT before its text."""
+
+    def get_prompt(self, batch_size: int) -> Tensor | DynamicCache: ...
 
 
 def typed(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
