@@ -83,4 +83,4 @@ class RankBudget(TrainerCallback):
     def note_ranks(self) -> None:
         """Tell PEFT which ranks to save: those whose singular value is not zero now."""
         ranks = {name: (self.factors[name] != 0).flatten().tolist() for name in self.kept}
-        self.tuner.peft_config[self.adapter].rank_pattern = ranks if self.masked else None
+        self._config.rank_pattern = ranks if self.masked else None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Adapted", "LoraModule", "adapted", "lora_config", "lora_layers"]
+__all__ = ["Adapted", "Factor", "LoraModule", "adapted", "lora_config", "lora_layers"]
 
 
 class Adapted(Protocol):
@@ -27,11 +27,17 @@ class Adapted(Protocol):
     def get_base_model(self) -> nn.Module: ...
 
 
+class Factor(Protocol):
+    """One of the two factors of a LoRA adapter."""
+
+    weight: nn.Parameter
+
+
 class LoraModule(Protocol):
     """A layer with LoRA adapters of PEFT on it, each under a name."""
 
-    lora_A: Mapping[str, nn.Linear]
-    lora_B: Mapping[str, nn.Linear]
+    lora_A: Mapping[str, Factor]
+    lora_B: Mapping[str, Factor]
     r: Mapping[str, int]
     scaling: Mapping[str, float]
     disable_adapters: bool

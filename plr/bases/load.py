@@ -115,7 +115,7 @@ def load_source(
     return Loaded(_dense(model).to(device).eval(), tokenizer)
 
 
-def _dense(model: PreTrainedModel) -> PreTrainedModel:
+def _dense(model: Any) -> Any:
     """Mark `model` as dense: out of a GGUF file it is, but transformers 5.23 calls it quantized, and would not save it."""
     if getattr(model, "quantization_method", None) == "gguf":
         model.hf_quantizer.remove_quantization_config(model)

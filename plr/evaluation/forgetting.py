@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
@@ -104,7 +106,7 @@ def text_shift(
             count += length
     passes, done = 2 * max(1, len(drawn)), 0
 
-    def losses(model: object) -> list[tuple[float, int]]:
+    def losses(model: nn.Module) -> list[tuple[float, int]]:
         nonlocal done
         measured: list[tuple[float, int]] = []
         for chunk in drawn or [""]:  # nothing to read is said by perplexity itself

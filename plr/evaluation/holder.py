@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from plr.restoration.served import load_served
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Attached", "BaseHolder"]
 
@@ -92,7 +92,8 @@ class BaseHolder:
         try:
             yield Attached(model, loaded.tokenizer, loaded.head_is_new, change)
         finally:
-            loaded.model = adapters.get(target.adapter.adapter.method).unload(model, "cell")
+            method = adapters.get(target.adapter.adapter.method)
+            loaded.model = cast("PreTrainedModel", method.unload(model, "cell"))
             # A head that came with the adapter must go too: every module is again the one it was, parents first.
             for name, module in modules.items():
                 if name and loaded.model.get_submodule(name) is not module:

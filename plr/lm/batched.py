@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from plr.lm.engine import Row
 from plr.lm.stops import StopStrings
 from plr.lm.support import input_device, unwrap
-from plr.lm.typed import typed
+from plr.lm.typed import Generating, typed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,10 +67,9 @@ def run_batched(
         mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in group], device=device)
         criteria = StoppingCriteriaList([_CutRows(stops, width, len(group))] if stops.strings else [])
         with _plain_greedy(unwrap(model), ends, pad):
-            made = cast(GenerationMixin, model).generate(
+            output = cast(Generating, model).generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, stopping_criteria=criteria
             )
-            output = cast(Tensor, made)
         for row, new in zip(group, output[:, width:].tolist(), strict=True):
             row.out = _until_end(new, ends, stops)
             done(row)

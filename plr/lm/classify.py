@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def classify(
             if on_progress is not None:
                 on_progress(done, len(rows))
     stacked = (
-        torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, base.config.num_labels)
+        torch.stack([row for row in outputs if row is not None]) if rows else torch.empty(0, cast(int, base.num_labels))
     )
     if not bool(stacked.isfinite().all()):
         row = int((~stacked.isfinite()).any(dim=1).nonzero()[0, 0])

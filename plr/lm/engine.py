@@ -186,7 +186,11 @@ class SlotEngine:
 
     def _dtype(self) -> torch.dtype:
         """Return the dtype of attention: of the keys, and before there are any, of the embeddings."""
-        return self.cache.dtype or self.prefix.dtype or unwrap(self.model).get_input_embeddings().weight.dtype
+        return (
+            self.cache.dtype
+            or self.prefix.dtype
+            or cast(nn.Embedding, unwrap(self.model).get_input_embeddings()).weight.dtype
+        )
 
     def _mask(self) -> Tensor:
         if self.mask is None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from transformers.cache_utils import DynamicCache
 
-__all__ = ["Prompted", "Tokenizer", "typed"]
+__all__ = ["Generating", "Prompted", "Tokenizer", "typed"]
 
 
 class Tokenizer(Protocol):
@@ -27,6 +27,12 @@ class Tokenizer(Protocol):
         self, text: str | Sequence[str], pair: Sequence[str | None] | None = None, /, **options: bool
     ) -> Mapping[str, Any]: ...
     def decode(self, ids: list[int], **options: bool) -> str: ...
+
+
+class Generating(Protocol):
+    """A model with the generation of transformers."""
+
+    def generate(self, **options: object) -> Tensor: ...
 
 
 class Prompted(Protocol):

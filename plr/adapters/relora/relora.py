@@ -141,7 +141,7 @@ class ReLoraMethod(AdapterMethod):
         config = copy.copy(lora_config(model, ACTIVE))
         pairs = int(state.done) + 1
         config.r, config.lora_alpha, config.inference_mode = config.r * pairs, config.lora_alpha * pairs, True
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))
         _sort_lists(folder / "adapter_config.json")
 
     def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:

@@ -269,7 +269,7 @@ def _grid(config: SparseConfig, name: str, module: nn.Module | BaseTunerLayer) -
 
 
 def _with_adapter_names(
-    _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, names: list[str]
+    _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, names: Sequence[str]
 ) -> tuple[tuple[object, ...], dict[str, object]]:
     return args, {**kwargs, "adapter_names": names}
 
