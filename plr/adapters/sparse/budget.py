@@ -6,8 +6,8 @@
 3. Without a `budget` the blocks of all modules of one block size add up to what they had before the ramp.
 4. With a `budget` all quotas are multiplied by the largest factor whose parameters, `nm + k bo bi` summed over the modules, fit.
    Each module has at least 1 and at most nm blocks.
-5. Quotas become whole numbers by largest remainder; at equal remainders the module nearer to the output comes first. So equal
-   modules never get fewer blocks nearer to the output when the ramp rises, and what is left of the budget is less than one block.
+5. Quotas become whole numbers by largest remainder; at equal remainders the module that was to have more comes first, then the one
+   nearer to the output. So the blocks of equal modules rise or fall with the ramp, and what is left of the budget is less than one.
 """
 
 from __future__ import annotations
@@ -169,17 +169,28 @@ def _fit(grids: Sequence[Grid], quotas: Sequence[float], budget: int) -> list[in
     most = at(high)
     if sum(c * q for c, q in zip(cost, most, strict=True)) > left:
         most = at(low)
-    return _round(most, cost, left, [grid.blocks for grid in grids])
+    return _round(most, cost, left, [grid.blocks for grid in grids], quotas)
 
 
-def _round(quotas: Sequence[float], cost: Sequence[int], total: int, most: Sequence[int] | None = None) -> list[int]:
-    """Round `quotas` to whole numbers of total cost at most `total`: floors, then one more for the largest remainder, and again."""
+def _round(
+    quotas: Sequence[float],
+    cost: Sequence[int],
+    total: int,
+    most: Sequence[int] | None = None,
+    ranks: Sequence[float] | None = None,
+) -> list[int]:
+    """Round `quotas` to whole numbers of total cost at most `total`: floors, then one more for the largest remainder, and again.
+
+    At equal remainders the larger of `ranks` comes first (quotas that were cut to their bounds are equal, what was asked is not),
+    then the later module.
+    """
+    ranks = [0.0] * len(quotas) if ranks is None else ranks
     counts = [math.floor(q + 1e-9) for q in quotas]
     left = total - sum(c * k for c, k in zip(cost, counts, strict=True))
     while True:
         open_ = [i for i, k in enumerate(counts) if cost[i] <= left and (most is None or k < most[i])]
         if not open_:
             return counts
-        best = max(open_, key=lambda i: (round(quotas[i] - counts[i], 6), i))
+        best = max(open_, key=lambda i: (round(quotas[i] - counts[i], 6), ranks[i], i))
         counts[best] += 1
         left -= cost[best]

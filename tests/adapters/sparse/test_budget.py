@@ -78,6 +78,14 @@ def test_budget_is_kept_and_used_up_to_less_than_a_block(count: int, extra: int,
         assert counts[part::2] == sorted(counts[part::2], reverse=ramp < 1)
 
 
+def test_blocks_beyond_the_least_go_where_a_falling_ramp_wants_them() -> None:
+    """Three blocks more than one each: quotas are cut to 1 at the bottom, and the cut ones keep their order."""
+    grids = layers(4)
+    least = sum(grid.blocks + grid.block for grid in grids)
+    assert distribute(grids, [5] * 8, 0.5, least + 48)[1::2] == [2, 2, 2, 1]
+    assert distribute(grids, [5] * 8, 2.0, least + 48)[1::2] == [1, 2, 2, 2]
+
+
 def test_budget_keeps_the_ratio_of_the_ramp_and_of_patterns() -> None:
     grids = layers(3, sizes=((64, 64),))
     total = sum(grid.blocks for grid in grids) + 60 * 64
