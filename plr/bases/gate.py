@@ -28,12 +28,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from plr.bases.heads import is_encoder
 from plr.bases.load import Loaded
+from plr.core.fingerprint import JsonObject
 from plr.core.specs import Calibration, TaskSpec
 from plr.errors import DataError, ModelError
 from plr.lm import encode_pair
@@ -117,7 +117,7 @@ class Gate:
         elif not self.texts:
             self.why_not = "no task and no text to measure on"
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> JsonObject:
         """Compare `loaded.model`, as it is now, with the 16-bit model: the record for the manifest.
 
         `verdict`; `chance` (nats); `rows`, `loss_16bit` and `loss` (nats a token of the answers), if there is a task;
@@ -130,7 +130,7 @@ class Gate:
         """
         chance = math.log(decoder_config(self.loaded.model).vocab_size)
         shifts = iter(self.reference.compare(self.loaded.model) if self.reference else [])
-        record: dict[str, Any] = {"rows": 0, "chance": chance, "verdict": "", "texts": []}
+        record: JsonObject = {"rows": 0, "chance": chance, "verdict": "", "texts": []}
         for text in self.texts:
             if self.reference is None or not text.rows:
                 record["texts"].append({"text": text.name, "not_measured": text.why_not or self.why_not})
@@ -204,7 +204,7 @@ class Gate:
             text.why_not = "no document has two tokens"
 
 
-def _measured(text: _Text, shifts: list[Shift]) -> dict[str, Any]:
+def _measured(text: _Text, shifts: list[Shift]) -> JsonObject:
     """Make the record of one text, over all its tokens but the first of each row."""
     before, after, kl, same = (
         torch.cat([getattr(shift, name) for shift in shifts]).mean().item()
@@ -249,7 +249,7 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if not nats > 700 else math.inf
 
 
-def _verdict(record: dict[str, Any], why_not: str) -> str:
+def _verdict(record: JsonObject, why_not: str) -> str:
     """Judge a record by the rule of the module's docstring, worst first."""
     measured = [text for text in record["texts"] if "not_measured" not in text]
     if not measured:
@@ -272,7 +272,7 @@ def _verdict(record: dict[str, Any], why_not: str) -> str:
     return f"damaged: {worst['kept']:.0%} left of what context tells the 16-bit model ({worst['text']})"
 
 
-def _check_finite(record: dict[str, Any]) -> None:
+def _check_finite(record: JsonObject) -> None:
     measured = [text for text in record["texts"] if "not_measured" not in text]
     for value in (record.get("loss", 0.0), *(text[name] for text in measured for name in ("perplexity", "kl"))):
         if not math.isfinite(value):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plr.core.fingerprint import JsonObject
 from plr.core.layers import layer_places
 
 __all__ = ["Module", "disk_bits", "modules_of"]
@@ -62,7 +63,7 @@ def disk_bits(folder: Path, modules: Iterable[Module]) -> float | None:
     return 8 * size / sum(weights.values()) if weights and len(seen) == len(weights) else None
 
 
-def _header(file: Path) -> dict[str, Any]:
+def _header(file: Path) -> JsonObject:
     """Read the JSON header of a safetensors file: its length as a little-endian uint64, then the text."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plr.bases.gate import Gate
 from plr.bases.heads import is_encoder
 from plr.bases.load import Loaded, load_source
+from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import Calibration, Quantize
 from plr.errors import ModelError
@@ -42,11 +43,11 @@ class SourceHolder:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._key: tuple[object, ...] | None = None
-        self._held: tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate] | None = None
+        self._held: tuple[Loaded, list[dict[str, Tensor]], JsonObject, Gate] | None = None
 
     def quantize(
         self, step: Quantize, folder: Path, on_progress: Progress | None = None, *, work: Path | None = None
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Quantize the source of `step` and write the checkpoint to `folder`.
 
         `work` survives a kill: finished blocks are kept there, and the next call with the same step goes on after them.
@@ -98,7 +99,7 @@ class SourceHolder:
             **metrics,
         }
 
-    def _load(self, step: Quantize) -> tuple[Loaded, list[dict[str, Tensor]], dict[str, Any], Gate]:
+    def _load(self, step: Quantize) -> tuple[Loaded, list[dict[str, Tensor]], JsonObject, Gate]:
         spec, runtime = step.quantization, self.runtime
         key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
         if self._held is None or key != self._key:
@@ -121,7 +122,7 @@ def forward_dtype(model: PreTrainedModel, asked: str = "auto", device: str = "cp
     return None if dtype == torch.float32 else dtype
 
 
-def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], JsonObject]:
     """Draw and tokenize: batches of similar length, int64 [b, t], right-padded; at most BATCH_TOKENS cells each.
 
     Prompt, answer and EOS for a model that writes; for an encoder, or a task with labels, what a classification head reads.

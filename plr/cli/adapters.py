@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plr.cli.options import Json
 from plr.cli.root import app
+from plr.core.fingerprint import JsonObject
 
 if TYPE_CHECKING:
     from plr.adapters import AdapterMethod
@@ -40,7 +41,7 @@ def adapters(name: Name = None, as_json: Json = False) -> None:
     emit({"methods": methods, "others_of_peft": others}) if as_json else _print_all(methods, others)
 
 
-def _facts(method: AdapterMethod, *, config: bool = True) -> dict[str, Any]:
+def _facts(method: AdapterMethod, *, config: bool = True) -> JsonObject:
     from plr.adapters import Properties
 
     resolved = {"config": method.resolve({})} if config else {}
@@ -55,7 +56,7 @@ def _others(listed: set[str]) -> list[str]:
     return [name for name in peft_names() if name not in {*listed, *REFUSED, "adaption_prompt"}]
 
 
-def _print_all(methods: list[dict[str, Any]], others: list[str]) -> None:
+def _print_all(methods: list[JsonObject], others: list[str]) -> None:
     from rich.table import Table
 
     from plr.cli.show import console
@@ -82,7 +83,7 @@ def _print_all(methods: list[dict[str, Any]], others: list[str]) -> None:
     )
 
 
-def _print_one(facts: dict[str, Any]) -> None:
+def _print_one(facts: JsonObject) -> None:
     import json
 
     from rich.markup import escape

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plr.bases.modules import Module, disk_bits, modules_of
+from plr.core.fingerprint import JsonObject
 from plr.core.store import Artifact
 from plr.report.bases import GATE_HEAD, answers_text, gate_rows, severity
 
@@ -35,7 +36,7 @@ def print_base(out: Console, artifact: Artifact) -> None:
         _print_modules(out, modules, artifact.manifest.get("step", {}).get("quantization", {}))
 
 
-def _print_gate(out: Console, gate: dict[str, Any]) -> None:
+def _print_gate(out: Console, gate: JsonObject) -> None:
     verdict = str(gate.get("verdict", "not measured"))
     out.print(f"  {'gate':12} ", end="", highlight=False)
     out.print(verdict, style=f"bold {_COLOURS[severity(verdict)]}", highlight=False, markup=False)
@@ -53,7 +54,7 @@ def _print_gate(out: Console, gate: dict[str, Any]) -> None:
         _line(out, "answers", f"loss {answers}")
 
 
-def _print_modules(out: Console, modules: Sequence[Module], settings: dict[str, Any]) -> None:
+def _print_modules(out: Console, modules: Sequence[Module], settings: JsonObject) -> None:
     measured = [(error, module) for module in modules if (error := module.number("error")) is not None]
     if measured:
         _line(out, "output error", f"relative, of {len(measured)} modules; rounding: to nearest on the same grid")

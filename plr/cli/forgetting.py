@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plr.cli.options import Device, Json, Offline, lab
 from plr.cli.root import app
+from plr.core.fingerprint import JsonObject
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _text(here: Lab, step: Restore, file: Path, tokens: int, quiet: bool) -> Cha
     return shift.change(file.name)
 
 
-def _plain(row: Change) -> dict[str, Any]:
+def _plain(row: Change) -> JsonObject:
     fields = asdict(row) | {"metric": row.metric.name, **row.metric.record}
     return {key: value for key, value in fields.items() if key != "tokens" or value is not None}
 

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperOption
 
 from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, finish_all, lab
 from plr.cli.root import app
+from plr.core.fingerprint import JsonObject
 from plr.core.modes import MODES, modes_help
 from plr.errors import UsageError
 
@@ -226,7 +227,7 @@ def evaluate(
             console().print(f"   {line}", highlight=False)
 
 
-def _remarks(result: dict[str, Any]) -> Iterator[str]:
+def _remarks(result: JsonObject) -> Iterator[str]:
     """List the remarks that a reader of the numbers needs."""
     for name, kinds in result.get("outcomes", {}).items():
         yield f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())

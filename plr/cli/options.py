@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from plr.core.fingerprint import JsonObject
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json
         artifacts = here.make_all(steps, on_event=watcher)
     if is_follower():
         return artifacts  # of several processes under a launcher the first one speaks
-    values: list[dict[str, Any]] = []
+    values: list[JsonObject] = []
     for artifact in artifacts:
         folder = output / artifact.path.name if output is not None and len(steps) > 1 else output
         if folder is not None:

@@ -8,6 +8,7 @@ import typer
 
 from plr.cli.options import Data, Json, Offline
 from plr.cli.root import app
+from plr.core.fingerprint import JsonObject
 from plr.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _facts(task: Task) -> dict[str, Any]:
+def _facts(task: Task) -> JsonObject:
     from plr.tasks import Task as Base
 
     source = "--data"
@@ -150,7 +151,7 @@ def _facts(task: Task) -> dict[str, Any]:
         source = f"{task.hub.id} ({task.hub.config})" if task.hub.config else task.hub.id
     elif type(task).generated is not Base.generated and task.name.startswith("tiny_"):
         source = "made by plr"
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "name": task.name,
         "kind": task.kind,
         "version": task.version,
@@ -178,7 +179,7 @@ def _rules(task: Task) -> str:
 
 def _instance(
     task: Task, name: str, split: str, row: int, *, data: str | None, split_seed: int, offline: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     from plr.tasks import Classification
     from plr.tasks.data.rows import head_of, load_split, resolve_task
     from plr.tasks.specimen import specimens
@@ -231,7 +232,7 @@ def _counter(model: str, offline: bool) -> Any:
     return lengths
 
 
-def _print_one(facts: dict[str, Any]) -> None:
+def _print_one(facts: JsonObject) -> None:
     from rich.markup import escape
 
     from plr.cli.show import console

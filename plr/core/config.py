@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from plr.core.fingerprint import JsonObject
 from plr.errors import ConfigError
 
 __all__ = ["Read", "apply_overrides", "as_it_is", "load_yaml", "parse"]
@@ -35,7 +36,7 @@ class _EachKeyOnce(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> JsonObject:
     """Read the mapping a YAML file holds.
 
     Raises:
@@ -59,10 +60,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds a {type(value).__name__}", expected="a mapping of keys to values")
-    return cast("dict[str, Any]", value)
+    return cast("JsonObject", value)
 
 
-def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Read = as_it_is) -> dict[str, Any]:
+def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Read = as_it_is) -> JsonObject:
     """Apply `--set a.b=c` texts: a copy of `value` with the dotted keys replaced; the right side is read as YAML.
 
     `read` gets the place (`("a", "b")`) and the value read there, and gives what is put there.

@@ -12,14 +12,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-__all__ = ["canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json", "text_sha256"]
+__all__ = ["JsonObject", "canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json", "text_sha256"]
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object as Python has it: settings, the metrics of a manifest, what `--json` prints."""
 _CHUNK = 1 << 20
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Write `value` in its one canonical spelling.
 
     Raises:
@@ -32,7 +34,7 @@ def canonical_json(value: Any) -> str:
     return json.dumps(_checked(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def is_json(value: Any) -> bool:
+def is_json(value: object) -> bool:
     """Tell whether `json.dumps` can write `value`.
 
     >>> is_json({"a": [1, None]}), is_json({1, 2})
@@ -45,7 +47,7 @@ def is_json(value: Any) -> bool:
     return True
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Return the sha256 of the canonical spelling, 64 hex digits.
 
     >>> fingerprint({"a": 1}) == fingerprint({"a": 1}) != fingerprint({"a": 1.0})

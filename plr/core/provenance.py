@@ -10,14 +10,15 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from plr.core.fingerprint import JsonObject
 
 __all__ = ["provenance"]
 
 PACKAGES = ("plr", "torch", "transformers", "peft", "accelerate", "datasets", "gptqmodel", "bitsandbytes", "numpy")
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> JsonObject:
     """Collect date (UTC), command, package versions, git commit of the code and a short description of the machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,7 +28,7 @@ def provenance() -> dict[str, Any]:
 
 
 @cache
-def _static() -> dict[str, Any]:
+def _static() -> JsonObject:
     return {"versions": _versions(), "git": _git(), "machine": _machine()}
 
 
@@ -41,7 +42,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> JsonObject | None:
     here = Path(__file__).parents[1]
 
     def ask(*words: str) -> str:
@@ -54,7 +55,7 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> JsonObject:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {"system": platform.platform(), "cpus": os.cpu_count(), "memory_bytes": memory, "processor": _processor()}
 

@@ -22,13 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from pydantic import ValidationError
 
 from plr.core.files import disk_full, flush, write_atomic
-from plr.core.fingerprint import file_sha256
+from plr.core.fingerprint import JsonObject, file_sha256
 from plr.core.provenance import provenance
 from plr.core.specs import KINDS, Evaluate, Quantize, Restore, Source, Step, Train, step_from_json
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
@@ -47,7 +46,7 @@ class Artifact:
     path: Path
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> JsonObject:
         try:
             return json.loads((self.path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
@@ -81,7 +80,7 @@ class Artifact:
         return self.manifest["fingerprint"]
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> JsonObject:
         return self.manifest["metrics"]
 
     def check(self, *, hashes: bool = True) -> None:
@@ -170,7 +169,7 @@ class Store:
             raise PlrError(f"{step.kind} {step.label} is not in the store {self.home}", hint="make it first")
         return artifact
 
-    def make(self, step: Step, build: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, bool]:
+    def make(self, step: Step, build: Callable[[Path], JsonObject]) -> tuple[Artifact, bool]:
         """Find the artifact of `step` or build it.
 
         `build` fills the empty folder it is given and returns the metrics to record. Returns the artifact and whether it
@@ -198,7 +197,7 @@ class Store:
             shutil.rmtree(self.work(step), ignore_errors=True)
             return Artifact(final), True
 
-    def _commit(self, step: Step, partial: Path, final: Path, metrics: dict[str, Any], seconds: float) -> None:
+    def _commit(self, step: Step, partial: Path, final: Path, metrics: JsonObject, seconds: float) -> None:
         files = {}
         for file in sorted(partial.rglob("*")):
             if file.is_file():

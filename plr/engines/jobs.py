@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plr.core.files import disk_full
+from plr.core.fingerprint import JsonObject
 from plr.core.memory import out_of_memory
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore, Step, Train
@@ -125,7 +126,7 @@ def _follow(step: Train, bench: Workbench, on_event: OnEvent) -> None:
         time.sleep(0.1)
 
 
-def _build(step: Step, folder: Path, bench: Workbench, on_event: OnEvent) -> dict[str, Any]:
+def _build(step: Step, folder: Path, bench: Workbench, on_event: OnEvent) -> JsonObject:
     """Carry out one step in an empty folder, and return the metrics to record."""
 
     def progress(done: int, total: int) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plr.core.fingerprint import text_sha256
+from plr.core.fingerprint import JsonObject, text_sha256
 from plr.core.provenance import provenance
 from plr.evaluation.cell import OpenCell
 from plr.evaluation.fewshot import DELIMITER
@@ -59,7 +59,7 @@ def write(cell: OpenCell, scored: Scored, model: ModelFacts, folder: Path, *, se
 
 def _document(cell: OpenCell, scored: Scored, model: ModelFacts, now: datetime, seconds: float) -> dict[str, object]:
     step, task, samples, protocol = cell.step, cell.task, scored.samples, scored.protocol
-    made_by: dict[str, Any] = provenance()
+    made_by: JsonObject = provenance()
     git: dict[str, str] = made_by["git"] or {}
     revision = step.base.model.revision
     return {

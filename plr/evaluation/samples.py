@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from plr.core.fingerprint import JsonObject
 
 __all__ = ["read_samples", "sample_scores"]
 
 
-def read_samples(folder: Path) -> list[dict[str, Any]]:
+def read_samples(folder: Path) -> list[JsonObject]:
     """Read every record of the result in `folder`, in the order in which they were written."""
-    records: list[dict[str, Any]] = []
+    records: list[JsonObject] = []
     for file in sorted(folder.glob("samples_*.jsonl")):
         with file.open(encoding="utf-8") as stream:
             records += [json.loads(line) for line in stream]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.core.fingerprint import JsonObject
 from plr.errors import UsageError
 from plr.registry import Registry
 
@@ -78,7 +79,7 @@ class Quantizer(ABC):
         *,
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Quantize `model` in place and write a checkpoint that opens without plr to `folder`.
 
         In place means: layers are replaced, their tensors are not written to, so that the caller can put them back.

@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.core.fingerprint import JsonObject
 from plr.errors import MissingDependencyError, ModelError
 from plr.quantizers.base import Execution, Quantizer, check_settings, named_modules, quantizers
 
@@ -97,7 +98,7 @@ class BitsAndBytesQuantizer(Quantizer):
         *,
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         import torch
 
         from plr.gptq import GPTQError
@@ -112,7 +113,7 @@ class BitsAndBytesQuantizer(Quantizer):
         if self.method == "nf4":
             _check_blocks({name: features(linear)[0] for name, linear in targets.items()}, spec.group_size)
         rest = [name for name, module in named_modules(model) if is_linear(module) and name not in targets]
-        modules: list[dict[str, Any]] = []
+        modules: list[JsonObject] = []
         for name, linear in targets.items():
             start = time.perf_counter()
             weight, (in_features, out_features) = dense_weight(linear).detach().float(), features(linear)
@@ -176,7 +177,7 @@ class BitsAndBytesQuantizer(Quantizer):
         _settle(layer, dtype)
         return layer.train(linear.training)
 
-    def _config(self, spec: Quantization, dtype: str, skipped: list[str]) -> dict[str, Any]:
+    def _config(self, spec: Quantization, dtype: str, skipped: list[str]) -> JsonObject:
         """Make the `quantization_config` of the checkpoint, every key spelled out."""
         return {
             "quant_method": "bitsandbytes",

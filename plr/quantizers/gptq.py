@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.core.fingerprint import JsonObject
 from plr.errors import ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, quantizers
 
@@ -54,7 +55,7 @@ class GPTQQuantizer(Quantizer):
         *,
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         from plr.gptq import Execution as Walk
         from plr.gptq import GPTQError, quantize_model, save_checkpoint
         from plr.gptq.saving import beyond_format

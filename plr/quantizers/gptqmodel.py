@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.core.fingerprint import JsonObject
 from plr.core.quiet import import_gptqmodel, silenced
 from plr.errors import MissingDependencyError, ModelError, UsageError
 from plr.quantizers.base import Execution, Quantizer, check_settings, named_modules, quantizers
@@ -73,7 +74,7 @@ class GPTQModelQuantizer(Quantizer):
         *,
         execution: Execution | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         import torch
 
         from plr.gptq import GPTQError, PackedLinear, load_checkpoint
@@ -132,9 +133,7 @@ class GPTQModelQuantizer(Quantizer):
         }
 
 
-def _run(
-    model: Any, rows: list[dict[str, Tensor]], spec: Quantization, scratch: Path, device: str
-) -> list[dict[str, Any]]:
+def _run(model: Any, rows: list[dict[str, Tensor]], spec: Quantization, scratch: Path, device: str) -> list[JsonObject]:
     """Quantize `model`, from a copy on disk, on `device`, into `scratch/quantized`.
 
     Returns GPTQModel's log, one entry a layer.
@@ -147,7 +146,7 @@ def _run(
 
         model.save_pretrained(scratch / "source")
         _save_stand_in_tokenizer(scratch / "source")
-        settings: dict[str, Any] = {
+        settings: JsonObject = {
             "bits": spec.bits,
             "group_size": spec.group_size,
             "sym": spec.sym,
@@ -200,7 +199,7 @@ def _rows(batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     return rows
 
 
-def _report(entry: dict[str, Any], prefix: str, spec: Quantization) -> dict[str, Any]:
+def _report(entry: JsonObject, prefix: str, spec: Quantization) -> JsonObject:
     """Make the record of one layer.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any
 
 from plr.adapters import adapters
 from plr.bases.load import Loaded
+from plr.core.fingerprint import JsonObject
 from plr.core.specs import Quantize, Restore, Source, Train
 from plr.errors import IntegrityError, ProvenanceError
 from plr.lm.classify import Probe, probe
@@ -46,7 +47,7 @@ def check_init(step: Restore, folder: Path) -> None:
         ProvenanceError: the file holds a part of its base.
     """
     file = folder / "adapter_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    config: JsonObject = json.loads(file.read_text()) if file.is_file() else {}
     init = str(config.get("init_lora_weights", "")).lower()
     if init.startswith(ABSORBING_INITS):
         raise ProvenanceError(

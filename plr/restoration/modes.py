@@ -16,6 +16,7 @@ from plr.adapters.peft import name_base
 from plr.bases.load import Loaded, load_base, load_source
 from plr.bases.quantize import calibrate
 from plr.bases.resolve import model_path
+from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import Quantize, Restore
 from plr.core.store import Store
@@ -41,7 +42,7 @@ class Restoration:
     on_progress: Callable[[int, int], None] | None = None
 
 
-Builder = Callable[[Restoration], dict[str, Any]]
+Builder = Callable[[Restoration], JsonObject]
 """A function that writes the served form of a mode, and returns its metrics for the manifest."""
 
 
@@ -50,7 +51,7 @@ def builder_of(step: Restore) -> Builder:
     return merged if step.merge else BUILDERS[step.mode]
 
 
-def beside(work: Restoration) -> dict[str, Any]:
+def beside(work: Restoration) -> JsonObject:
     """Write the adapter as it was trained, naming the l-bit base, once it is proved to act on it."""
     step, folder = work.step, work.folder
     loaded = load_base(step.base, work.store, work.runtime, head=head_of(step.adapter.task))
@@ -63,7 +64,7 @@ def beside(work: Restoration) -> dict[str, Any]:
     return {"largest_logit_change": change}
 
 
-def merged(work: Restoration) -> dict[str, Any]:
+def merged(work: Restoration) -> JsonObject:
     """Merge into the base made dense, in float32, and write that in the dtype of the source checkpoint."""
     step = work.step
     exact = work.runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
@@ -86,7 +87,7 @@ def merged(work: Restoration) -> dict[str, Any]:
     }
 
 
-def requantized(work: Restoration) -> dict[str, Any]:
+def requantized(work: Restoration) -> JsonObject:
     """Merge into the source, quantize that as the l-bit base is, and write it."""
     step, runtime, base = work.step, work.runtime, work.step.base
     assert isinstance(base, Quantize)

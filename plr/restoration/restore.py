@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
 from plr.core.store import Store
@@ -24,7 +24,7 @@ def restore(
     store: Store,
     runtime: Runtime,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write the served form of `step` to `folder`, and return the metrics of the manifest.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plr.core.fingerprint import JsonObject
 from plr.study.cells import CellResult, finite
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def samples_frame(cells: Iterable[CellResult], records: Mapping[str, Sequence[Ma
     """
     from pandas import DataFrame
 
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     names: dict[str, None] = {}
     for cell in cells:
         head = dict(zip(CELL, cell.key, strict=True))
@@ -68,7 +69,7 @@ def samples_frame(cells: Iterable[CellResult], records: Mapping[str, Sequence[Ma
 DOCUMENT = ("doc_id", "prompt", "target", "response", "answer")
 
 
-def _document(record: Mapping[str, Any]) -> dict[str, Any]:
+def _document(record: Mapping[str, Any]) -> JsonObject:
     prompt = record["arguments"]["gen_args_0"]["arg_0"]
     response, answer = record["resps"][0][0], record["filtered_resps"][0]
     return dict(zip(DOCUMENT, (record["doc_id"], prompt, record["target"], response, answer), strict=True))

@@ -6,14 +6,13 @@ perplexity at low bits, in the same format and size. `tiny`: for the embedded ba
 
 from __future__ import annotations
 
-from typing import Any
-
+from plr.core.fingerprint import JsonObject
 from plr.errors import UnknownNameError
 from plr.registry import did_you_mean
 
 __all__ = ["PRESETS", "preset", "preset_for"]
 
-_PAPER: dict[str, Any] = {
+_PAPER: JsonObject = {
     "quantize": {"method": "gptq", "group_size": 128, "sym": True, "samples": 500, "max_length": 512},
     "adapters": [{"method": "lora", "config": {"r": 16, "lora_alpha": 16}}],
     "train": {"learning_rate": 2e-4, "batch_size": 32, "epochs": 10},
@@ -26,7 +25,7 @@ _BEST = {
     "input_correction": 0.5,
     "damp_percent": 0.05,
 }
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, JsonObject] = {
     "paper": _PAPER,
     "best": _PAPER | {"quantize": _PAPER["quantize"] | _BEST},
     "tiny": {
@@ -49,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str) -> JsonObject:
     """Look up the settings called `name`.
 
     Raises:

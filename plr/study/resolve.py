@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from plr.core.fingerprint import JsonObject
 from plr.core.specs import Calibration, CalibrationKnobs, Evaluate, ModelRef, TaskSpec
 from plr.errors import DataError, HubUnreachable, UsageError
 
@@ -68,7 +69,7 @@ class Resolver:
                 max_prompt_chars=max_prompt_chars,
             )
 
-    def adapter_config(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    def adapter_config(self, method: str, config: Mapping[str, Any]) -> JsonObject:
         """Complete the configuration of an adapter method."""
         from plr.adapters import adapters
 

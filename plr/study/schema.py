@@ -11,10 +11,11 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
+from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import BITS, Calibration, Evaluate, Quantization, TaskSpec, TrainSpec
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyConfig, TaskConfig, TestConfig
@@ -59,7 +60,7 @@ _PARTIAL: dict[tuple[str, str], type[BaseModel]] = {
 _ONE_FOR_A_LIST = {"texts", "metric", "stop"}
 
 
-def file_schema(which: Which) -> dict[str, Any]:
+def file_schema(which: Which) -> JsonObject:
     """Build the JSON schema (draft 2020-12) of a study or task file."""
     root = SCHEMAS[which]
     schema = root.model_json_schema()
@@ -102,7 +103,7 @@ def _docstrings(cls: type[BaseModel]) -> dict[str, str]:
     return read
 
 
-def _describe(model: type[BaseModel], part: dict[str, Any]) -> None:
+def _describe(model: type[BaseModel], part: JsonObject) -> None:
     """Add meanings and the short forms of a file to the schema of one model."""
     part["description"] = " ".join((model.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
     explained = meanings(model)
@@ -123,12 +124,12 @@ def _describe(model: type[BaseModel], part: dict[str, Any]) -> None:
             value["description"] = explained[key]
 
 
-def _lists_in(value: dict[str, Any]) -> dict[str, Any]:
+def _lists_in(value: JsonObject) -> JsonObject:
     """Find the list that a value is, or may be."""
     return value if value.get("type") == "array" else next(v for v in value["anyOf"] if v.get("type") == "array")
 
 
-def _allow_short_forms(key: str, value: dict[str, Any]) -> None:
+def _allow_short_forms(key: str, value: JsonObject) -> None:
     items = value.get("items")
     if key in ("tasks", "tests", "adapters") and isinstance(items, Mapping):
         value["items"] = {"anyOf": [{"type": "string"}, items]}
