@@ -19,7 +19,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The site, in build/site; `python docs/fill.py` first where commands, keys or recorded results changed.
 docs: $(VENV)/.dev
