@@ -36,7 +36,6 @@ def grid(
     """
     from plr.cli.show import console, emit, print_files, watch
     from plr.core.store import Store
-    from plr.report import console_table, write_study
     from plr.study import Study, failed_cells, load_study, raise_if_all_failed
     from plr.study.resolve import Resolver
 
@@ -48,6 +47,8 @@ def grid(
     if dry_run:
         _show_plan(work, plan, store, as_json)
         return
+    from plr.report import console_table, write_study  # a plan needs none of it
+
     with watch(list(plan.missing), quiet=as_json) as watcher:
         outcome = work.run(store, runtime, engine=engine, plan=plan, on_event=watcher)
     raise_if_all_failed(work.cells, outcome)
