@@ -14,11 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-__all__ = ["JsonObject", "canonical_json", "file_sha256", "fingerprint", "folder_sha256", "is_json", "text_sha256"]
+__all__ = [
+    "JsonObject",
+    "canonical_json",
+    "file_sha256",
+    "fingerprint",
+    "folder_sha256",
+    "is_json",
+    "known_sha256",
+    "text_sha256",
+]
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object as Python has it: settings, the metrics of a manifest, what `--json` prints."""
 _CHUNK = 1 << 20
+_Identity: TypeAlias = tuple[int, int, int, int, int]
+"""Device, inode, size, and the times (ns) at which contents and inode last changed."""
+_known: dict[_Identity, str] = {}
 
 
 def canonical_json(value: object) -> str:
@@ -62,6 +74,26 @@ def file_sha256(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Hash a file once a process: again only if its inode, size or one of its times has changed since.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    identity = _identity(path)
+    if identity not in _known:
+        digest = file_sha256(path)
+        if _identity(path) != identity:
+            return digest  # it changes as it is read: nothing to remember
+        _known[identity] = digest
+    return _known[identity]
+
+
+def _identity(path: Path) -> _Identity:
+    state = path.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def folder_sha256(folder: Path, *, patterns: tuple[str, ...] = ("*",)) -> str:

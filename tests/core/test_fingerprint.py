@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from plr.core.fingerprint import canonical_json, file_sha256, fingerprint, folder_sha256
+from plr.core.fingerprint import canonical_json, file_sha256, fingerprint, folder_sha256, known_sha256
 
 
 def test_fingerprint_ignores_key_order_and_tells_types_apart() -> None:
@@ -38,3 +39,29 @@ def test_known_hash(tmp_path: Path) -> None:
     before = folder_sha256(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert folder_sha256(tmp_path) != before
+
+
+def test_a_file_is_hashed_once_a_process_and_again_once_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"a" * 100)
+    reads: list[Path] = []
+
+    def counted(path: Path) -> str:
+        reads.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("plr.core.fingerprint.file_sha256", counted)
+    assert known_sha256(file) == known_sha256(file) == file_sha256(file)
+    assert len(reads) == 1
+    before = file.stat()
+    with file.open("r+b") as stream:  # one byte, the same inode and size, and the clock of the contents set back
+        stream.write(b"b")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert known_sha256(file) == file_sha256(file)
+    other = tmp_path / "other"
+    other.write_bytes(file.read_bytes())
+    os.replace(other, file)
+    assert known_sha256(file) == file_sha256(file)
+    assert len(reads) == 3
