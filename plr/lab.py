@@ -245,19 +245,31 @@ class Lab:
         return study.cells[0].step
 
     def trained(self, adapter: Artifact | Train | str | None = None) -> Train:
-        """Find an adapter by path, name or hash prefix; the latest if None."""
+        """Find an adapter by path, name or hash prefix; the latest if None.
+
+        Raises:
+            UsageError: nothing matches, or it lies outside of the store, which has no copy of it.
+            IntegrityError: it is not as it was committed.
+        """
         if isinstance(adapter, Train):
             return adapter
-        artifact = adapter if isinstance(adapter, Artifact) else self.store.find(adapter, ("adapter",))
+        artifact = self._used(adapter, ("adapter",))
         step = self.store.identify(artifact)
         if not isinstance(step, Train):
             raise UsageError(f"{artifact.path.name} is of kind {artifact.kind}", expected="an adapter")
         return step
 
+    def _used(self, ref: Artifact | str | None, kinds: tuple[str, ...]) -> Artifact:
+        """Find the artifact of this store that is to be used, and compare its files with what was committed."""
+        artifact = self.store.own(ref) if isinstance(ref, Artifact) else self.store.find(ref, kinds)
+        artifact.use()
+        return artifact
+
     def _scored(self, target: Target | None) -> Source | Quantize | Restore:
-        if target is None or isinstance(target, str):
-            target = self.store.find(target, ("restored", "adapter", "base"))
-        step = self.store.identify(target) if isinstance(target, Artifact) else target
+        if target is None or isinstance(target, str | Artifact):
+            step = self.store.identify(self._used(target, ("restored", "adapter", "base")))
+        else:
+            step = target
         if isinstance(step, Train):
             return Restore(adapter=step, base=step.base, mode=plain_mode(same_base=True))
         if isinstance(step, Evaluate):

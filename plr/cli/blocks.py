@@ -87,8 +87,8 @@ def _adapter(ref: str | None) -> SparseAdapter:
     if ref is not None and (Path(ref) / CONFIG).is_file() and not (Path(ref) / MANIFEST).is_file():
         return read_sparse(Path(ref))
     store = lab().store
-    artifact = (_latest(store) if ref is None else None) or store.find(ref, KINDS)
-    return read_sparse(artifact.path, str(artifact.manifest["label"]))
+    artifact = (_latest(store) if ref is None else None) or store.find(ref, KINDS, outside=True)
+    return read_sparse(artifact.use(), str(artifact.manifest["label"]))
 
 
 def _latest(store: Store) -> Artifact | None:
@@ -97,7 +97,11 @@ def _latest(store: Store) -> Artifact | None:
 
     for artifact in reversed(store.all()):
         config = artifact.path / CONFIG
-        if artifact.kind in KINDS and config.is_file() and json.loads(config.read_text())["peft_type"] == "SPARSE":
+        if (
+            artifact.path.parent.name in KINDS
+            and config.is_file()
+            and json.loads(config.read_text())["peft_type"] == "SPARSE"
+        ):
             return artifact
     return None
 

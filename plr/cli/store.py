@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, cast
@@ -40,9 +39,7 @@ def list_(
 
     Example: [bold]plr ls adapter[/bold]
     """
-    from rich.table import Table
-
-    from plr.cli.show import console, emit, size, span
+    from plr.cli.show import emit
     from plr.core.specs import KINDS
     from plr.errors import UsageError
     from plr.registry import did_you_mean
@@ -52,29 +49,48 @@ def list_(
             f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS)
         )
     rows: list[Listed] = []
+    broken: list[IntegrityError] = []
     for artifact in lab().store.all(kind):
-        manifest = artifact.manifest
-        total = sum(file["size"] for file in manifest["files"].values())
+        try:
+            record = artifact.record
+        except IntegrityError as error:
+            broken.append(error)
+            continue
         rows.append(
             {
-                "kind": manifest["kind"],
+                "kind": record.kind,
                 "name": artifact.path.name,
-                "bytes": total,
-                "seconds": manifest["seconds"],
-                "date": manifest["provenance"]["date"],
+                "bytes": sum(file.size for file in record.files.values()),
+                "seconds": record.seconds,
+                "date": record.provenance["date"],
             }
         )
     if as_json:
         emit(rows)
-        return
+    else:
+        _print_list(rows)
+    if broken:
+        raise IntegrityError(
+            f"{len(broken)} more without a manifest to go by; the first: {broken[0].message}",
+            expected=broken[0].expected,
+            hint=broken[0].hint,
+        )
+
+
+def _print_list(rows: list[Listed]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from plr.cli.show import console, size, span
+
     table = Table("kind", "hash", "what", "size", "made in", "date", box=None, header_style="bold")
     for column in table.columns:
         column.no_wrap, column.overflow = column.header != "what", "fold"
     for row in rows:
         what, _, short = row["name"].rpartition("-")
         date = row["date"][:16].replace("T", " ")
-        table.add_row(row["kind"], short, what, size(row["bytes"]), span(row["seconds"]), date)
-    console().print(table if rows else f"the store {lab().store.home} is empty: run plr quantize")
+        table.add_row(row["kind"], escape(short), escape(what), size(row["bytes"]), span(row["seconds"]), date)
+    console().print(table if rows else escape(f"the store {lab().store.home} is empty: run plr quantize"))
 
 
 @app.command()
@@ -90,31 +106,38 @@ def show(
 
     Example: [bold]plr show 3fa9c1 --plot error.svg[/bold]
     """
+    from rich.markup import escape
+
     from plr.cli.base import HANDLED, print_base
     from plr.cli.show import console, emit, print_files, size, span
     from plr.core.store import MANIFEST
 
-    artifact = lab().store.find(ref)
+    artifact = lab().store.find(ref, outside=True)
+    artifact.check()
     drawn = [] if plot is None else _draw(artifact, plot)
     if as_json:
         files = {} if plot is None else {"plot": str(plot), "plots": [str(file) for file in drawn]}
         emit({"path": str(artifact.path), **files, **artifact.manifest})
         return
-    manifest, out = artifact.manifest, console()
-    out.print(f"[bold]{manifest['kind']}[/bold] {artifact.path}", highlight=False)
-    out.print(f"  fingerprint  {manifest['fingerprint']}", highlight=False)
-    out.print(f"  made         {manifest['provenance']['date']} in {span(manifest['seconds'])}", highlight=False)
-    for need in manifest["inputs"]:
-        out.print(f"  from         {need['kind']} {need['label']}  {need['fingerprint'][:12]}", highlight=False)
-    metrics = manifest["metrics"]
-    if manifest["kind"] == "base":
+    record, out = artifact.record, console()
+
+    def tell(line: str) -> None:
+        out.print(line, highlight=False, markup=False)
+
+    out.print(f"[bold]{record.kind}[/bold] {escape(str(artifact.path))}", highlight=False)
+    tell(f"  fingerprint  {record.fingerprint}")
+    tell(f"  made         {record.provenance['date']} in {span(record.seconds)}")
+    for need in record.inputs:
+        tell(f"  from         {need.kind} {need.label}  {need.fingerprint[:12]}")
+    metrics = record.metrics
+    if record.kind == "base":
         print_base(out, artifact)
         metrics = {name: value for name, value in metrics.items() if name not in HANDLED}
     for name, value in _facts(metrics):
-        out.print(f"  {name:12} {value}", highlight=False)
-    for name, file in manifest["files"].items():
-        out.print(f"  file         {name}  {size(file['size'])}", highlight=False)
-    out.print(f"  everything   {artifact.path / MANIFEST}", highlight=False)
+        tell(f"  {name:12} {value}")
+    for name, file in record.files.items():
+        tell(f"  file         {name}  {size(file.size)}")
+    tell(f"  everything   {artifact.path / MANIFEST}")
     print_files(drawn, "  plot         ")
 
 
@@ -177,10 +200,12 @@ def verify(
 
     Example: [bold]plr verify[/bold]
     """
+    from rich.markup import escape
+
     from plr.cli.show import console, emit
 
     store = lab().store
-    artifacts = [store.find(ref)] if ref else store.all()
+    artifacts = [store.find(ref, outside=True)] if ref else store.all()
     broken: list[dict[str, str]] = []
     for artifact in artifacts:
         try:
@@ -191,7 +216,7 @@ def verify(
         emit({"checked": len(artifacts), "broken": broken})
     else:
         for entry in broken:
-            console().print(f"[red]broken[/red] {entry['name']}: {entry['error']}", highlight=False)
+            console().print("[red]broken[/red] " + escape(f"{entry['name']}: {entry['error']}"), highlight=False)
         console().print(
             f"{len(artifacts) - len(broken)} of {len(artifacts)} artifacts are as they were committed", highlight=False
         )
@@ -212,17 +237,20 @@ def gc(
     Example: [bold]plr gc --dry-run[/bold]
     """
     from plr.cli.show import console, emit, size
+    from plr.core.collect import Leftovers
 
-    paths = lab().store.garbage()
-    total = sum(_bytes(path) for path in paths)
-    if not dry_run:
-        for path in paths:
-            shutil.rmtree(path)
+    left = Leftovers.find(lab().store.home)
+    gone = [] if dry_run else left.remove()
     if as_json:
-        emit({"removed": [] if dry_run else [str(p) for p in paths], "found": [str(p) for p in paths], "bytes": total})
+        found = [str(path) for path in left.folders]
+        emit({"removed": [str(path) for path in gone], "found": found, "bytes": left.bytes, "left_alone": left.alone})
         return
-    verb = "would remove" if dry_run else "removed"
-    console().print(f"{verb} {len(paths)} leftovers, {size(total)}", highlight=False)
+    for path in left.folders if dry_run else gone:
+        console().print(str(path), highlight=False, markup=False)
+    for reason in left.alone:
+        console(stderr=True).print(f"left alone: {reason}", highlight=False, markup=False)
+    verb, count = ("would remove", len(left.folders)) if dry_run else ("removed", len(gone))
+    console().print(f"{verb} {count} leftovers, {size(left.bytes)}", highlight=False)
 
 
 @app.command()
@@ -245,7 +273,3 @@ def doctor(as_json: Json = False) -> None:
         console().print(
             f" {mark} {check.name:16} {check.found}" + (f"  [dim]{escape(check.advice)}[/dim]" if check.advice else "")
         )
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from pathlib import Path
 
-__all__ = ["disk_full", "flush", "not_writable", "write_atomic"]
+__all__ = ["disk_full", "flush", "not_writable", "write_atomic", "write_mode"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = (
@@ -42,6 +43,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_mode(folder: Path) -> int:
+    """Return the mode that the umask gave a file in `folder`, told from the folder's own: there is no way to ask for a umask."""
+    return stat.S_IMODE(folder.stat().st_mode) & 0o666
 
 
 def disk_full(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -30,6 +31,8 @@ JsonObject: TypeAlias = dict[str, Any]
 _CHUNK = 1 << 20
 _Identity: TypeAlias = tuple[int, int, int, int, int]
 """Device, inode, size, and the times (ns) at which contents and inode last changed."""
+_TICK = 20_000_000
+"""Nanoseconds: the clock of a file system moves in steps, of up to 10 ms on Linux."""
 _known: dict[_Identity, str] = {}
 
 
@@ -85,8 +88,10 @@ def known_sha256(path: Path) -> str:
     identity = _identity(path)
     if identity not in _known:
         digest = file_sha256(path)
-        if _identity(path) != identity:
-            return digest  # it changes as it is read: nothing to remember
+        if _identity(path) != identity or time.time_ns() - identity[-1] < _TICK:
+            return (
+                digest  # it changes as it is read, or may yet change within one tick of its clock: nothing to remember
+            )
         _known[identity] = digest
     return _known[identity]
 

@@ -21,10 +21,15 @@ PACKAGES = ("plr", "torch", "transformers", "peft", "accelerate", "datasets", "g
 def provenance() -> JsonObject:
     """Collect date (UTC), command, package versions, git commit of the code and a short description of the machine."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "date": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "command": [_readable(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:])],
         **_static(),
     }
+
+
+def _readable(word: str) -> str:
+    """Spell bytes of the command line that are no UTF-8 as escapes."""
+    return word.encode(errors="backslashreplace").decode()
 
 
 @cache

@@ -217,7 +217,7 @@ class TrainSpec(Spec, frozen=True):
     """Peak rate. One that comes from a preset is LoRA's, times the method's own factor."""
     batch_size: int = Field(default=32, ge=1)
     """Rows of one optimizer step, over all devices."""
-    epochs: float = Field(default=10, gt=0)
+    epochs: float = Field(default=10.0, gt=0)
     """Passes over the training rows; fractions are allowed."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after warm-up."""
@@ -278,6 +278,12 @@ class Step(Spec, frozen=True):
     def fingerprint(self) -> str:
         """sha256 over kind, version, own fields and the fingerprints of the input steps."""
         return fingerprint({"version": self.VERSION, **self.identity()})
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Its fingerprint, and those it had at former versions of its kind: what was made then is still whole."""
+        versions = range(1, self.VERSION)
+        return (self.fingerprint, *(fingerprint({"version": v, **self.identity()}) for v in versions))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Step) and self.fingerprint == other.fingerprint

@@ -3,107 +3,54 @@
 How a commit works:
 
 1. A file lock named after the fingerprint is taken (the OS releases it when the process dies), so N processes share a study.
-2. The artifact is written to `.partial-<12 hex>` beside its final place, on the same filesystem.
-3. Every file is fsynced and hashed; `manifest.json` is written last.
-4. The folder is renamed to its final name and the parent folder fsynced.
+2. The artifact is written to `.partial-<12 hex>` beside its final place, on the same filesystem. What lies in that place
+   without a manifest is moved aside to `.broken-<12 hex>-<time>`, and said.
+3. Every file is fsynced and hashed; `manifest.json` is written last, sealed by a hash of itself.
+4. The folders are fsynced, the outer one renamed to its final name, and the parent folder fsynced.
 
 So an artifact exists if and only if its manifest does, and a kill at any point leaves either nothing or a whole artifact.
-Work that can be resumed (training checkpoints) lies in `.work/<12 hex>` until the commit and is deleted by it.
+A name that begins with a dot is none. Work that can be resumed (training checkpoints) lies in `.work/<12 hex>` until the
+commit and is deleted by it.
+
+How it is found: by the hash at the end of the folder's name. `get` looks at presence and sizes, which is enough to plan by;
+`require`, and whatever reads a file, compares the sha256 of all files too, once a process.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
-from pydantic import ValidationError
-
-from plr.core.files import disk_full, flush, write_atomic
-from plr.core.fingerprint import JsonObject, file_sha256
+from plr.core.artifact import SHORT, Artifact
+from plr.core.files import disk_full, flush, not_writable, write_mode
+from plr.core.fingerprint import JsonObject, known_sha256
+from plr.core.locks import hold
+from plr.core.manifest import MANIFEST, write_manifest
 from plr.core.provenance import provenance
-from plr.core.specs import KINDS, Evaluate, Quantize, Restore, Source, Step, Train, step_from_json
+from plr.core.specs import KINDS, Evaluate, Quantize, Restore, Source, Step, Train
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
-__all__ = ["Artifact", "Store"]
+__all__ = ["MANIFEST", "Artifact", "Store"]
 
-MANIFEST = "manifest.json"
-_SHORT = 12
 _MIN_REF = 4
+_SETTLED = 3.0
+"""Seconds after which a folder that is changed again has another time of change, on every file system in use."""
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A committed folder with its manifest."""
+class _Index:
+    """The folders of one kind by the hash at the end of their names, as they were at one time."""
 
-    path: Path
-
-    @cached_property
-    def manifest(self) -> JsonObject:
-        try:
-            return json.loads((self.path / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{self.path / MANIFEST} cannot be read: {error}",
-                expected="the JSON manifest written at the commit",
-                hint="delete the folder and run the command again: it makes the artifact anew",
-            ) from error
-
-    @property
-    def step(self) -> Source | Quantize | Train | Restore | Evaluate:
-        """The step that made it.
-
-        Raises:
-            IntegrityError: the manifest was written by another version of plr or altered.
-        """
-        try:
-            return step_from_json(self.manifest["step"])
-        except (ValidationError, KeyError) as error:
-            raise IntegrityError(
-                f"{self.path / MANIFEST} describes no step this version of plr knows",
-                hint="it was made by another version of plr, or altered; make it again",
-            ) from error
-
-    @property
-    def kind(self) -> str:
-        return self.manifest["kind"]
-
-    @property
-    def fingerprint(self) -> str:
-        return self.manifest["fingerprint"]
-
-    @property
-    def metrics(self) -> JsonObject:
-        return self.manifest["metrics"]
-
-    def check(self, *, hashes: bool = True) -> None:
-        """Compare every file with the manifest: presence and size, and the sha256 if `hashes`.
-
-        Raises:
-            IntegrityError: the first file that is missing or differs, by name.
-        """
-        for name, recorded in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                self._broken(f"{file} is missing")
-            if file.stat().st_size != recorded["size"]:
-                self._broken(f"{file} has {file.stat().st_size} bytes, {recorded['size']} were written")
-            if hashes and file_sha256(file) != recorded["sha256"]:
-                self._broken(f"{file} was altered: its sha256 differs from the manifest")
-
-    def _broken(self, message: str) -> None:
-        raise IntegrityError(
-            message,
-            expected="the files as they were committed",
-            hint=f"delete {self.path} and run the command again: it makes the artifact anew",
-        )
+    changed: int
+    settled: bool
+    folders: dict[str, list[str]]
 
 
 class Store:
@@ -111,26 +58,32 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = Path(home).absolute()
+        self._indexes: dict[str, _Index] = {}
 
     def path(self, step: Step) -> Path:
-        return self.home / step.kind / f"{_slug(step.label)}-{step.fingerprint[:_SHORT]}"
+        return self.home / step.kind / f"{_slug(step.label)}-{step.fingerprint[:SHORT]}"
 
     def work(self, step: Step) -> Path:
         """Return the folder of a step's resume state; it survives a kill and is gone after the commit."""
-        return self.home / ".work" / step.fingerprint[:_SHORT]
+        return self.home / ".work" / step.fingerprint[:SHORT]
 
-    def get(self, step: Step) -> Artifact | None:
-        """Find the artifact of `step`; None if it is not there. A folder that was altered in size or is incomplete raises.
+    def get(self, step: Step, *, hashes: bool = False) -> Artifact | None:
+        """Find the artifact of `step`; None if it is not there. With `hashes` its files are hashed, each once a process.
 
         Before the dtype of a computation counted, artifacts recorded it beside their results. One of that time is found where
         all that is recorded agrees: its own dtype, and that of the adapter behind it, which must be in the store to say so.
+
+        Raises:
+            IntegrityError: it is there, and it was altered, is incomplete, or has the manifest of another one.
         """
-        if (artifact := self._at(step)) is not None:
-            return artifact
-        former = step.former()
-        if former == step or (artifact := self._at(former)) is None:
-            return None
-        return artifact if self._computed_alike(step, artifact) else None
+        artifact = self._at(step)
+        if artifact is None:
+            former = step.former()
+            if former == step or (artifact := self._at(former)) is None or not self._computed_alike(step, artifact):
+                return None
+        if hashes:
+            artifact.use()
+        return artifact
 
     def identify(self, artifact: Artifact) -> Source | Quantize | Train | Restore | Evaluate:
         """Read the step of `artifact` with the dtypes that an artifact of before has on record."""
@@ -155,16 +108,55 @@ class Store:
         return True
 
     def _at(self, step: Step) -> Artifact | None:
+        folder = self._folder(step)
+        if folder is None:
+            return None
+        artifact = Artifact(folder)
+        if artifact.fingerprint != step.fingerprint:
+            raise IntegrityError(
+                f"{folder / MANIFEST} has the fingerprint {artifact.fingerprint}, and {step.label} has {step.fingerprint}",
+                expected="the manifest of this step",
+                hint=f"delete {folder} and run the command again: it makes the artifact anew",
+            )
+        artifact.check(hashes=False)
+        return artifact
+
+    def _folder(self, step: Step) -> Path | None:
+        """Find the folder of a step, which has a manifest of whatever sort."""
         # The label may differ between two spellings of one identity (a renamed model folder): look the hash up.
-        for folder in [self.path(step), *(self.home / step.kind).glob(f"*-{step.fingerprint[:_SHORT]}")]:
-            if (folder / MANIFEST).is_file():
-                artifact = Artifact(folder)
-                artifact.check(hashes=False)
-                return artifact
-        return None
+        expected = self.path(step)
+        if _is_there(expected / MANIFEST):
+            return expected
+        names = self._index(step.kind).get(step.fingerprint[:SHORT], [])
+        folders = (self.home / step.kind / name for name in names)
+        return next((folder for folder in folders if _is_there(folder / MANIFEST)), None)
+
+    def _index(self, kind: str) -> dict[str, list[str]]:
+        """List the folders of a kind by hash, read again whenever the folder they lie in may have changed."""
+        parent = self.home / kind
+        try:
+            changed = parent.stat().st_mtime_ns
+            known = self._indexes.get(kind)
+            if known is not None and known.settled and known.changed == changed:
+                return known.folders
+            names = os.listdir(parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        folders: dict[str, list[str]] = {}
+        for name in sorted(names):
+            if not name.startswith("."):
+                folders.setdefault(name.rpartition("-")[2], []).append(name)
+        self._indexes[kind] = _Index(changed, abs(time.time() - changed / 1e9) > _SETTLED, folders)
+        return folders
 
     def require(self, step: Step) -> Artifact:
-        artifact = self.get(step)
+        """Find the artifact of `step` to read its files, which are hashed, each once a process.
+
+        Raises:
+            PlrError: it is not there.
+            IntegrityError: see `get`; or a file is not the one that was committed.
+        """
+        artifact = self.get(step, hashes=True)
         if artifact is None:
             raise PlrError(f"{step.kind} {step.label} is not in the store {self.home}", hint="make it first")
         return artifact
@@ -177,32 +169,60 @@ class Store:
 
         Raises:
             DiskFullError: what was written of this step is removed, everything else is untouched.
+            IntegrityError: see `get`.
+            PlrError: the store cannot be written.
         """
         if artifact := self.get(step):
+            self._drop_work(step)
             return artifact, False
         with _disk_errors(self.home), self.lock(step):
             if artifact := self.get(step):
                 return artifact, False
-            final = self.path(step)
-            partial = final.parent / f".partial-{step.fingerprint[:_SHORT]}"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            partial = self._room_for(step)
             started = time.perf_counter()
             try:
                 metrics = build(partial)
-                self._commit(step, partial, final, metrics, time.perf_counter() - started)
+                self._commit(step, partial, metrics, time.perf_counter() - started)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            shutil.rmtree(self.work(step), ignore_errors=True)
-            return Artifact(final), True
+            self._drop_work(step)
+            return Artifact(self.path(step)), True
 
-    def _commit(self, step: Step, partial: Path, final: Path, metrics: JsonObject, seconds: float) -> None:
-        files = {}
+    def _drop_work(self, step: Step) -> None:
+        """Remove the resume state of a finished step, which a kill after its commit leaves behind."""
+        shutil.rmtree(self.work(step), ignore_errors=True)
+
+    def _room_for(self, step: Step) -> Path:
+        """Make the empty folder to build in; what lies in the way of the artifact is moved aside."""
+        final = self.path(step)
+        partial = final.parent / f".partial-{step.fingerprint[:SHORT]}"
+        with _writable(self.home):
+            if not final.parent.exists():
+                final.parent.mkdir(parents=True, exist_ok=True)
+                flush(self.home)
+            shutil.rmtree(partial, ignore_errors=True)
+            for path in (partial, final):
+                if os.path.lexists(path):
+                    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+                    aside = final.parent / f".broken-{step.fingerprint[:SHORT]}-{now}"
+                    os.rename(path, aside)
+                    print(f"{path} has no manifest: it was moved aside to {aside.name}", file=sys.stderr)
+            partial.mkdir()
+        return partial
+
+    def _commit(self, step: Step, partial: Path, metrics: JsonObject, seconds: float) -> None:
+        final = self.path(step)
+        files: JsonObject = {}
+        mode = write_mode(partial)
         for file in sorted(partial.rglob("*")):
             if file.is_file():
+                file.chmod(mode)  # some libraries write 0600 whatever the umask
                 flush(file)
-                files[str(file.relative_to(partial))] = {"sha256": file_sha256(file), "size": file.stat().st_size}
+                files[file.relative_to(partial).as_posix()] = {
+                    "sha256": known_sha256(file),
+                    "size": file.stat().st_size,
+                }
         manifest = {
             "kind": step.kind,
             "fingerprint": step.fingerprint,
@@ -214,7 +234,11 @@ class Store:
             "seconds": round(seconds, 3),
             "provenance": provenance(),
         }
-        write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+        write_manifest(partial / MANIFEST, manifest)
+        for folder in partial.rglob("*"):
+            if folder.is_dir():
+                flush(folder)
+        flush(partial)
         os.rename(partial, final)
         flush(final.parent)
 
@@ -226,44 +250,51 @@ class Store:
 
     @contextmanager
     def lock(self, step: Step) -> Generator[None]:
-        folder = self.home / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{step.fingerprint[:_SHORT]}.lock"):
+        with ExitStack() as held:
+            with _writable(self.home):
+                held.enter_context(hold(self.home, step.fingerprint[:SHORT]))
             yield
 
     def all(self, kind: str | None = None) -> list[Artifact]:
-        """List committed artifacts, the newest last."""
-        kinds = [kind] if kind else KINDS
-        manifests = [path for k in kinds for path in (self.home / k).glob(f"*/{MANIFEST}")]
-        return [
-            Artifact(path.parent) for path in sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path)))
-        ]
+        """List committed artifacts, the newest last by the date on record; those without a readable manifest come first."""
+        kinds = [kind] if kind else [*KINDS]
+        dated = [(_date(artifact), artifact) for k in kinds for artifact in self._of(k)]
+        # Dates of before are whole seconds: what is made of another then comes after it.
+        dated.sort(key=lambda pair: (pair[0], kinds.index(pair[1].path.parent.name), pair[1].path.name))
+        return [artifact for _, artifact in dated]
 
-    def find(self, ref: str | None, kinds: tuple[str, ...] = (*KINDS,)) -> Artifact:
+    def _of(self, kind: str) -> list[Artifact]:
+        folders = [self.home / kind / name for names in self._index(kind).values() for name in names]
+        return [Artifact(folder) for folder in folders if _is_there(folder / MANIFEST)]
+
+    def find(self, ref: str | None, kinds: tuple[str, ...] = (*KINDS,), *, outside: bool = False) -> Artifact:
         """Find the artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
+
+        A path may lead out of this store with `outside`; else see `own`.
 
         Raises:
             UsageError: nothing, several or the wrong kind of artifact matches `ref`.
+            IntegrityError: what is named has no manifest of its own that can be read.
         """
-        if ref is not None and (Path(ref) / MANIFEST).is_file():
-            return self._of_kind(Artifact(Path(ref).absolute()), kinds)
-        artifacts = self.all()
         if ref is None:
-            fitting = [a for a in artifacts if a.kind in kinds]
-            if not fitting:
-                raise UsageError(
-                    f"the store {self.home} holds no {' or '.join(kinds)} yet",
-                    hint=f"run {KINDS[kinds[0]].command} first, or set PLR_HOME",
-                )
-            return fitting[-1]
-        named = [a for a in artifacts if a.path.name == ref]
-        matches = named or [a for a in artifacts if len(ref) >= _MIN_REF and a.fingerprint.startswith(ref)]
+            return self._latest(kinds)
+        try:
+            is_path = _is_there(Path(ref) / MANIFEST)
+        except (ValueError, PlrError):  # NUL, or longer than any name
+            is_path = False
+        if is_path:
+            return self._of_kind(self._by_path(Path(ref), outside), kinds)
+        artifacts = [artifact for kind in KINDS for artifact in self._of(kind)]
+        matches = [a for a in artifacts if a.path.name == ref]
+        if not matches and len(ref) >= _MIN_REF:
+            matches = [a for a in artifacts if a.path.name.rpartition("-")[2].startswith(ref[:SHORT])]
+            matches = [a for a in matches if len(ref) <= SHORT or a.fingerprint.startswith(ref)]
         if len(matches) == 1:
             return self._of_kind(matches[0], kinds)
         if matches:
             raise UsageError(
                 f"{ref!r} is ambiguous: {len(matches)} artifacts match",
-                expected="a unique hash prefix: " + ", ".join(a.fingerprint[:_SHORT] for a in matches[:5]),
+                expected="a unique hash prefix: " + ", ".join(a.fingerprint[:SHORT] for a in matches[:5]),
             )
         raise UsageError(
             f"no artifact matches {ref!r} in {self.home}",
@@ -271,29 +302,95 @@ class Store:
             hint="plr ls lists what is there",
         )
 
+    def _latest(self, kinds: tuple[str, ...]) -> Artifact:
+        artifacts = [artifact for artifact in self.all() if artifact.path.parent.name in kinds]
+        if not artifacts:
+            raise UsageError(
+                f"the store {self.home} holds no {' or '.join(kinds)} yet",
+                hint=f"run {KINDS[kinds[0]].command} first, or set PLR_HOME",
+            )
+        _ = artifacts[0].record  # one without a date may be the latest
+        return artifacts[-1]
+
+    def _by_path(self, path: Path, outside: bool) -> Artifact:
+        path = path.absolute()
+        if path.name.startswith("."):
+            raise UsageError(
+                f"{path} is no artifact: it was never committed, or moved aside",
+                hint="run the command that makes it again; plr gc removes leftovers",
+            )
+        artifact = Artifact(path, placed=self._holds(path))
+        return artifact if outside else self.own(artifact)
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            return path.parent.name in KINDS and path.parent.parent.samefile(self.home)
+        except OSError:
+            return False
+
+    def own(self, artifact: Artifact) -> Artifact:
+        """Return `artifact`, or for one that lies elsewhere the one of this store with the same step and files.
+
+        Raises:
+            UsageError: it lies elsewhere, and this store has no such one.
+            IntegrityError: it lies elsewhere, and its files are not those of its manifest.
+        """
+        if self._holds(artifact.path):
+            return artifact
+        step = artifact.step
+        mine = None if isinstance(step, Source) else self._at(step)
+        if mine is None or mine.record.files != artifact.record.files:
+            what = "holds none of its step" if mine is None else "holds other files of the same step"
+            raise UsageError(
+                f"{artifact.path} lies outside of the store {self.home}, which {what}",
+                expected="an artifact of this store, or a copy of one",
+                hint=f"set PLR_HOME to the store in which it was made, and give {artifact.fingerprint[:SHORT]}; "
+                "plr show and plr verify look at any folder",
+            )
+        artifact.use()
+        return mine
+
     @staticmethod
     def _of_kind(artifact: Artifact, kinds: tuple[str, ...]) -> Artifact:
         if artifact.kind not in kinds:
             raise UsageError(f"{artifact.path.name} is of kind {artifact.kind}", expected=f"{' or '.join(kinds)}")
         return artifact
 
-    def garbage(self) -> list[Path]:
-        """List leftovers no running process holds: partial folders and resume work whose step is finished or unlocked."""
-        rubbish = [p for kind in KINDS for p in (self.home / kind).glob(".partial-*")]
-        rubbish += list((self.home / ".work").glob("*"))
-        return [path for path in rubbish if not self._locked(path.name.removeprefix(".partial-"))]
 
-    def _locked(self, short: str) -> bool:
-        file = self.home / ".locks" / f"{short}.lock"
-        if not file.exists():
-            return False
-        lock = FileLock(file, blocking=False)
-        try:
-            lock.acquire()
-        except TimeoutError:
-            return True
-        lock.release()
+def _is_there(file: Path) -> bool:
+    """Tell whether a name is there, whatever it names.
+
+    Raises:
+        PlrError: that cannot be seen.
+    """
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise PlrError(f"{file} cannot be looked at: {error.strerror}") from error
+    return True
+
+
+def _date(artifact: Artifact) -> float:
+    try:
+        return artifact.record.timestamp
+    except IntegrityError:
+        return -1.0
+
+
+@contextmanager
+def _writable(home: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not_writable(error):
+            raise PlrError(
+                f"the store {home} cannot be written: {error.strerror}",
+                expected="a store to write to; one to read from is enough for what is in it already",
+                hint="set PLR_HOME to a folder of yours",
+            ) from error
+        raise
 
 
 @contextmanager

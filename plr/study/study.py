@@ -103,8 +103,12 @@ class Study:
         return engines.get(engine).run(plan or self.plan(store), store, runtime, on_event or (lambda event: None))
 
     def results(self, store: Store, failed: Mapping[str, str] | None = None) -> list[CellResult]:
-        """Read one result a cell; a cell whose artifact is missing is a failed one with its reason."""
-        return [cell_result(cell, store.get(cell.step), failed or {}) for cell in self.cells]
+        """Read one result a cell; a cell whose artifact is missing is a failed one with its reason.
+
+        Raises:
+            IntegrityError: a result is not as it was committed, by the name of the file.
+        """
+        return [cell_result(cell, store.get(cell.step, hashes=True), failed or {}) for cell in self.cells]
 
     def frame(self, store: Store, *, samples: bool = False) -> DataFrame:
         """Build a tidy pandas DataFrame of the results in the store: one row a cell and metric, the columns of `results.csv`.
@@ -115,7 +119,7 @@ class Study:
         results = self.results(store)
         if not samples:
             return cells_frame(results)
-        stored = {cell.step.fingerprint: store.get(cell.step) for cell in self.cells}
+        stored = {cell.step.fingerprint: store.get(cell.step, hashes=True) for cell in self.cells}
         return samples_frame(results, {key: read_samples(one.path) for key, one in stored.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:

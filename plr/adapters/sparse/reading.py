@@ -257,8 +257,10 @@ def sparse_adapters(steps: Iterable[Step], store: Store) -> list[SparseAdapter]:
 
     loaded = []
     for step in steps:
-        if isinstance(step, Train) and step.adapter.method == "sparse" and (artifact := store.get(step)) is not None:
-            loaded.append(read_sparse(artifact.path, step.label))
+        if isinstance(step, Train) and step.adapter.method == "sparse":
+            artifact = store.get(step, hashes=True)
+            if artifact is not None:
+                loaded.append(read_sparse(artifact.path, step.label))
     return loaded
 
 
