@@ -27,7 +27,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def emit(value: Any) -> None:
     """Print JSON to standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair: a path that is no UTF-8
+        text = json.dumps(value, indent=1)
+    print(text)
 
 
 def print_files(files: Iterable[Path], lead: str = "") -> None:
@@ -36,7 +41,7 @@ def print_files(files: Iterable[Path], lead: str = "") -> None:
 
     paths = list(files)
     for path in paths:
-        console().print(f"{lead}{path}", highlight=False)
+        console().print(f"{lead}{path}", highlight=False, markup=False)
     kinds = {path.suffix for path in paths}
     if ".svg" in kinds and ".png" not in kinds:
         console().print(PNG_HINT, highlight=False, markup=False)
@@ -107,11 +112,14 @@ class Watcher:
             self.progress.advance(self.overall, step.info.effort * gained)
 
     def _finish(self, event: Event, step: Step) -> None:
+        from rich.markup import escape
+
         if event.fingerprint in self.bars:
             self.progress.remove_task(self.bars.pop(event.fingerprint))
         self._advance(event.fingerprint, step, 1.0)
         if event.what == "failed":
-            self.progress.console.print(f"[red]failed[/red]  {_line(step)}: {event.error.splitlines()[0]}")
+            reason = escape(event.error.partition("\n")[0])
+            self.progress.console.print(f"[red]failed[/red]  {_line(step)}: {reason}")
         elif event.what == "made" and not self.quiet:
             self.progress.console.print(f"[green]made[/green]    {_line(step)}  [dim]{span(event.seconds)}[/dim]")
 
@@ -134,4 +142,7 @@ def watch(steps: list[Step], *, quiet: bool = False) -> Generator[Watcher]:
 
 
 def _line(step: Step) -> str:
-    return f"{step.info.verb:8} {step.label}"
+    """Describe a step in rich's markup: a name in it is text."""
+    from rich.markup import escape
+
+    return f"{step.info.verb:8} {escape(step.label)}"
