@@ -131,7 +131,14 @@ def _read(model_class: type[PreTrainedModel], folder: Path) -> dict[str, Tensor]
     """Read the tensors of a saved checkpoint, in float32, under the names of the model's own state."""
     import torch
 
-    loaded = model_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    loaded = model_class.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
     model, info = cast("tuple[PreTrainedModel, dict[str, list[str]]]", loaded)
     missing = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if missing:

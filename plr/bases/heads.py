@@ -62,6 +62,8 @@ def load_classifier(
                 label2id={label: i for i, label in enumerate(names)},
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                trust_remote_code=False,
+                **({} if "gguf_file" in more else {"use_safetensors": True}),
                 **more,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:

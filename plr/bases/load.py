@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plr.bases.heads import graft, is_encoder, load_classifier
+from plr.bases.look import look_at_files, look_at_model
 from plr.bases.resolve import model_path
+from plr.core.memory import out_of_memory
 from plr.core.quiet import silenced
 from plr.core.runtime import Runtime, available_memory
 from plr.core.specs import ModelRef, Quantize, Source
@@ -34,6 +35,8 @@ __all__ = [
     "runtime_dtype",
 ]
 
+SAFELY = {"use_safetensors": True, "trust_remote_code": False}
+"""What every call of `from_pretrained` is given: no pickle, and no code of a model's folder."""
 DENSE_SHARE = 0.5  # of the free memory, for dense weights; the rest is for activations, the optimizer and the codes
 
 
@@ -59,8 +62,10 @@ def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokeniz
     path = model_path(ref, offline=offline)
     folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **gguf)
-    except (OSError, ValueError, KeyError, struct.error) as error:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **gguf)
+    except Exception as error:  # tokenizers raises bare exceptions, and what a broken file leads to has many types
+        if out_of_memory(error):
+            raise
         raise ModelError(
             f"the tokenizer of {ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
             expected="tokenizer.json, or a whole GGUF file with its tokenizer",
@@ -89,12 +94,8 @@ def load_source(
     """
     path = model_path(ref, offline=offline)
     folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
-    if not gguf and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{ref.name} has no *.safetensors",
-            expected="weights in safetensors (pickled weights are not read)",
-            hint=f"its pull requests on the hub may hold them: {ref.name}@refs/pr/1",
-        )
+    if not gguf:
+        look_at_files(folder, ref.name)
     tokenizer = load_tokenizer(ref, offline=offline)
     own_bars = (
         silenced() if gguf else nullcontext()
@@ -103,15 +104,21 @@ def load_source(
         pad: Any = tokenizer.pad_token_id
         with own_bars:
             model, trained = load_classifier(folder, head, dtype=dtype, pad_token_id=pad, name=ref.name, **gguf)
+        look_at_model(model, tokenizer, ref.name, None)
         return Loaded(_dense(model).to(device), tokenizer, head, not trained)
     try:
         with own_bars:
-            model = _auto_class(folder, **gguf).from_pretrained(folder, dtype=dtype, **gguf)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            safely = {"trust_remote_code": False} if gguf else SAFELY
+            auto = _auto_class(folder, **gguf)
+            model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safely, **gguf)
+    except Exception as error:  # a config or a file that is wrong shows in errors of many types
+        if out_of_memory(error):
+            raise
         raise ModelError(
-            f"{ref.name} cannot be loaded from {path}: {error}",
+            f"{ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
             expected="a causal language model, or an encoder, that this version of transformers knows",
         ) from error
+    look_at_model(model, tokenizer, ref.name, None if gguf else info)
     return Loaded(_dense(model).to(device).eval(), tokenizer)
 
 
@@ -152,7 +159,8 @@ def _auto_class(folder: Path, **gguf: Any) -> Any:
     """Return the class that loads a model without a head of its own."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    return AutoModel if is_encoder(AutoConfig.from_pretrained(folder, **gguf)) else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
+    return AutoModel if is_encoder(config) else AutoModelForCausalLM
 
 
 def open_quantized(folder: Path, runtime: Runtime) -> PreTrainedModel:

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from plr.core.fingerprint import file_sha256, folder_sha256
+from plr.core.fingerprint import file_sha256, folder_sha256, known_sha256
 from plr.core.specs import ModelRef
 from plr.embedded import tiny_path
-from plr.errors import HubUnreachable, ModelError, UnknownNameError, UsageError
+from plr.errors import HubUnreachable, IntegrityError, ModelError, UnknownNameError, UsageError
 from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
 from plr.registry import did_you_mean
 
@@ -36,6 +36,16 @@ _WEIGHTS = (
     "vocab.json",
     "merges.txt",
 )
+_BEHAVIOUR = (
+    *_WEIGHTS,
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+"""The files of a folder that bear on what its model does. `embedded:tiny` is named by the first of them, as ever."""
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _CHAT_TEMPLATES = "additional_chat_templates/"
 """The one folder of which transformers reads files."""
@@ -85,7 +95,9 @@ def _local(folder: Path) -> ModelRef:
             expected="weights in safetensors (pickled weights are not read)",
             hint="save the model again with model.save_pretrained(folder)",
         )
-    return ModelRef(kind="local", name=folder.name, revision=folder_sha256(folder, patterns=_WEIGHTS), path=str(folder))
+    return ModelRef(
+        kind="local", name=folder.name, revision=folder_sha256(folder, patterns=_BEHAVIOUR), path=str(folder)
+    )
 
 
 def _hub(text: str, *, offline: bool) -> ModelRef:
@@ -107,6 +119,7 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
 
     Raises:
         ModelError: they are not there and cannot be fetched.
+        IntegrityError: a local model has changed since it was named.
         IntegrityError: the hub sends other bytes than it promises.
         DiskFullError: the disk is full.
     """
@@ -119,7 +132,23 @@ def model_path(ref: ModelRef, *, offline: bool = False) -> Path:
             f"the source model {ref.name} was at {ref.path} and is not there any more",
             hint="put it back, or give its new place with --model",
         )
+    _check_unchanged(ref, Path(ref.path))
     return Path(ref.path)
+
+
+def _check_unchanged(ref: ModelRef, path: Path) -> None:
+    """Compare a local source with what it was when it was named; what was named before all its files counted, by those."""
+    now = (
+        {folder_sha256(path, patterns=patterns) for patterns in (_BEHAVIOUR, _WEIGHTS)}
+        if path.is_dir()
+        else {known_sha256(path)}
+    )
+    if ref.revision not in now:
+        raise IntegrityError(
+            f"the source model {ref.name} in {path} is no longer what it was: its files have changed",
+            expected=f"the files with the hash {ref.revision[:12]}",
+            hint="put them back, or name the model as it is now with --model: it is another source",
+        )
 
 
 def _fetched(ref: ModelRef, *, offline: bool) -> Path:

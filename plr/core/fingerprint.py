@@ -104,7 +104,7 @@ def _identity(path: Path) -> _Identity:
 def folder_sha256(folder: Path, *, patterns: tuple[str, ...] = ("*",)) -> str:
     """Compute one hash over names and contents of the files of a folder (not its sub-folders), sorted by name."""
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    return fingerprint({path.name: file_sha256(path) for path in files})
+    return fingerprint({path.name: known_sha256(path) for path in files})
 
 
 def _checked(value: Any, where: str) -> Any:

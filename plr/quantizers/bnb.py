@@ -206,7 +206,9 @@ def load_bitsandbytes(folder: Path, *, dtype: torch.dtype, device: str) -> PreTr
     _bitsandbytes()
     auto: Any = transformers.AutoModelForCausalLM
     try:
-        model: Any = auto.from_pretrained(folder, dtype=dtype, device_map={"": device})
+        model: Any = auto.from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"the bitsandbytes checkpoint {folder} cannot be loaded: {error}") from error
     for module in model.modules():

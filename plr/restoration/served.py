@@ -23,6 +23,6 @@ def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | 
         model = open_quantized(path, runtime)
     else:
         auto: Any = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
-        model = auto.from_pretrained(path, dtype=runtime_dtype(runtime))
+        model = auto.from_pretrained(path, dtype=runtime_dtype(runtime), use_safetensors=True, trust_remote_code=False)
         model.to(runtime.torch_device())
     return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)

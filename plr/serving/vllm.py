@@ -92,7 +92,9 @@ class VllmEngine:
         if offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
         package = require_vllm()
-        self._tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(str(tokenizer_folder)))
+        self._tokenizer = cast(
+            "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(str(tokenizer_folder), trust_remote_code=False)
+        )
         self._ends = _ends(self.folder, self._tokenizer)
         self._numbers: dict[str, int] = {}  # an adapter's folder -> its number in vLLM, from 1
         arguments: dict[str, Any] = {
