@@ -14,7 +14,7 @@ from plr.errors import DataError, HubDataUnreachable, HubUnreachable, PlrError
 
 ROOT = Path(errors.__file__).parent
 BY_WORDS = {
-    "core/files.py": {"disk_full"},
+    "core/files.py": {"disk_full", "system_error"},
     "core/memory.py": {"out_of_memory"},
     "adapters/peft.py": {"_layer_is_foreign"},
     "serving/package.py": {"_memory_is_short"},

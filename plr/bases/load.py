@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 SAFELY = {"use_safetensors": True, "trust_remote_code": False}
-"""What every call of `from_pretrained` is given: no pickle, and no code of a model's folder."""
+"""Arguments of every `from_pretrained`: no pickle, and no code of a model's folder."""
 DENSE_SHARE = 0.5  # of the free memory, for dense weights; the rest is for activations, the optimizer and the codes
 
 
@@ -108,7 +108,7 @@ def load_source(
         return Loaded(_dense(model).to(device), tokenizer, head, not trained)
     try:
         with own_bars:
-            safely = {"trust_remote_code": False} if gguf else SAFELY
+            safely = {"trust_remote_code": False} if gguf else SAFELY | {"ignore_mismatched_sizes": True}
             auto = _auto_class(folder, **gguf)
             model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safely, **gguf)
     except Exception as error:  # a config or a file that is wrong shows in errors of many types

@@ -140,9 +140,9 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     index = folder / INDEX
     if not index.exists():
         _refuse(
-            f"{name} has neither model.safetensors nor {INDEX}",
+            f"{name} has no *.safetensors that is read: neither model.safetensors nor {INDEX}",
             expected="weights in safetensors (pickled weights are not read)",
-            hint="save the model again with model.save_pretrained(folder)",
+            hint=f"save it again with model.save_pretrained(folder); on the hub, {name}@refs/pr/1 may hold them",
         )
     shards = _json_object(index, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:

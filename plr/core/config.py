@@ -24,8 +24,31 @@ def as_it_is(place: tuple[str, ...], value: Any) -> Any:
     return value
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML's own rule, which PyYAML does not keep: a key that stands twice in a mapping is an error."""
+_DEEPEST = 100
+_MOST_VALUES = 100_000
+_MOST_BYTES = 4 << 20
+
+
+class _Bounded(yaml.SafeLoader):
+    """YAML with bounds on depth and on the values that aliases stand for, in which a key stands once in a mapping."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {_DEEPEST}", problem_mark=self.peek_event().start_mark
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {}, set())
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -34,6 +57,24 @@ class _EachKeyOnce(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
+
+
+def _count(node: yaml.Node, known: dict[int, int], open_: set[int]) -> int:
+    """Count the values of `node` with every alias written out."""
+    if id(node) in open_:
+        raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=node.start_mark)
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        open_.add(id(node))
+        known[id(node)] = 1 + sum(_count(part, known, open_) for part in parts)
+        open_.remove(id(node))
+        if known[id(node)] > _MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_VALUES} values", problem_mark=node.start_mark)
+    return known[id(node)]
 
 
 def load_yaml(path: Path) -> JsonObject:
@@ -50,9 +91,11 @@ def load_yaml(path: Path) -> JsonObject:
             expected="a YAML file" + (f"; that folder has {', '.join(beside)}" if beside else ""),
             hint=f"did you mean {near[0]}?" if near else None,
         )
+    if path.stat().st_size > _MOST_BYTES:
+        raise ConfigError(f"{path} has {path.stat().st_size} bytes", expected=f"settings, at most {_MOST_BYTES} bytes")
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        value = yaml.load(path.read_text(encoding="utf-8"), _Bounded)
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # of a tag that its value does not fit: the last two
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
@@ -78,7 +121,7 @@ def apply_overrides(value: Mapping[str, Any], overrides: Iterable[str], read: Re
             raise ConfigError(f"--set {override!r}", expected="KEY=VALUE, e.g. --set train.epochs=3")
         *parents, last = key.strip().split(".")
         try:
-            new = read((*parents, last), yaml.safe_load(text))
+            new = read((*parents, last), yaml.load(text, _Bounded))
             node: Any = result
             for parent in parents:
                 node = _entered(node, parent)

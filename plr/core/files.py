@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 from pathlib import Path
 
-__all__ = ["disk_full", "flush", "not_writable", "write_atomic", "write_mode"]
+__all__ = ["disk_full", "flush", "not_writable", "system_error", "write_atomic", "write_mode"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = (
@@ -65,6 +66,18 @@ def disk_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the operating system's error behind `error`: itself, or that of a library in Rust, which gives its number in words.
+
+    >>> system_error(RuntimeError("I/O error: Input/output error (os error 5)"))
+    OSError(5, 'Input/output error')
+    """
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def not_writable(error: OSError) -> bool:

@@ -51,7 +51,7 @@ class RuntimeOptions(TypedDict, total=False):
     report_to: Sequence[str]
 
 
-class Runtime(BaseModel, frozen=True, extra="forbid"):
+class Runtime(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Settings of execution: place, device and sizes.
 
     `micro_batch` rows go through the model at once in training; `slots` rows decode side by side in evaluation;

@@ -55,7 +55,7 @@ GridSearch = Literal["minmax", "mse", "hessian"]
 ServingEngine = Literal["hf", "vllm"]
 
 
-class Spec(BaseModel, frozen=True, extra="forbid"):
+class Spec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A frozen value with an identity."""
 
     LOCATION: ClassVar[frozenset[str]] = frozenset()
@@ -119,7 +119,7 @@ class TaskSpec(Spec, frozen=True):
     """Leave out rows whose prompt is longer; none: keep all."""
 
 
-class CalibrationKnobs(BaseModel, frozen=True, extra="forbid"):
+class CalibrationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Options of a calibration, in steps and in study files."""
 
     samples: int = Field(default=500, ge=1)
@@ -150,7 +150,7 @@ class Calibration(Spec, CalibrationKnobs, frozen=True):
         return self
 
 
-class QuantizationKnobs(BaseModel, frozen=True, extra="forbid"):
+class QuantizationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Options of a quantization, in steps and in study files. Names as in GPTQ checkpoints."""
 
     method: str = "gptq"
@@ -436,7 +436,7 @@ class Restore(Step, frozen=True):
         return f"{self.adapter.label}-to-{self.base.bits}bit-{self.form.name}"
 
 
-class EvaluationKnobs(BaseModel, frozen=True, extra="forbid"):
+class EvaluationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Options of an evaluation, in steps and in study files."""
 
     split: Literal["train", "validation", "test"] = "test"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plr.core.files import disk_full
+from plr.core.files import disk_full, system_error
 from plr.core.fingerprint import JsonObject
 from plr.core.memory import out_of_memory
 from plr.core.runtime import Runtime
@@ -171,5 +171,10 @@ def _resources(step: Step) -> Generator[None]:
             raise DiskFullError(
                 f"the disk is full while writing {step.label}",
                 hint="free some space (plr gc) and run the same command again: finished steps are kept",
+            ) from error
+        if not isinstance(error, OSError) and (behind := system_error(error)) is not None:
+            raise PlrError(
+                f"{behind.strerror} in {step.label}",
+                hint="look at the disk of the store, and run the same command again: finished steps are kept",
             ) from error
         raise

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from plr.core.files import write_atomic
 from plr.core.fingerprint import is_json
+from plr.errors import TrainingError
 from plr.training.objectives import IGNORE, Objective
 
 __all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]
@@ -118,7 +120,20 @@ class PlrTrainer(Trainer):
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices
+        self._check_finite(loss, "training")
         return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self, loss: Tensor | float, what: str) -> None:
+        """Stop at the first loss that is not finite: every step after it would train on it, and no number of it is one."""
+        if not math.isfinite(loss):
+            step = self.state.global_step
+            last = next((entry["loss"] for entry in reversed(self.state.log_history) if "loss" in entry), None)
+            raise TrainingError(
+                f"the training diverged: the {what} loss is {float(loss)} at step {step}"
+                + (f", after {last} at the last record" if last is not None else ""),
+                expected="a finite loss",
+                hint=f"lower train.learning_rate ({self.args.learning_rate:g}), or raise train.warmup_fraction",
+            )
 
     def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
@@ -127,6 +142,7 @@ class PlrTrainer(Trainer):
         """Compute the mean validation loss an item, and metrics of a head; the best adapter so far is kept in `work`."""
         measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
         loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
+        self._check_finite(loss, "validation")
         self.log(named)
         if self.is_world_process_zero():
             best = read_best(self.work)

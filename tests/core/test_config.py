@@ -115,3 +115,32 @@ def test_every_yaml_parses_and_opens_with_its_command(path: Path) -> None:
     assert str(path.relative_to(CONFIGS.parent)) in first
     read = read_task if path.parent.name == "tasks" else load_study
     assert read(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a0 x\n" + "".join(f"b{i}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)),
+        "a: &a0 {x: 1}\n" + "".join(f"b{i}: &a{i + 1} {{<<: [*a{i}, *a{i}], k{i}: *a{i}}}\n" for i in range(40)),
+        "a: &a [*a]\n",
+        "a: &a {b: *a}\n",
+        "a: " + "[" * 10_000 + "]" * 10_000 + "\n",
+        "a: " + "9" * 5000 + "\n",
+        "a: !!int abc\n",
+        "a: !!timestamp abc\n",
+        "a: !!python/object/apply:os.system ['true']\n",
+        "a: b\n" * 1_000_000,
+    ],
+    ids=["lists", "merges", "itself", "itself in a mapping", "deep", "digits", "int", "timestamp", "code", "long"],
+)
+def test_yaml_is_bounded(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load_yaml(file)
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "[" * 10_000 + "]" * 10_000, "9" * 5000, "!!int abc"])
+def test_a_set_value_is_bounded(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"train": {"epochs": 1}}, [f"train.epochs={text}"])

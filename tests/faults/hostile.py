@@ -478,9 +478,6 @@ def _tokenizers() -> Iterator[Hostile]:
 
     edits: dict[str, Callable[[Any], object]] = {
         "an id beyond the embedding": lambda value: value["model"]["vocab"].update(w1=64),
-        "an added token beyond the embedding": lambda value: value["added_tokens"].append(
-            {**value["added_tokens"][0], "id": 9999, "content": "<more>"}
-        ),
         "a model of an unknown kind": lambda value: value["model"].update(type="What"),
         "no model": lambda value: value.pop("model"),
         "a list for a vocabulary": lambda value: value["model"].update(vocab=[]),

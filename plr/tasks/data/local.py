@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import cast
+from typing import Literal, TypedDict, cast
 
+from plr.core.text import json_lines, json_value, read_text
 from plr.errors import DataError
 from plr.tasks.data.sources import Row
 from plr.tasks.types import Fields
@@ -20,6 +22,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _CELL = 2**31 - 1
 """Characters a cell may have. Python's own limit, of the whole process, is 128 Ki: less than an article."""
 _LIMIT = Lock()
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _PARQUET = "write it as JSON lines: pandas.read_parquet(FILE).to_json('rows.jsonl', orient='records', lines=True)"
 STEMS = {
     "train": "train",
@@ -29,6 +32,13 @@ STEMS = {
     "dev": "validation",
     "test": "test",
 }
+
+
+class _Form(TypedDict):
+    """Arguments of `csv.reader`."""
+
+    delimiter: str
+    quoting: Literal[0, 3]
 
 
 class LocalSource:
@@ -107,41 +117,22 @@ class LocalSource:
             ".csv": _table,
             ".tsv": _table,
         }
-        try:
-            rows = [
-                Row(split, index, values, where)
-                for index, (values, where) in enumerate(readers[path.suffix.lower()](path))
-            ]
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path} is not UTF-8 text (byte {error.start})", expected="UTF-8", hint="save it as UTF-8 text"
-            ) from error
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        rows = [
+            Row(split, index, values, where) for index, (values, where) in enumerate(readers[path.suffix.lower()](path))
+        ]
         if not rows:
             raise DataError(f"{path} holds no rows", expected="at least one")
         return rows
 
 
 def _json_lines(path: Path) -> Iterator[tuple[Fields, str]]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                try:
-                    values = json.loads(line)
-                except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
-                    raise DataError(f"{where}: not JSON ({error})", expected="one JSON object a line") from error
-                yield _object(values, where), where
+    for values, where in json_lines(path):
+        yield _object(values, where), where
 
 
 def _json_list(path: Path) -> Iterator[tuple[Fields, str]]:
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "name the file .jsonl if it holds one object a line"
-        raise DataError(f"{path}: not JSON ({error})", expected="a list of objects", hint=hint) from error
+    hint = "name the file .jsonl if it holds one object a line"
+    rows = json_value(read_text(path), str(path), "a list of objects", hint)
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {type(rows).__name__}", expected="a list of objects")
     for number, values in enumerate(cast("list[object]", rows), 1):
@@ -150,9 +141,10 @@ def _json_list(path: Path) -> Iterator[tuple[Fields, str]]:
 
 
 def _table(path: Path) -> Iterator[tuple[Fields, str]]:
-    with _LIMIT, path.open(encoding="utf-8-sig", newline="") as stream:
+    text = read_text(path)
+    with _LIMIT, io.StringIO(text, newline="") as stream:
         limit = csv.field_size_limit(_CELL)
-        lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        lines = csv.reader(stream, strict=True, **_form(path, text))
         try:
             head = next(lines, [])
             if twice := [name for place, name in enumerate(head) if name and name in head[:place]]:
@@ -172,6 +164,17 @@ def _table(path: Path) -> Iterator[tuple[Fields, str]]:
             ) from error
         finally:
             csv.field_size_limit(limit)
+
+
+def _form(path: Path, text: str) -> _Form:
+    """Tell how a table is written: many of tabs know no quotes; a head with semicolons and no comma is separated by them."""
+    if path.suffix.lower() == ".tsv":
+        lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
+        is_even = len({len(line) for line in lines}) == 1  # a quoted cell with a tab or a line feed in it would not be
+        plain = is_even and any(cell.startswith('"') and not _QUOTED.fullmatch(cell) for line in lines for cell in line)
+        return {"delimiter": "\t", "quoting": csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL}
+    head = text.partition("\n")[0]
+    return {"delimiter": ";" if ";" in head and "," not in head else ",", "quoting": csv.QUOTE_MINIMAL}
 
 
 def _object(values: object, where: str) -> Fields:

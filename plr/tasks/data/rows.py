@@ -6,17 +6,17 @@ is used for calibration or training it is compared with the validation and test 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from plr.core.fingerprint import file_sha256, fingerprint
 from plr.core.specs import Calibration, CalibrationKnobs, TaskSpec
+from plr.core.text import json_lines, read_text
 from plr.errors import DataError, HubDataUnreachable, HubUnreachable, UsageError
 from plr.hub import cached_sha, commit_sha, is_offline, is_sha
 from plr.tasks import (
@@ -296,22 +296,15 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _texts(path: Path) -> list[str]:
-    content = path.read_text(encoding="utf-8", errors="strict")
     if path.suffix not in (".jsonl", ".json"):
-        return [block.strip() for block in content.split("\n\n") if block.strip()]
+        return [block.strip() for block in read_text(path).replace("\r\n", "\n").split("\n\n") if block.strip()]
     texts: list[str] = []
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text = row["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number}: no JSON object with a text field", expected='{"text": "..."}'
-            ) from error
+    for row, where in json_lines(path):
+        if not isinstance(row, dict) or "text" not in row:
+            raise DataError(f"{where}: no JSON object with a text field", expected='{"text": "..."}')
+        text = cast("dict[str, object]", row)["text"]
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{path}, line {number}: the text is empty", expected="some text")
+            raise DataError(f"{where}: the text is empty", expected="some text")
         texts.append(text)
     return texts
 

@@ -193,7 +193,7 @@ def test_bad_file_is_named_with_line_and_field(tmp_path: Path, name: str, conten
 
 def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(b'{"question": "\xff", "answer": "#### 1"}')
-    with pytest.raises(DataError, match=r"is not UTF-8 text \(byte 14\)"):
+    with pytest.raises(DataError, match=r"line 1: not UTF-8 text \(byte 14\)"):
         GSM8K.load("test", TaskData(path=str(tmp_path)))
 
 
