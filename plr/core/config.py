@@ -37,9 +37,7 @@ class _Bounded(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {_DEEPEST}", problem_mark=self.peek_event().start_mark
-            )
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST}")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -120,16 +120,16 @@ class PlrTrainer(Trainer):
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over devices
-        self._check_finite(loss, "training")
+        self._check_finite(float(loss.detach()), "training")
         return (loss, outputs) if return_outputs else loss
 
-    def _check_finite(self, loss: Tensor | float, what: str) -> None:
+    def _check_finite(self, loss: float, what: str) -> None:
         """Stop at the first loss that is not finite: every step after it would train on it, and no number of it is one."""
         if not math.isfinite(loss):
             step = self.state.global_step
             last = next((entry["loss"] for entry in reversed(self.state.log_history) if "loss" in entry), None)
             raise TrainingError(
-                f"the training diverged: the {what} loss is {float(loss)} at step {step}"
+                f"the training diverged: the {what} loss is {loss} at step {step}"
                 + (f", after {last} at the last record" if last is not None else ""),
                 expected="a finite loss",
                 hint=f"lower train.learning_rate ({self.args.learning_rate:g}), or raise train.warmup_fraction",
