@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recommit import recommit
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -43,7 +44,7 @@ def misfit(lab: Lab) -> Artifact:
     tensors = load_file(file)
     last = sorted(tensors)[-1]
     save_file({**tensors, last: tensors[last].T.contiguous()}, file, {"format": "pt"})
-    return made
+    return recommit(made)
 
 
 def of_math(lab: Lab, target: Any, **settings: Any) -> Evaluate:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from recommit import recommit
 from safetensors.torch import load_file, save_file
 
 from plr import Lab
@@ -67,6 +68,7 @@ def test_an_adapter_that_changes_nothing_is_an_error(stand_in: type[LLM], tmp_pa
     adapter = here.train(bits=16, task="tiny_math", overrides=SHORT)
     file = adapter.path / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    adapter = recommit(adapter)
     for engine, what in (("hf", "no logit of"), ("vllm", "no log-probability of .* in vLLM")):
         with pytest.raises(IntegrityError, match=f"changes {what}"):
             here.evaluate(adapter, limit=3, max_new_tokens=8, engine=engine)
