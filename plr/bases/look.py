@@ -24,6 +24,18 @@ __all__ = ["look_at_files", "look_at_model"]
 INDEX = "model.safetensors.index.json"
 _MOST_JSON = 64 << 20
 """Bytes of a JSON file or of a header; vocabularies of 256,000 words take 30 MB."""
+_WIDTHS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "n_embd",
+    "n_inner",
+    "d_model",
+    "ffn_dim",
+    "word_embed_proj_dim",
+)
+"""Keys of config.json that are a side of some tensor."""
+_LENGTHS = ("max_position_embeddings", "n_positions")
 _LEFT_OUT = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
 """Ends of names of buffers that older checkpoints hold and newer models compute."""
 
@@ -59,9 +71,25 @@ def look_at_files(folder: Path, name: str) -> None:
     whole = sorted(key for key, entry in tensors.items() if str(entry.get("dtype")).startswith(("I", "U", "BOOL")))
     if taken := [key for key in whole if key.endswith((".weight", ".bias"))]:
         _refuse(f"{taken[0]} of {name} is of whole numbers", expected="weights of floating-point numbers")
+    _check_sizes(config, tensors, name)
+
+
+def _check_sizes(config: JsonObject, tensors: JsonObject, name: str) -> None:
+    """Refuse sizes that the tensors cannot have, before memory is asked for them."""
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > max(len(tensors), 1):
         _refuse(f"{name} has {layers} layers by config.json, and {len(tensors)} tensors", expected="a whole checkpoint")
+    shapes = [cast("object", entry.get("shape")) for entry in tensors.values()]
+    widest = max((side for shape in shapes if isinstance(shape, list) for side in shape if isinstance(side, int)), default=0)
+    for key in (*_WIDTHS, *_LENGTHS):
+        value = config.get(key)
+        if not isinstance(value, int) or (value > 0 and (value <= widest or key in _LENGTHS)):
+            continue
+        _refuse(
+            f"{key} in config.json of {name} is {value}, of tensors with sides up to {widest}",
+            expected="the config.json of these weights",
+            hint="fetch it again",
+        )
 
 
 def look_at_model(

@@ -14,6 +14,7 @@ from plr.gptq.solver import gptq_solve, rtn_solve
 from .conftest import make_hessian
 
 BITS = (2, 3, 4, 8)
+SCALE = torch.float16  # an unrounded symmetric scale puts -max|w| exactly between two codes, where the last bit decides
 ORDERS = [(False, False), (False, True), (True, False), (True, True)]  # desc_act, static_groups
 
 
@@ -31,9 +32,9 @@ def textbook(
     for j in range(columns):
         if static_groups or group == columns:
             g = int(order[j]) // group
-            grid = affine.find_params(original[:, g * group : (g + 1) * group], bits=bits, sym=sym)
+            grid = affine.find_params(original[:, g * group : (g + 1) * group], bits=bits, sym=sym, scale_dtype=SCALE)
         elif j % group == 0:
-            grid = affine.find_params(W[:, j : j + group], bits=bits, sym=sym)
+            grid = affine.find_params(W[:, j : j + group], bits=bits, sym=sym, scale_dtype=SCALE)
         assert grid is not None
         inverse = torch.linalg.inv(H[j:, j:])
         w = W[:, j : j + 1]
@@ -54,7 +55,7 @@ def test_equals_the_textbook_algorithm(
     W, H = torch.randn(12, 48, dtype=torch.float64), make_hessian(48)
     options = {"bits": bits, "sym": sym, "desc_act": desc_act, "static_groups": static_groups, "damp_percent": 0.01}
     codes, dequantized = textbook(W, H, group=48 if group_size == -1 else group_size, **options)
-    found = gptq_solve(W, H, group_size=group_size, block_size=16, scale_dtype=None, **options)
+    found = gptq_solve(W, H, group_size=group_size, block_size=16, scale_dtype=SCALE, **options)
     assert torch.equal(found.Q.double(), codes)
     torch.testing.assert_close(found.dequantize(), dequantized)
 
