@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from plr.adapters.base import AdapterMethod, Config, Kind, Properties, Settings
 from plr.adapters.targets import named_in
 from plr.adapters.typed import adapted
+from plr.adapters.values import check_values
 from plr.core.files import write_atomic
 from plr.core.quiet import import_gptqmodel
 from plr.errors import ConfigError, ModelError, PlrError
@@ -93,6 +94,7 @@ class PeftMethod(AdapterMethod):
                     expected="a key of its config class: " + ", ".join(sorted(known)),
                     hint=did_you_mean(key, known),
                 )
+        check_values(self.config_class, self.defaults, config)
         return {**self.defaults, **config}
 
     def attach(

@@ -14,26 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from plr.core.fingerprint import JsonObject
-from plr.errors import ModelError
+from plr.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["look_at_files", "look_at_model"]
+__all__ = ["check_group_size", "look_at_files", "look_at_model"]
 
 INDEX = "model.safetensors.index.json"
 _MOST_JSON = 64 << 20
 """Bytes of a JSON file or of a header; vocabularies of 256,000 words take 30 MB."""
-_WIDTHS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "n_embd",
-    "n_inner",
-    "d_model",
-    "ffn_dim",
-    "word_embed_proj_dim",
-)
+_OUTER = ("hidden_size", "n_embd", "d_model")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim")
+_WIDTHS = ("vocab_size", "word_embed_proj_dim", *_OUTER, *_INNER)
 """Keys of config.json that are a side of some tensor."""
 _LENGTHS = ("max_position_embeddings", "n_positions")
 _LEFT_OUT = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
@@ -80,7 +73,9 @@ def _check_sizes(config: JsonObject, tensors: JsonObject, name: str) -> None:
     if isinstance(layers, int) and layers > max(len(tensors), 1):
         _refuse(f"{name} has {layers} layers by config.json, and {len(tensors)} tensors", expected="a whole checkpoint")
     shapes = [cast("object", entry.get("shape")) for entry in tensors.values()]
-    widest = max((side for shape in shapes if isinstance(shape, list) for side in shape if isinstance(side, int)), default=0)
+    widest = max(
+        (side for shape in shapes if isinstance(shape, list) for side in shape if isinstance(side, int)), default=0
+    )
     for key in (*_WIDTHS, *_LENGTHS):
         value = config.get(key)
         if not isinstance(value, int) or (value > 0 and (value <= widest or key in _LENGTHS)):
@@ -90,6 +85,25 @@ def _check_sizes(config: JsonObject, tensors: JsonObject, name: str) -> None:
             expected="the config.json of these weights",
             hint="fetch it again",
         )
+
+
+def check_group_size(folder: Path, name: str, group_size: int) -> None:
+    """Compare a group size with the inputs of the layers that config.json tells, before anything is loaded.
+
+    Raises:
+        UsageError: a width that the group size does not divide.
+    """
+    config = _json_object(folder / "config.json", name)
+    inner = () if any("experts" in key for key in config) else _INNER  # experts have widths of their own
+    for key in (*_OUTER, *inner):
+        width = config.get(key)
+        if isinstance(width, int) and width % group_size:
+            fitting = [size for size in (128, 64, 32, 16, 8) if not width % size]
+            raise UsageError(
+                f"group_size {group_size} does not divide {key} {width} of {name}",
+                expected="a divisor of the inputs of every layer, or -1 (one group a row)",
+                hint=f"give --group-size {fitting[0] if fitting else -1}",
+            )
 
 
 def look_at_model(

@@ -42,6 +42,7 @@ def grid(
     resolver = Resolver(strict=not dry_run, offline=offline)
     work = Study(load_study(study, tuple(set_ or ())), resolver=resolver)
     runtime = work.runtime(workers=workers, offline=offline)
+    runtime.check_device()
     store = Store(runtime.home)
     plan = work.plan(store)
     if dry_run:

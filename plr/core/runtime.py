@@ -103,6 +103,15 @@ class Runtime(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             return self.device
         return "cuda" if self.device == "auto" and torch.cuda.is_available() and not device_refusal("cuda") else "cpu"
 
+    def check_device(self) -> None:
+        """Ask torch for a device that was named, and not for one that is always there.
+
+        Raises:
+            UsageError: see `torch_device`.
+        """
+        if self.device not in ("auto", "cpu"):
+            self.torch_device()
+
     def precision(self) -> Precision:
         """Resolve the dtype of a computation: as asked, or for `auto` by the device; torch is asked only where a GPU may be.
 

@@ -40,6 +40,7 @@ __all__ = [
     "QuantizationKnobs",
     "Quantize",
     "Restore",
+    "Seed",
     "ServingEngine",
     "Source",
     "Spec",
@@ -53,6 +54,7 @@ __all__ = [
 BITS = (16, 8, 4, 3, 2)
 GridSearch = Literal["minmax", "mse", "hessian"]
 ServingEngine = Literal["hf", "vllm"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Spec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -113,7 +115,7 @@ class TaskSpec(Spec, frozen=True):
     """Hash of the rows' files."""
     revision: str | None = None
     """Commit of the data set on the hub."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of the cut, where the data has no such split."""
     max_prompt_chars: int | None = None
     """Leave out rows whose prompt is longer; none: keep all."""
@@ -124,7 +126,7 @@ class CalibrationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
 
     samples: int = Field(default=500, ge=1)
     """Number of texts drawn."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
     max_length: int = Field(default=512, ge=1)
     """Tokens; longer samples are cut and counted in the manifest."""
@@ -217,7 +219,7 @@ class TrainSpec(Spec, frozen=True):
     """Peak rate. One that comes from a preset is LoRA's, times the method's own factor."""
     batch_size: int = Field(default=32, ge=1)
     """Rows of one optimizer step, over all devices."""
-    epochs: float = Field(default=10.0, gt=0)
+    epochs: float = Field(default=10.0, gt=0, le=100_000)
     """Passes over the training rows; fractions are allowed."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after warm-up."""
@@ -225,13 +227,13 @@ class TrainSpec(Spec, frozen=True):
     """Share of all steps in which the rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of AdamW."""
-    adam_beta1: float = 0.9
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of AdamW's first moment."""
-    adam_beta2: float = 0.999
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of AdamW's second moment."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them."""
     max_length: int = Field(default=512, ge=8)
     """Tokens of prompt and answer; a longer row is an error, not a cut."""
@@ -243,7 +245,7 @@ class TrainSpec(Spec, frozen=True):
     """Measurements of the validation loss in an epoch."""
     select: Literal["best_validation_loss", "last"] = "best_validation_loss"
     """State of the adapter that is kept: the one with the lowest validation loss, or the last."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the adapter's start and of the order of rows; in a study `seeds` sets it."""
 
 
@@ -443,13 +445,13 @@ class EvaluationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
     """Split whose rows are scored."""
     limit: int | None = Field(default=None, ge=1)
     """Score this many rows, drawn by `limit_seed`; none: all."""
-    limit_seed: int = 0
+    limit_seed: Seed = 0
     """Seed of that draw."""
     generate: bool = True
     """False measures the answer loss alone, where accuracy is at the floor or too dear."""
     num_fewshot: int = Field(default=0, ge=0)
     """Solved rows of the train split before every question, the same ones for all."""
-    fewshot_seed: int | None = None
+    fewshot_seed: Seed | None = None
     """Draws the examples; none takes the first of the train split."""
     engine: ServingEngine = "hf"
     """Writer of the answers: the transformers model in this process, or vLLM."""

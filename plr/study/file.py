@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_val
 
 from plr.core.config import Read, apply_overrides, as_it_is, load_yaml, parse
 from plr.core.modes import asked_modes
-from plr.core.specs import BITS, CalibrationKnobs, EvaluationKnobs, QuantizationKnobs, TrainSpec
+from plr.core.specs import BITS, CalibrationKnobs, EvaluationKnobs, QuantizationKnobs, Seed, TrainSpec
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
 from plr.study.presets import preset
@@ -117,7 +117,7 @@ class TestConfig(_Part, frozen=True):
     name: str
     data: str | None = None
     """Local files instead of the hub: a folder or a file; `$NAME` is read from the environment."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     max_prompt_chars: int | None = None
     evaluate: dict[str, Any] = Field(default_factory=dict)
     """Settings of this task that differ from the `evaluate` around it."""
@@ -171,7 +171,7 @@ class StudyConfig(_Part, frozen=True):
     """Tasks; each trains and is scored by itself."""
     adapters: tuple[AdapterConfig, ...] = (AdapterConfig(),)
     """Adapter methods; `[]` with `baselines: true` scores bases alone."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """One training of each adapter for each seed."""
     train_bits: BitWidths = BITS
     """The values of k."""

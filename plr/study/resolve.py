@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.fingerprint import JsonObject
-from plr.core.specs import Calibration, CalibrationKnobs, Evaluate, ModelRef, TaskSpec
+from plr.core.specs import Calibration, CalibrationKnobs, Evaluate, ModelRef, Quantization, TaskSpec
 from plr.errors import DataError, HubUnreachable, UsageError
 
 __all__ = ["Resolver"]
@@ -100,6 +100,22 @@ class Resolver:
             return resolve_file(text, knobs, guard=task)
         rows = task if text is None else self.task(text.removeprefix("task:"))
         return Calibration(task=rows, **knobs.model_dump(include={*CalibrationKnobs.model_fields}))
+
+    def check_base(self, model: ModelRef, quantization: Quantization) -> None:
+        """Check what a quantization asks for against its method and, where its files are here, against the model.
+
+        Raises:
+            UsageError: settings that cannot be carried out, or a group size that does not divide the inputs of a layer.
+        """
+        from plr.quantizers import quantizers
+
+        quantizers.get(quantization.method).check(quantization)
+        if quantization.group_size > 0 and model.kind in ("local", "embedded"):
+            from plr.bases.look import check_group_size
+            from plr.bases.resolve import EMBEDDED
+
+            folder = Path(model.path) if model.path is not None else EMBEDDED[model.name]()
+            check_group_size(folder, model.title, quantization.group_size)
 
     def gate_text(self, text: str) -> str:
         """Resolve the absolute path of a text to measure bases on.

@@ -19,7 +19,6 @@ from plr.core.specs import (
     TaskSpec,
     TrainSpec,
 )
-from plr.quantizers import quantizers
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
@@ -51,7 +50,7 @@ def base_step(
         "gate_text": None if own.gate_text is None else resolver.gate_text(own.gate_text),
     }
     quantization = parse(Quantization, value, "quantize")
-    quantizers.get(quantization.method).check(quantization)
+    resolver.check_base(source.model, quantization)
     return Quantize(source=source, quantization=quantization)
 
 

@@ -33,24 +33,6 @@ TRAIN = ("train", "-m", "m", "-t", "words.yaml", "-b", "3", *STEPS["adapter"][7:
 BASE = "the 3-bit base"
 EVAL = ("eval", BASE, "--task", "words.yaml", "--dtype", "float32")
 GRID = ("grid", "study.yaml", "--dry-run")
-OPEN = tuple(
-    f"--set {setting}"
-    for setting in (
-        "models=[no-such-folder/]",
-        "adapters=[{method: lora, config: {r: 0}}]",
-        "adapters=[{method: lora, config: {r: x}}]",
-        "seeds=[-1]",
-        "quantize.group_size=33",
-        "quantize.group_size=5",
-        "train.epochs=1e300",
-        "train.max_grad_norm=-1",
-        "train.adam_beta1=1",
-        "train.adam_beta1=-0.1",
-        "train.adam_beta1=2",
-        "runtime.device=cuda:7",
-    )
-)
-"""What a plan does not refuse yet: the step does, or its library. They are tried and count as fallen in the figures."""
 SCORE = ("score", "words.yaml", "predictions.jsonl")
 
 
