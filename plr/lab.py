@@ -17,10 +17,10 @@ from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
 from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
-from plr.study.command import QuantizeKnobs, RecipeOptions, command_config
+from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
-from plr.study.steps import base_step
+from plr.study.steps import CELL_TASK, base_step
 
 __all__ = ["EvaluateOptions", "Lab", "LabOptions", "QuantizeOptions", "RestoreOptions", "TrainOptions", "check_bits"]
 
@@ -119,7 +119,13 @@ class Lab:
             UsageError: bits that plr does not know, or no task to calibrate on.
             ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
         """
-        return self._cell(model, bits, options, knobs=options).base
+        config = self._config(model, bits, options, knobs=options, needs_task=False)
+        if "tasks" in config.model_fields_set:
+            return self._only_cell(config).base
+        settings = config.quantize.at(bits)
+        if bits < 16 and settings.calibration == CELL_TASK and quantizers.get(settings.method).needs_calibration:
+            raise no_task(str(model))
+        return base_step(Source(model=self.resolver.model(str(model))), bits, settings, None, self.resolver)
 
     def adapter(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[TrainOptions]) -> Train:
         """Describe an adapter trained on a model at `bits`.
@@ -129,7 +135,7 @@ class Lab:
             ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
         """
         seed = options.get("seed", 0)
-        target = self._cell(model, bits, options, adapter=options.get("adapter"), seed=seed).target
+        target = self._only_cell(self._config(model, bits, options, adapter=options.get("adapter"), seed=seed)).target
         assert isinstance(target, Restore)
         return target.adapter
 
@@ -227,7 +233,7 @@ class Lab:
 
     # What the options name.
 
-    def _cell(
+    def _config(
         self,
         model: str | Path,
         bits: int,
@@ -236,11 +242,14 @@ class Lab:
         knobs: QuantizeKnobs | None = None,
         adapter: str | None = None,
         seed: int | None = None,
-    ) -> Evaluate:
-        """Resolve options exactly as a study file would be: the step of a study of one cell."""
+        needs_task: bool = True,
+    ) -> CommandConfig:
+        """Resolve options exactly as a study file would be."""
         check_bits(bits)
         self.resolver.model(str(model))  # a model that is not there is the first thing to say
-        config = command_config(model, bits, recipe, knobs=knobs, adapter=adapter, seed=seed)
+        return command_config(model, bits, recipe, knobs=knobs, adapter=adapter, seed=seed, needs_task=needs_task)
+
+    def _only_cell(self, config: CommandConfig) -> Evaluate:
         study = Study(config, resolver=self.resolver, runtime=self.runtime(config.runtime))
         return study.cells[0].step
 

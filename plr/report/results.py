@@ -38,6 +38,9 @@ __all__ = [
     "write_csv",
 ]
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula begins with in a spreadsheet."""
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -75,12 +78,21 @@ class Contrast:
 
 
 def csv_text(cells: Iterable[CellResult]) -> str:
-    """Write the rows of `plr.study.frame.tidy_rows` as CSV; a value that is missing is an empty field."""
+    """Write the rows of `plr.study.frame.tidy_rows` as CSV; a value that is missing is an empty field.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([repr(item) if isinstance(item, float) else item for item in row] for row in tidy_rows(cells))
+    writer.writerows([_field(item) for item in row] for row in tidy_rows(cells))
     return out.getvalue()
+
+
+def _field(item: object) -> object:
+    if isinstance(item, float):
+        return repr(item)
+    return f"'{item}" if isinstance(item, str) and item.startswith(FORMULA) else item
 
 
 def write_csv(cells: Iterable[CellResult], path: Path) -> None:

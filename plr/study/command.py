@@ -16,7 +16,7 @@ from plr.errors import UsageError
 from plr.study.file import StudyConfig, checked_config, laid_over, substitute
 from plr.study.presets import preset_for
 
-__all__ = ["CommandConfig", "QuantizeKnobs", "RecipeOptions", "command_config"]
+__all__ = ["CommandConfig", "QuantizeKnobs", "RecipeOptions", "command_config", "no_task"]
 
 
 class RecipeOptions(TypedDict, total=False):
@@ -60,11 +60,14 @@ def command_config(
     knobs: QuantizeKnobs | None = None,
     adapter: str | None = None,
     seed: int | None = None,
+    needs_task: bool = True,
 ) -> CommandConfig:
     """Lay options over the recipe, and the `--set` texts over both.
 
+    Without `needs_task`, the `tasks` of a command that names none, for a model that has none by default, are not set.
+
     Raises:
-        UsageError: no task, for a model that has none by default.
+        UsageError: no task, where one is needed.
         ConfigError: the file or a `--set` text does not fit a study, or names a variable that is not set.
         UnknownNameError: no such preset.
     """
@@ -82,7 +85,11 @@ def command_config(
         value["adapters"] = [{"method": adapter}]
     if seed is not None:
         value["seeds"] = [seed]
-    value["tasks"] = _tasks(name, value.get("tasks"), task, recipe.get("data"))
+    tasks = _tasks(name, value.get("tasks"), task, recipe.get("data"))
+    if tasks is not None:
+        value["tasks"] = tasks
+    elif needs_task:
+        raise no_task(name)
     if values:
         value = laid_over(value, {"quantize": values})
     where = "options" if file is None else str(file)
@@ -90,23 +97,30 @@ def command_config(
 
 
 def _tasks(model: str, listed: object, task: str | None, data: str | Path | None) -> object:
-    """Choose the one task of a command: the option's, or the first of the file, with the option's rows."""
+    """Choose the one task of a command: the option's, or the first of the file, with the option's rows; None: there is none."""
     if task is None and isinstance(listed, list) and listed:
         first = cast("list[object]", listed)[0]
         entry = {"name": first} if isinstance(first, str) else first
     elif task is None and listed is not None:
         return cast("object", listed)
     elif task is None and not model.startswith("embedded:"):
-        raise UsageError(
-            f"no task was given for {model}",
-            expected="a task whose training rows calibrate and train, e.g. --task gsm8k or --calibration task:gsm8k",
-            hint="plr train --help; the embedded base alone has a task by default",
-        )
+        if data is not None:
+            raise no_task(model)
+        return None
     else:
         entry = {"name": "tiny_math" if task is None else task}
     if data is not None and isinstance(entry, Mapping):
         entry = {**cast("Mapping[str, object]", entry), "data": os.fspath(data)}
     return [entry]
+
+
+def no_task(model: str) -> UsageError:
+    """Say that a command for `model` names no task."""
+    return UsageError(
+        f"no task was given for {model}",
+        expected="a task whose training rows calibrate and train, e.g. --task gsm8k or --calibration task:gsm8k",
+        hint="a base alone may be calibrated on a file: plr quantize --calibration FILE",
+    )
 
 
 def _values(knobs: QuantizeKnobs) -> dict[str, object]:

@@ -22,16 +22,16 @@ from plr.core.specs import (
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
-__all__ = ["adapter_spec", "base_step", "evaluation_step", "training_spec"]
+__all__ = ["CELL_TASK", "adapter_spec", "base_step", "evaluation_step", "training_spec"]
 
 CELL_TASK = "task"
 """The value of `quantize.calibration` for the task of the cell."""
 
 
 def base_step(
-    source: Source, bits: int, settings: QuantizeConfig, task: TaskSpec, resolver: Resolver
+    source: Source, bits: int, settings: QuantizeConfig, task: TaskSpec | None, resolver: Resolver
 ) -> Source | Quantize:
-    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`.
+    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`, or on a file.
 
     Raises:
         UsageError: no such quantizer or calibration, or settings that the quantizer cannot carry out.

@@ -14,7 +14,7 @@ from plr.core.config import parse
 from plr.core.modes import grid_modes, plain_mode
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
-from plr.core.specs import Quantize, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.core.specs import ModelRef, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.engines import Outcome, engines
 from plr.engines.plan import Event, Plan
@@ -23,6 +23,7 @@ from plr.evaluation.samples import read_samples
 from plr.study.cells import NO_ADAPTER, Cell, CellResult, cell_result
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyConfig, TaskConfig, TestConfig
 from plr.study.frame import cells_frame, samples_frame
+from plr.study.names import adapter_names, model_names
 from plr.study.resolve import Resolver
 from plr.study.steps import adapter_spec, base_step, evaluation_step, training_spec
 
@@ -72,6 +73,7 @@ class Study:
         for text in (*config.models, *(task.data for task in scored if task.data is not None)):
             config.substituted(text)  # a variable that is not set is said before the network is asked for anything
         self._scored: dict[str, str] = {}  # name of a task -> how the file names it
+        self._titles: dict[ModelRef, str] = {}
         self.cells = list(self._cells())
 
     @property
@@ -123,15 +125,18 @@ class Study:
         return samples_frame(results, {key: read_samples(one.path) for key, one in stored.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:
-        for model in self.config.models:
-            source = Source(model=self.resolver.model(self.config.substituted(model)))
+        models = [self.resolver.model(self.config.substituted(model)) for model in self.config.models]
+        self._titles.update(zip(models, model_names(models), strict=True))
+        named = list(zip(self.config.adapters, adapter_names(self.config.adapters), strict=True))
+        for model in models:
+            source = Source(model=model)
             for entry in self.config.tasks:
                 axes = self._axes(entry)
                 bases = self._bases(source, axes)
                 if self.config.baselines:
                     yield from self._baselines(axes, bases)
-                for adapter in self.config.adapters:
-                    yield from self._adapter_cells(adapter, axes, bases)
+                for adapter, name in named:
+                    yield from self._adapter_cells(adapter, name, axes, bases)
 
     def _axes(self, entry: TaskConfig) -> _Axes:
         """Lay the settings of one task over those of the study."""
@@ -189,11 +194,10 @@ class Study:
                 bases[bits], axes, NO_ADAPTER, bits, bits, plain_mode(same_base=True), self.config.seeds[0]
             )
 
-    def _adapter_cells(self, adapter: AdapterConfig, axes: _Axes, bases: Bases) -> Iterator[Cell]:
+    def _adapter_cells(self, adapter: AdapterConfig, name: str, axes: _Axes, bases: Bases) -> Iterator[Cell]:
         """Train one adapter with every seed on every base, and score it on every base it is restored to."""
         spec = adapter_spec(adapter, self.resolver)
         recipe = training_spec(adapter, axes.train, self.resolver, scale_rate=axes.scale_rate, where=axes.where)
-        name = adapter.name or adapter.method
         for seed in self.config.seeds:
             training = recipe.model_copy(update={"seed": seed})
             for k, ell, mode in self._grid(adapter.train_bits or axes.train_bits, axes.restore_bits):
@@ -208,7 +212,7 @@ class Study:
         base = target.base if isinstance(target, Restore) else target
         for one in axes.scored:
             step = evaluation_step(target, one.task, one.settings, self.dtype, self.resolver, where=axes.where)
-            yield Cell(base.model.title, one.task.name, adapter, k, ell, mode, seed, step)
+            yield Cell(self._titles[base.model], one.task.name, adapter, k, ell, mode, seed, step)
 
     def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, str]]:
         """List (train_bits, restore_bits, mode) of every cell, falling in k and l."""
