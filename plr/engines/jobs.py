@@ -22,6 +22,7 @@ from plr.core.specs import Evaluate, Quantize, Restore, Step, Train
 from plr.core.store import Artifact, Store
 from plr.engines.plan import Event, OnEvent, Plan
 from plr.errors import DiskFullError, PlrError, ResourceError
+from plr.tasks.data.gold import check_gold
 
 if TYPE_CHECKING:
     from plr.bases.quantize import SourceHolder
@@ -94,7 +95,9 @@ def make(steps: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEven
     """
     runtime.apply_threads()
     bench, report = Workbench(store, runtime), on_event or _unheard
-    for need in Plan.of(steps, store).steps:
+    plan = Plan.of(steps, store)
+    check_gold(plan.missing)
+    for need in plan.steps:
         if is_follower() and isinstance(need, Train):
             _follow(need, bench, report)
         else:

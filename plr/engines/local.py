@@ -24,6 +24,7 @@ from plr.engines.base import Engine, Outcome, engines
 from plr.engines.jobs import run_job
 from plr.engines.plan import Event, Plan, ready_jobs
 from plr.errors import PlrError
+from plr.tasks.data.gold import check_gold
 
 __all__ = ["LocalEngine"]
 
@@ -38,6 +39,7 @@ class LocalEngine(Engine):
         board = _Board(plan, on_event)
         for fingerprint in plan.cached:
             board.event(Event("found", fingerprint))
+        check_gold(plan.missing)
         if runtime.workers == 1:
             while jobs := board.jobs(1):
                 run_job(jobs[0], store, runtime, board.event)

@@ -30,6 +30,7 @@ from plr.scoring.metric import PERCENT, Metric, MetricUnit
 from plr.stats import mean_interval, wilson
 from plr.tasks import Classification, Example, HeadSpec, Response, Task, outcomes, task_of
 from plr.tasks.data.rows import head_of, load_split
+from plr.tasks.gold import require_gold
 
 __all__ = ["Missing", "Rescored", "rescore"]
 
@@ -113,7 +114,7 @@ def rescore(
 
     Raises:
         DataError: an id that the split has not, another row under the same id, an answer of the wrong kind, or rows without a
-            prediction under `missing="refuse"`.
+            prediction under `missing="refuse"`; a gold answer that is wrong by itself.
     """
     task, data = task_of(spec), load_split(spec, split)
     rows = {int(row.id.rpartition("-")[2]): row for row in data.examples}
@@ -135,6 +136,7 @@ def rescore(
     if isinstance(task, Classification):
         metrics, records, counts = _score_labels(task, head_of(spec), pairs)
     else:
+        require_gold(task, [row for row, _ in pairs])
         metrics, records, counts = _score_texts(task, pairs, on_progress)
     about: RescoredFacts = {
         "task": task.name,

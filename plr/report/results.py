@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula begins with in a spreadsheet."""
+"""First characters of a formula in a spreadsheet."""
 
 
 @dataclass(frozen=True)

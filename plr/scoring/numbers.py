@@ -12,8 +12,8 @@ library alone:
 
 What this gives up, because a published number must mean the same here: `#### $15` is invalid under strict (`$`
 is not in its pattern), `15.00` is not `15`, and `is 5...` reads `5..` under flexible. `numeric_match`
-has none of these three faults; it is ours, and is reported under its own name. It reads plain decimal numbers in ASCII, as
-lm-eval does: of `1.5e3` it reads 3, of `3/4` it reads 4, and the long minus of typesetting is no sign.
+has none of these three faults; it is ours, and is reported under its own name. It reads decimal numbers and fractions, plain
+(`3/4`) or in LaTeX (`\frac{3}{4}`, `1{,}200`, `50\%`), with the long minus of typesetting; of `1.5e3` it reads 3.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 
 from plr.scoring.score import Score, shown
 
@@ -43,7 +44,10 @@ _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _FINAL_POINT = re.compile(r"\.$")
 _SIGN = r"(?:(?<![\w)\]$%])-\$?|\$-?)?"
-_NUMBER = re.compile(_SIGN + r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)")
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+_NUMBER = re.compile(rf"{_SIGN}{_DIGITS}(?: ?/ ?[0-9]{{1,15}}(?![0-9/]|[.,][0-9]))?")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
+_UNIT = re.compile(r"[^0-9/\\^*+=]*")
 
 
 def cut_at_stops(text: str, stops: Sequence[str]) -> str:
@@ -101,24 +105,52 @@ def normalize_answer(text: str) -> str:
     return _FINAL_POINT.sub("", text).lower()
 
 
-def exact_match(answer: str, gold: str) -> Score:
-    """Score `answer`, as a filter read it, against `gold`, the whole target."""
-    read, wanted = normalize_answer(answer), normalize_answer(gold)
+def exact_match(answer: str, gold: str, *, units: bool = False) -> Score:
+    """Score `answer`, as a filter read it, against `gold`, the whole target.
+
+    With `units`, words, a per cent sign or white space behind the marked number of the gold are no part of it: of
+    `#### 12 apples` the gold is 12. A fraction is not cut to its numerator. lm-eval has no such rule.
+    """
+    read, wanted = normalize_answer(answer), _without_unit(gold) if units else normalize_answer(gold)
     if answer == INVALID:
         return Score.of(read == wanted, answer, "no answer in the expected form")
     return Score.of(read == wanted, answer, f"read {shown(read)!r}, gold {shown(wanted)!r}")
 
 
-def last_number(text: str) -> Decimal | None:
-    """Find the last number of `text`; `$` and the commas of thousands are read through.
+def _without_unit(gold: str) -> str:
+    """Normalize a gold answer; what stands behind its marked number is left out where it is words or a per cent sign alone."""
+    match = _STRICT.search(gold)
+    if match is None or MARK in gold[match.end() :] or not _UNIT.fullmatch(gold, match.end()):
+        return normalize_answer(gold)
+    return normalize_answer(match.group(1))
+
+
+def last_number(text: str) -> Decimal | Fraction | None:
+    r"""Find the last number of `text`; `$` and the commas of thousands are read through.
 
     A minus is a sign unless something stands before it that can be subtracted from: `10-5` ends in 5, `= -5` in -5.
 
-    >>> [str(last_number(text)) for text in ("$1,200.50 in all.", "so 10-5", "it is -$5", "12, 34", "-")]
-    ['1200.50', '5', '-5', '34', 'None']
+    >>> [str(last_number(text)) for text in ("$1,200.50 in all.", "so 10-5", "it is -$5", "12, 34", "-", r"\frac{3}{4}", "on 3/4")]
+    ['1200.50', '5', '-5', '34', 'None', '3/4', '3/4']
     """
-    numbers = _NUMBER.findall(text)
-    return Decimal(numbers[-1].replace(",", "").replace("$", "")) if numbers else None
+    text = _plain(text)
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
+        return None
+    last = numbers[-1]
+    above, _, below = (part.strip("$ ") for part in last.group().replace(",", "").replace("-$", "-").partition("/"))
+    if below and text[last.start() - 1 : last.start()] == "/":  # a date
+        return Decimal(below)
+    return Fraction(Decimal(above)) / int(below) if below and int(below) else Decimal(above)
+
+
+def _plain(text: str) -> str:
+    """Write LaTeX's numbers as plain ones, and the long minus as a short one."""
+    text = text.replace("\u2212", "-")
+    if "\\" not in text and "{,}" not in text:
+        return text
+    text = _FRACTION.sub(r"\1/\2", text)
+    return text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
 
 
 def numeric_match(text: str, gold: str) -> Score:

@@ -89,6 +89,10 @@ class Task(ABC):
     def boundary(self, text: str) -> str:
         """Cut `text` where its first answer is complete; white space around it may be dropped."""
 
+    def first_answer(self, example: Example, text: str) -> str:
+        """Cut `text` where its first answer to `example` is complete: at the boundary, unless its gold reaches beyond."""
+        return self.boundary(text)
+
     def finished(self, rest: str) -> bool:
         """Tell whether `rest`, the text behind the boundary, adds nothing to the answer."""
         return not rest.strip()
@@ -104,8 +108,9 @@ class Task(ABC):
     def score_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
         """Compute `score` of each pair, in order. A set of samples is best scored at once: some scorers run side by side."""
         scored: list[dict[str, Score]] = []
-        for scores, response in zip(self.scores_all(examples, responses), responses, strict=True):
-            every = scores | {self.strict: self._strict(scores[self.primary], response), "ended": self._ended(response)}
+        for example, scores, response in zip(examples, self.scores_all(examples, responses), responses, strict=True):
+            strict = self._strict(example, scores[self.primary], response)
+            every = scores | {self.strict: strict, "ended": self._ended(response)}
             scored.append({metric: every[metric] for metric in self.metrics})
         return scored
 
@@ -145,10 +150,10 @@ class Task(ABC):
         """List the splits that `load` can give, found without reading a row: a lone `train.jsonl` has no test."""
         return available_splits(self, data or TaskData())
 
-    def _strict(self, first: Score, response: Response) -> Score:
+    def _strict(self, example: Example, first: Score, response: Response) -> Score:
         if first.value != 1.0:
             return first
-        rest = response.text.lstrip().removeprefix(self.boundary(response.text).lstrip())
+        rest = response.text.lstrip().removeprefix(self.first_answer(example, response.text).lstrip())
         if not self.finished(rest):
             return Score.of(False, first.answer, "right, but the generation went on behind the answer")
         return first if response.ended else Score.of(False, first.answer, "right, but without EOS")

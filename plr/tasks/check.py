@@ -25,14 +25,13 @@ from plr.tasks.base import Task
 from plr.tasks.classification import Classification
 from plr.tasks.data.loading import row_problem, source_rows
 from plr.tasks.data.splits import normalized
-from plr.tasks.types import Example, Response, Split, TaskData
+from plr.tasks.gold import judge_gold
+from plr.tasks.types import Example, Split, TaskData
 
 __all__ = ["Finding", "Report", "check_task"]
 
 FEW_ANSWERS = 20
 """Up to so many different targets are labels, if each stands for ten rows on average."""
-AT_ONCE = 1000
-"""Gold answers that are scored in one call."""
 IMBALANCE = 10
 """The commonest label this many times as frequent as the rarest is a remark."""
 
@@ -177,23 +176,7 @@ def _gold(task: Task, splits: Mapping[str, Split], report: Report, on_progress: 
     rows = [row for split in splits.values() for row in split.examples]
     empty = [row.id for row in rows if not row.target.strip()]
     full = [row for row in rows if row.target.strip()]
-    wrong, unscored, total, cut = list[str](), list[str](), 0, 0
-    for start in range(0, len(full), AT_ONCE):
-        part = full[start : start + AT_ONCE]
-        for row, scores in zip(
-            part, task.score_all(part, [Response(row.target, ended=True) for row in part]), strict=True
-        ):
-            score = scores.get(task.primary)
-            if score is None:
-                continue
-            total += 1
-            described = f"{row.id} ({_line(score.explanation)})"
-            if score.value is None:
-                unscored.append(described)
-            elif score.value != 1.0:
-                wrong.append(described)
-                cut += task.boundary(row.target).strip() != row.target.strip()
-        on_progress(start + len(part), len(full))
+    total, wrong, unscored, cut = judge_gold(task, full, on_progress)
     if empty:
         report.findings.append(Finding("error", "targets", f"{len(empty)} targets are empty: {_some(empty)}"))
     if unscored:

@@ -31,7 +31,10 @@ def adapters(*entries: Any) -> list[str]:
         (["lora", {"method": "lora", "config": {"r": 8}}], ["lora", "lora r=8"]),
         ([{"method": "lora", "train": {"epochs": n}} for n in (1, 2)], ["lora epochs=1", "lora epochs=2"]),
         (
-            [{"method": "lora", "config": {"target_modules": modules}} for modules in (["q_proj"], ["q_proj", "v_proj"])],
+            [
+                {"method": "lora", "config": {"target_modules": modules}}
+                for modules in (["q_proj"], ["q_proj", "v_proj"])
+            ],
             ["lora target_modules=q_proj", "lora target_modules=q_proj+v_proj"],
         ),
         (["dora", {"method": "lora", "config": {"r": 2}}], ["dora", "lora"]),

@@ -15,7 +15,7 @@ data whose gold lower-cases what the question capitalises. A number is not its t
 
 The awkward case: a double-quoted word is a name in standard SQL and a text in MySQL, in WikiSQL and in
 sql-create-context. Here it is always a text; names are quoted with backticks or brackets. So `SELECT "a" FROM t`
-is not `SELECT a FROM t`.
+is not `SELECT a FROM t`, unless the caller knows the schema and has settled it (`plr.scoring.sql.quotes`).
 
 What is given up: no knowledge of the schema, so the order of conditions, columns and joined tables counts, and
 equivalent but differently built queries differ. Queries that compare equal do the same; the converse does not hold.
@@ -48,6 +48,7 @@ MAX_OPEN_JOINS = 10
 _QUOTED = r"""'(?:[^'\n]|'')*'|"(?:[^"\n]|"")*"|`[^`\n]*`"""
 _PIECE = re.compile(rf"(?P<end>[;\n])|{_QUOTED}|[^'\"`;\n]+|['\"`]")
 _STRING = re.compile(_QUOTED)
+_BLANK_LINE = re.compile(r"\n[ \t\r]*(?:\n|$)")
 _CANONICAL_TEXT = re.compile(r"`[^`]*`|'(?:[^']|'')*'")
 """A literal of the canonical form; names in backticks, which may hold a quote, are in lower case already."""
 _SIMPLE_NAME = re.compile(r"\w+")
@@ -75,9 +76,10 @@ class Canonical(NamedTuple):
     problem: str
 
 
-def first_statement(text: str) -> str:
+def first_statement(text: str, *, lines: bool = False) -> str:
     """Cut `text` at its first newline or `;`, leading white space skipped: where an SQL answer is complete.
 
+    With `lines`, for answers that are written over several lines, a blank line ends it in the place of a newline.
     A `;` inside quotes belongs to the literal. A quote that is not closed on its line is an ordinary character.
 
     >>> first_statement(' SELECT a FROM t WHERE b = "x; y"; SELECT 2')
@@ -87,7 +89,8 @@ def first_statement(text: str) -> str:
     """
     text = text.lstrip()
     for piece in _PIECE.finditer(text):
-        if piece.group("end"):
+        end = piece.group("end")
+        if end == ";" or (end and (not lines or _BLANK_LINE.match(text, piece.start()))):
             return text[: piece.start()].rstrip()
     return text.rstrip()
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Token", "executable", "quoted_name", "texts", "tokens"]
+__all__ = ["Token", "executable", "pieces", "quoted_name", "texts", "tokens"]
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|$))
@@ -51,12 +51,12 @@ def tokens(sql: str) -> list[Token]:
     >>> [token.value for token in tokens("SELECT `a b` FROM t WHERE x >= 'it''s' -- so")]
     ['select', 'a b', 'from', 't', 'where', 'x', '>=', "it's"]
     """
-    return [token for token in _pieces(sql) if token.kind != "space"]
+    return [token for token in pieces(sql) if token.kind != "space"]
 
 
 def texts(sql: str) -> set[str]:
     """List the texts that stand in quotes."""
-    return {token.value for token in _pieces(sql) if token.kind == "text"}
+    return {token.value for token in pieces(sql) if token.kind == "text"}
 
 
 def quoted_name(name: str) -> str:
@@ -80,7 +80,7 @@ def executable(sql: str, known_texts: Collection[str] | None, columns: Collectio
     """
     parts: list[str] = []
     before = ""
-    for token in _pieces(sql):
+    for token in pieces(sql):
         raw = token.raw
         if token.kind == "space":
             if parts and raw.isspace() and before in ("<", ">", "!"):
@@ -97,8 +97,8 @@ def executable(sql: str, known_texts: Collection[str] | None, columns: Collectio
 
 
 @lru_cache(maxsize=16)
-def _pieces(sql: str) -> tuple[Token, ...]:
-    """Split into tokens; cached, since a gold is read for its texts, its demands and its spelling."""
+def pieces(sql: str) -> tuple[Token, ...]:
+    """Split into tokens, white space and comments among them; cached, since a gold is read several times."""
     return tuple(_token(match.lastgroup or "op", match.group()) for match in _TOKEN.finditer(sql))
 
 

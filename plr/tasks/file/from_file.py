@@ -118,11 +118,16 @@ class FileGeneration(_FromFile):
         text = text.lstrip()
         return (text.partition("\n")[0] if ends == "line" else _PARAGRAPH.split(text, maxsplit=1)[0]).rstrip()
 
+    def first_answer(self, example: Example, text: str) -> str:
+        if self.file.boundary == "statement" and "\n" in example.target.strip():
+            return first_statement(cut_at_stops(text, self.stop), lines=True)
+        return self.boundary(text)
+
     def finished(self, rest: str) -> bool:
         return not rest.strip("; \t\r\n" if self.file.boundary == "statement" else None)
 
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
-        answer, gold = self.boundary(response.text), example.target.strip()
+        answer, gold = self.first_answer(example, response.text), example.target.strip()
         scores = {f"{name},first-answer": METRICS[name].score(answer, gold) for name in self.names}
         if self._choices:  # what the primary metric calls right is a choice, whatever its case
             metric = METRICS[self.names[0]] if METRICS[self.names[0]].binary else METRICS["exact_match"]
@@ -208,6 +213,9 @@ class FileScored(FileGeneration):
 
     def boundary(self, text: str) -> str:
         return self.scorer.boundary(cut_at_stops(text, self.stop))
+
+    def first_answer(self, example: Example, text: str) -> str:
+        return self.scorer.first_answer(example, cut_at_stops(text, self.stop))
 
     def finished(self, rest: str) -> bool:
         return self.scorer.finished(rest)

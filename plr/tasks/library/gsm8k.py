@@ -72,6 +72,11 @@ class Gsm8k(Task):
     def boundary(self, text: str) -> str:
         return cut_after_marked_answer(cut_at_stops(text, self.stop))
 
+    def first_answer(self, example: Example, text: str) -> str:
+        first, gold = self.boundary(text), str(example.row["answer"]).rstrip()
+        unit = gold[len(cut_after_marked_answer(gold)) :]
+        return first + unit if text.startswith(unit, len(first)) else first
+
     def scores(self, example: Example, response: Response) -> dict[str, Score]:
         gold = str(example.row["answer"])
         text = cut_at_stops(response.text, self.stop)
@@ -79,7 +84,7 @@ class Gsm8k(Task):
             "exact_match,strict-match": exact_match(strict_extract(text), gold),
             "exact_match,flexible-extract": exact_match(flexible_extract(text), gold),
             "numeric_match": numeric_match(text, gold),
-            "exact_match,first-answer": exact_match(strict_extract(self.boundary(response.text)), gold),
+            "exact_match,first-answer": exact_match(strict_extract(self.boundary(response.text)), gold, units=True),
         }
 
 

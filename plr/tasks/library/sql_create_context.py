@@ -12,8 +12,8 @@ Seven metrics (the rules: `plr.scoring.sql.match`, `plr.scoring.sql.execute`):
 
 - `exact_match,raw` and `exact_match,normalized`: the whole generation up to EOS, as written and in canonical form;
 - `exact_match,first-answer` and `exact_match,first-answer-casefold`: the canonical form of the first statement,
-  up to a newline or `;`; with the case of literals kept, and folded (part of the gold lower-cases literals that
-  the question capitalises);
+  up to a newline (a blank line, where the gold has several lines) or `;`; with the case of literals kept, and
+  folded (part of the gold lower-cases literals that the question capitalises);
 - `exec_match,first-answer`: the first statement returns what the gold returns on ten databases made for it; None
   where the sample is undecidable;
 - `exact_match,strict`: the first answer is right AND the generation ended there, by EOS, with nothing but white
@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from plr.scoring.score import Score
 from plr.scoring.sql.execute import Sample, exec_matches
 from plr.scoring.sql.match import first_statement, normalized_match, raw_match
+from plr.scoring.sql.quotes import names_by_schema
 from plr.tasks.base import Task, tasks
 from plr.tasks.data.hub import HubData
 from plr.tasks.data.splits import normalized
@@ -81,6 +82,9 @@ class SqlCreateContext(Task):
     def boundary(self, text: str) -> str:
         return first_statement(text)
 
+    def first_answer(self, example: Example, text: str) -> str:
+        return first_statement(text, lines="\n" in str(example.row["answer"]).strip())
+
     def finished(self, rest: str) -> bool:
         return not rest.strip("; \t\r\n")
 
@@ -88,18 +92,20 @@ class SqlCreateContext(Task):
         return self.scores_all([example], [response])[0]
 
     def scores_all(self, examples: Sequence[Example], responses: Sequence[Response]) -> list[dict[str, Score]]:
-        firsts = [self.boundary(response.text) for response in responses]
-        samples = [
-            Sample(str(example.row["context"]), str(example.row["answer"]), first)
-            for example, first in zip(examples, firsts, strict=True)
-        ]
+        samples: list[Sample] = []
+        for example, response in zip(examples, responses, strict=True):
+            context, gold = str(example.row["context"]), str(example.row["answer"])
+            first = self.first_answer(example, response.text)
+            samples.append(Sample(context, names_by_schema(gold, context), names_by_schema(first, context)))
         scored: list[dict[str, Score]] = []
-        for sample, response, executed in zip(samples, responses, exec_matches(samples), strict=True):
+        for example, sample, response, executed in zip(
+            examples, samples, responses, exec_matches(samples), strict=True
+        ):
             gold, first = sample.gold, sample.answer
             scored.append(
                 {
-                    "exact_match,raw": raw_match(response.text, gold),
-                    "exact_match,normalized": normalized_match(response.text, gold),
+                    "exact_match,raw": raw_match(response.text, str(example.row["answer"])),
+                    "exact_match,normalized": normalized_match(names_by_schema(response.text, sample.context), gold),
                     "exact_match,first-answer": normalized_match(first, gold),
                     "exact_match,first-answer-casefold": normalized_match(first, gold, fold_literals=True),
                     "exec_match,first-answer": executed,

@@ -59,3 +59,29 @@ def test_first_answer_is_never_below_strict() -> None:
     for text in ("#### 18", "#### 18 x", "18", "#### 19\n#### 18"):
         scores = TASK.score(EXAMPLE, Response(text, True))
         assert (scores[TASK.primary].value or 0) >= (scores[TASK.strict].value or 0)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "a\n#### 18 ",
+        "b\n#### 50%",
+        "c\n#### 12 apples",
+        "d\n#### -3\n",
+        "e\n#### 1,234.50",
+        "f\n#### 7 km per hour",
+        "#### 5 °C",
+    ],
+)
+def test_gold_with_a_unit_is_right_by_itself(gold: str) -> None:
+    example = Example("test-0", {"question": "How many?", "answer": gold}, TASK.prompt({"question": "?"}), f" {gold}")
+    scores = TASK.score(example, Response(f" {gold}", ended=True))
+    assert scores["exact_match,first-answer"].value == scores["exact_match,strict"].value == 1.0
+    number = gold.rpartition("#### ")[2].split()[0].strip("%")
+    assert TASK.score(example, Response(f" so #### {number}", ended=True))["exact_match,first-answer"].value == 1.0
+
+
+@pytest.mark.parametrize("gold", ["#### 3/4", "#### 2^3", r"#### 2\\sqrt{3}", "#### 5 or 6"])
+def test_what_is_more_than_a_number_is_not_cut_to_its_first(gold: str) -> None:
+    example = Example("test-0", {"question": "?", "answer": gold}, "?", f" {gold}")
+    assert TASK.score(example, Response("#### " + gold[5], ended=True))["exact_match,first-answer"].value == 0.0

@@ -147,3 +147,49 @@ def test_a_file_as_large_as_the_real_one_loads_divides_and_is_scored(tmp_path: P
     some = parts["test"].examples[:2000]
     scores = TASK.score_all(some, [Response(example.target, True) for example in some])
     assert {score["exec_match,first-answer"].value for score in scores} == {1.0}
+
+
+LINES = "CREATE TABLE people (name TEXT, age INTEGER, city TEXT)"
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "SELECT name\nFROM people\nWHERE age > 30",
+        "SELECT city, COUNT(*)\r\nFROM people\r\nGROUP BY city",
+        "WITH old AS (\n  SELECT name FROM people WHERE age > 60\n)\nSELECT COUNT(*) FROM old;",
+        "SELECT name\n\tFROM people\n",
+    ],
+)
+def test_gold_over_several_lines(gold: str) -> None:
+    row = {"question": "?", "context": LINES, "answer": gold}
+    example = Example("test-0", row, TASK.prompt(row), TASK.target(row))
+
+    def values(text: str) -> list[float | None]:
+        scores = TASK.score(example, Response(text, ended=True))
+        return [
+            scores[name].value for name in ("exact_match,first-answer", "exec_match,first-answer", "exact_match,strict")
+        ]
+
+    one_line = " ".join(gold.split())
+    assert values(f" {gold}") == [1.0, 1.0, 1.0]
+    assert values(f" {one_line}") == [1.0, 1.0, 1.0]
+    assert values(f" {one_line.rstrip(';')}\n\nQuestion: next")[:2] == [1.0, 1.0]
+    assert values(f" {gold.replace('people', 'nobody')}")[:2] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ('SELECT "First Name" FROM people WHERE age > 30', True),
+        ("SELECT `First Name` FROM people WHERE age > 30", True),
+        ("SELECT [First Name] FROM people WHERE age > 30", True),
+        ('SELECT "Last Name" FROM people WHERE age > 30', False),
+        ("SELECT 'First Name' FROM people WHERE age > 30", False),
+    ],
+)
+def test_names_quoted_as_the_schema_quotes_them(answer: str, right: bool) -> None:
+    context = 'CREATE TABLE people ("First Name" TEXT, "Last Name" TEXT, age INTEGER)'
+    row = {"question": "?", "context": context, "answer": 'SELECT "First Name" FROM people WHERE age > 30'}
+    scores = TASK.score(Example("test-0", row, "", ""), Response(f" {answer}", ended=True))
+    assert scores["exec_match,first-answer"].value == scores["exact_match,first-answer"].value == float(right)
