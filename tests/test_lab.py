@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from plr.core.specs import Restore, Source
 from plr.core.store import Artifact
+from plr.embedded import tiny_path
 from plr.errors import IntegrityError, ProvenanceError, UsageError
 from plr.lab import Lab
 
@@ -188,7 +190,6 @@ def test_hot_swapped_cells_equal_cells_alone(lab: Lab, adapter: Artifact, tmp_pa
 
 
 def test_adapter_of_another_model_is_refused(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
-    import shutil
 
     from plr.embedded import tiny_path
 
@@ -204,7 +205,6 @@ def test_adapter_of_another_model_is_refused(lab: Lab, adapter: Artifact, tmp_pa
 
 
 def test_copy_of_the_model_in_another_place_is_the_same_model(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
-    import shutil
 
     from plr.embedded import tiny_path
 
@@ -216,7 +216,6 @@ def test_copy_of_the_model_in_another_place_is_the_same_model(lab: Lab, adapter:
 
 def test_an_adapter_that_holds_a_part_of_its_base_is_refused(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
     """What plr saves is converted; a file that is not, as PEFT itself writes it, fits its own base alone."""
-    import shutil
 
     from plr.bases.load import load_base
     from plr.restoration.attach import attach
@@ -231,7 +230,6 @@ def test_an_adapter_that_holds_a_part_of_its_base_is_refused(lab: Lab, adapter: 
 
 
 def test_an_adapter_that_does_nothing_is_found_out(lab: Lab, adapter: Artifact, tmp_path: Path) -> None:
-    import shutil
 
     from plr.bases.load import load_base
     from plr.restoration.attach import attach
@@ -263,7 +261,7 @@ def test_calibration_rows_that_stand_in_test_are_refused(lab: Lab, tmp_path: Pat
     row = load_split(resolve_task("tiny_math"), "test").examples[3]
     (tmp_path / "leak.jsonl").write_text(json.dumps({"text": row.prompt + row.target}) + "\n")
     with pytest.raises(LeakageError, match=row.id):
-        lab.quantize(bits=4, overrides=[f"quantize.calibration={tmp_path / 'leak.jsonl'}"])
+        lab.quantize(bits=4, overrides=[f"quantize.calibration={tmp_path / 'leak.jsonl'}", "quantize.samples=1"])
 
 
 def test_ready_calibration_set_is_accepted(lab: Lab) -> None:
@@ -278,7 +276,6 @@ def test_update_does_not_depend_on_the_micro_batch(lab: Lab, tmp_path: Path, bas
 
     Adam divides by the size of a gradient, so elements whose gradient is rounding noise may differ; the whole may not.
     """
-    import shutil
 
     from plr.training.train import train
 
@@ -307,3 +304,23 @@ def test_restore_step_without_an_artifact_of_its_own_is_not_stored_by_the_grid(l
     step = lab.result(lab.restored(adapter, bits=8), limit=2)
     assert isinstance(step.target, Restore)
     assert [need.kind for need in step.inputs] == ["adapter", "base"]
+
+
+@pytest.mark.parametrize("options", [{"calibration": "text.jsonl", "samples": 16}, {"method": "rtn"}])
+def test_a_base_alone_needs_no_task(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_path(), "mine")
+    texts = [{"text": f"Text number {i}: what is {i} plus {i}? It is {2 * i}."} for i in range(40)]
+    Path("text.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    quick = {"preset": "paper", "group_size": 32, "overrides": ["quantize.max_length=64"]}
+    made = lab.quantize(tmp_path / "mine", 4, **quick, **options)
+    gate = made.metrics["gate"]
+    if "calibration" in options:
+        assert made.metrics["calibration"]["samples"] == 16
+        assert gate["texts"][0]["text"] == "text.jsonl, documents not drawn"
+    else:
+        assert gate["verdict"].startswith("not measured")
+    with pytest.raises(UsageError, match="no task was given"):
+        lab.quantize(tmp_path / "mine", 4, preset="paper")

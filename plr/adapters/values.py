@@ -37,7 +37,7 @@ def _wanted(key: str, default: object, value: object) -> str | None:
             return _wanted_number(key, default, value)
         case str():
             return None if isinstance(value, str | bool) else "a word"
-        case list():
+        case [_, *_]:
             return (
                 None if value is None or isinstance(value, str) or _is_texts(value) else "a list of names, or a pattern"
             )
@@ -56,7 +56,7 @@ def _wanted_number(key: str, default: float, value: object) -> str | None:
         return None if value > 0 or default <= 0 or isinstance(default, float) else "a number above 0"
     if not isinstance(value, int):
         return "a whole number"
-    if "seed" in key or key.endswith("_key"):
+    if "seed" in key or key.endswith("_key") or "block" in key:  # 0 blocks: as many as the other key says
         return None if value >= 0 else "a whole number >= 0"
     return None if value >= 1 or default < 1 else "a whole number >= 1"
 

@@ -24,7 +24,7 @@ from plr.gptq.blocks import is_linear, replace_module
 from plr.lm import choose_dtype, encode_pair
 from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
-from plr.tasks.data.rows import calibration_text
+from plr.tasks.data.rows import CalibrationText, calibration_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,11 +104,14 @@ class SourceHolder:
         key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
         if self._held is None or key != self._key:
             self._held = None  # before the next is loaded
+            text = (
+                calibration_text(spec.calibration) if spec.calibration else None
+            )  # what is wrong with it is said first
             # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
             # Where memory is short it stays as stored, which is as exact, and each block is cast when its turn comes.
             dtype, device = (torch.float32, runtime.torch_device()) if not runtime.low_memory else ("auto", "cpu")
             loaded = load_source(step.source.model, dtype=dtype, device=device, offline=runtime.offline)
-            batches, record = calibrate(spec.calibration, loaded) if spec.calibration else ([], {})
+            batches, record = calibrate(spec.calibration, loaded, text) if spec.calibration else ([], {})
             gate = Gate(loaded, spec.calibration, task=spec.gate_task, text=spec.gate_text)
             self._key, self._held = key, (loaded, batches, record, gate)
         return self._held
@@ -122,12 +125,14 @@ def forward_dtype(model: PreTrainedModel, asked: str = "auto", device: str = "cp
     return None if dtype == torch.float32 else dtype
 
 
-def calibrate(calibration: Calibration, loaded: Loaded) -> tuple[list[dict[str, Tensor]], JsonObject]:
-    """Draw and tokenize: batches of similar length, int64 [b, t], right-padded; at most BATCH_TOKENS cells each.
+def calibrate(
+    calibration: Calibration, loaded: Loaded, text: CalibrationText | None = None
+) -> tuple[list[dict[str, Tensor]], JsonObject]:
+    """Draw (unless `text` is given) and tokenize: int64 [b, t], right-padded, of similar length; at most BATCH_TOKENS cells each.
 
     Prompt, answer and EOS for a model that writes; for an encoder, or a task with labels, what a classification head reads.
     """
-    text = calibration_text(calibration)
+    text = text or calibration_text(calibration)
     tokenizer = loaded.tokenizer
     if text.texts is not None:
         rows = encode_texts(tokenizer, text.texts)

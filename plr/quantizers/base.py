@@ -53,6 +53,8 @@ class Quantizer(ABC):
     """True if `quantize` wants batches to calibrate on."""
     widths: tuple[int, ...] = WIDTHS
     """The bits that it makes."""
+    grouped: bool = False
+    """True if `group_size` has to divide the inputs of every layer."""
     encoders: bool = True
     """True if an encoder's checkpoint is read back: one has no language model head."""
     formats: tuple[str, ...] = ()

@@ -64,6 +64,7 @@ class BitsAndBytesQuantizer(Quantizer):
     """
 
     needs_calibration = False
+    grouped = True
     encoders = False  # transformers reads them back as causal language models
     formats = ("bitsandbytes",)
 

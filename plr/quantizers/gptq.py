@@ -29,6 +29,7 @@ class GPTQQuantizer(Quantizer):
     """
 
     formats = ("gptq",)
+    grouped = True
 
     def __init__(self, method: Literal["gptq", "rtn"]) -> None:
         self.method: Literal["gptq", "rtn"] = method

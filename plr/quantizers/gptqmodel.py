@@ -54,6 +54,7 @@ class GPTQModelQuantizer(Quantizer):
     """GPTQ by the package GPTQModel (7.6): 8, 4, 3 or 2 bits, symmetric or not, with its three orders of columns."""
 
     needs_calibration = True
+    grouped = True
 
     def check(self, spec: Quantization) -> None:
         check_settings("gptqmodel", spec, _TAKES, free=_FREE)

@@ -109,8 +109,9 @@ class Resolver:
         """
         from plr.quantizers import quantizers
 
-        quantizers.get(quantization.method).check(quantization)
-        if quantization.group_size > 0 and model.kind in ("local", "embedded"):
+        method = quantizers.get(quantization.method)
+        method.check(quantization)
+        if method.grouped and quantization.group_size > 0 and model.kind in ("local", "embedded"):
             from plr.bases.look import check_group_size
             from plr.bases.resolve import EMBEDDED
 

@@ -203,8 +203,10 @@ def test_llama_adapter_takes_at_most_the_layers_there_are(tmp_path: Path) -> Non
 
 
 def test_a_setting_that_peft_refuses_is_one_message() -> None:
-    with pytest.raises(ModelError, match=r"LoraConfig cannot be attached to LlamaForCausalLM: .*r.* should be"):
-        attached("lora", decoder(), r=-1)
+    with pytest.raises(
+        ModelError, match=r"LoraConfig cannot be attached to LlamaForCausalLM: All modules were excluded"
+    ):
+        attached("lora", decoder(), exclude_modules=".*")
 
 
 def test_a_key_of_the_wrong_kind_is_one_message() -> None:

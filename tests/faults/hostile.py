@@ -28,7 +28,19 @@ DIGITS = "9" * 5000
 DEEP = "[" * 10_000 + "]" * 10_000
 CODE = '"!!python/object/apply:os.system [touch HACKED]"'
 Change = Callable[[Path], None]
-QUANTIZE = ("quantize", "-m", "other", "--calibration", "task:words.yaml", "-b", "2", "--set", "quantize.group_size=32")
+QUANTIZE = (
+    "quantize",
+    "-m",
+    "other",
+    "--calibration",
+    "task:words.yaml",
+    "-b",
+    "2",
+    "--set",
+    "quantize.group_size=32",
+    "--samples",
+    "8",
+)
 TRAIN = ("train", "-m", "m", "-t", "words.yaml", "-b", "3", *STEPS["adapter"][7:], "--set", "train.seed=1")
 BASE = "the 3-bit base"
 EVAL = ("eval", BASE, "--task", "words.yaml", "--dtype", "float32")

@@ -166,3 +166,11 @@ def test_bits_fall_in_k_and_rise_in_l_then_go_below(cell):
         (4, 4),
         (4, 16),
     ]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "=HYPERLINK(1)"])
+def test_csv_holds_no_formula(cell, name):
+    rows = list(csv.reader(io.StringIO(csv_text([cell(16, 16, "10", model=name, adapter=name)]))))
+    fields = [field for row in rows[1:] for field in row]
+    assert f"'{name}" in fields
+    assert not [field for field in fields if field.startswith(("=", "+", "-", "@", "\t"))]

@@ -216,18 +216,18 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
     """Draw the samples of `calibration`, and compare them with the held-out rows of its task or `guard`.
 
     Raises:
-        DataError: the file holds no text, or changed.
+        DataError: the file holds no text, fewer samples than are asked for, or changed.
         LeakageError: samples that stand in validation or test.
     """
     if calibration.task is not None:
         rows = draw(guarded_train(calibration.task), calibration.samples, calibration.seed)
-        if not rows:
-            raise DataError(f"the train split of {calibration.task.name} is empty: nothing to calibrate on")
+        _check_enough(calibration, len(rows), f"the train split of {calibration.task.name}")
         ids, pairs = [row.id for row in rows], [(row.prompt, row.target) for row in rows]
         task = task_of(calibration.task)
         judged = [task.texts(row.row) for row in rows] if isinstance(task, Classification) else None
         return CalibrationText(ids, pairs, _report(calibration, ids, pairs), judged)
     texts, order = _shuffled(calibration)
+    _check_enough(calibration, len(texts), calibration.path or "")
     chosen = sorted(order[: calibration.samples])
     ids, pairs = [f"line-{i}" for i in chosen], [(texts[i], "") for i in chosen]
     if calibration.guard is not None:
@@ -235,6 +235,15 @@ def calibration_text(calibration: Calibration) -> CalibrationText:
         task = task_of(calibration.guard)
         check_text_leakage(texts_by_id, _held_out(calibration.guard), lambda row: task.question(row.row))
     return CalibrationText(ids, pairs, _report(calibration, ids, pairs))
+
+
+def _check_enough(calibration: Calibration, count: int, where: str) -> None:
+    if count < calibration.samples:
+        raise DataError(
+            f"{where} has {count} samples to calibrate on, and {calibration.samples} are asked for",
+            expected="as many as are asked for, or more: a base is named by that number",
+            hint=f"ask for fewer (--samples {count}, or quantize.samples in a study)" if count else "give some text",
+        )
 
 
 def undrawn_texts(calibration: Calibration) -> list[str]:
@@ -283,6 +292,8 @@ def _report(calibration: Calibration, ids: list[str], pairs: list[tuple[str, str
 def read_texts(path: Path) -> list[str]:
     """Read the documents of a file: JSON lines with a `text` field, or plain text with blank lines between documents.
 
+    A plain text without any blank line holds one document a line.
+
     Raises:
         DataError: a line that is no such object, or a file without text.
     """
@@ -297,7 +308,8 @@ def read_texts(path: Path) -> list[str]:
 
 def _texts(path: Path) -> list[str]:
     if path.suffix not in (".jsonl", ".json"):
-        return [block.strip() for block in read_text(path).replace("\r\n", "\n").split("\n\n") if block.strip()]
+        text = read_text(path).replace("\r\n", "\n").strip("\n")
+        return [block.strip() for block in text.split("\n\n" if "\n\n" in text else "\n") if block.strip()]
     texts: list[str] = []
     for row, where in json_lines(path):
         if not isinstance(row, dict) or "text" not in row:
