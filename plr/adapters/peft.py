@@ -140,6 +140,8 @@ class PeftMethod(AdapterMethod):
 
         self._config_class()
         import_gptqmodel()
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        originals = _named_by(folder, base)
         try:
             with calm():
                 if isinstance(model, PeftModel):
@@ -157,6 +159,7 @@ class PeftMethod(AdapterMethod):
                 hint="serve it on a " + ("k-bit" if conv1d else "16-bit") + " base, or train a method "
                 "that PEFT also puts on this base",
             ) from error
+        _keep_overwritten(base, originals)
         model.set_adapter(name)
         return model.eval()
 
@@ -167,11 +170,10 @@ class PeftMethod(AdapterMethod):
             with calm():
                 peft_model.delete_adapter(name)
             return model
-        if config.is_prompt_learning:  # it lives in the wrapper alone
-            return _bared(peft_model.base_model)
         if config.is_adaption_prompt:
             peft_model.base_model.disable_adapter_layers()
-        return _bared(peft_model.base_model.model)
+        # Prompts live in the wrapper alone.
+        return _given_back(_bared(peft_model.base_model if config.is_prompt_learning else peft_model.base_model.model))
 
     def merge(self, model: nn.Module) -> nn.Module:
         if not self.properties.merges:
@@ -280,6 +282,40 @@ def _weights_of(layer: nn.Module) -> int:
     """Count the weights of a layer; those of a k-bit one by its shape."""
     shape = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
     return shape[0] * shape[1] if None not in shape else sum(p.numel() for p in layer.parameters())  # type: ignore[operator]
+
+
+OVERWRITTEN = "_plr_overwritten"
+"""Attribute of a base: its own tensors in whose place an adapter has written (biases, with `bias: all`)."""
+
+
+def _named_by(folder: Path, base: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Copy the base's own tensors that the file of an adapter names: (tensor, its values)."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return {}
+    from safetensors import safe_open
+
+    own = dict(base.named_parameters(remove_duplicate=False))
+    with safe_open(file, "pt") as stored:
+        names = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in stored.keys()}  # noqa: SIM118
+    return {name: (own[name], own[name].detach().clone()) for name in names & own.keys()}
+
+
+def _keep_overwritten(base: nn.Module, originals: dict[str, tuple[Tensor, Tensor]]) -> None:
+    import torch
+
+    kept: dict[str, tuple[Tensor, Tensor]] = vars(base).setdefault(OVERWRITTEN, {})
+    for name, (tensor, values) in originals.items():
+        if name not in kept and not torch.equal(tensor, values):
+            kept[name] = (tensor, values)
+
+
+def _given_back(base: nn.Module) -> nn.Module:
+    """Write the values of the base back where an adapter has written its own."""
+    kept: dict[str, tuple[Tensor, Tensor]] = vars(base).pop(OVERWRITTEN, {})
+    for tensor, values in kept.values():
+        tensor.data.copy_(values)
+    return base
 
 
 def _bared(model: nn.Module) -> nn.Module:
