@@ -40,7 +40,7 @@ from plr.lm import encode_pair
 from plr.lm.classify import encode_texts
 from plr.lm.divergence import Reference, Shift
 from plr.lm.support import decoder_config, position_limit
-from plr.lm.tokens import encode_prompt
+from plr.lm.tokens import encode_prompt, windows
 from plr.tasks import Classification, Example, task_of
 from plr.tasks.data.rows import has_split, load_split, read_texts, undrawn_texts
 from plr.tasks.data.splits import normalized
@@ -193,8 +193,7 @@ class Gate:
         width, room = int(min(max(2, max_length), self.longest)), TEXT_TOKENS
         for document in documents:
             ids = encode_prompt(self.loaded.tokenizer, document[: 8 * TEXT_TOKENS])  # more is not measured
-            for at in range(0, len(ids), width):
-                window = ids[at : at + min(width, room)]
+            for window in (one[:room] for one in windows(self.loaded.tokenizer, ids, width)):
                 if len(window) > 1:
                     text.rows.append(window)
                     room -= len(window)

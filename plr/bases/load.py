@@ -119,7 +119,22 @@ def load_source(
             expected="a causal language model, or an encoder, that this version of transformers knows",
         ) from error
     look_at_model(model, tokenizer, ref.name, None if gguf else info)
+    _name_end(model, tokenizer)
     return Loaded(_dense(model).to(device).eval(), tokenizer)
+
+
+def _name_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name the tokenizer's EOS, which ends every answer that is trained, among those of the generation settings.
+
+    What is saved of the model then stops there in every engine.
+    """
+    settings, end = getattr(model, "generation_config", None), tokenizer.eos_token_id
+    if settings is None or end is None:
+        return
+    declared = settings.eos_token_id
+    known = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    if end not in known:
+        settings.eos_token_id = [*known, end]
 
 
 def _dense(model: Any) -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from plr.errors import ModelError
+from plr.lm.probe import Probe
 from plr.lm.slot_attention import SlotAttention
 from plr.lm.slots import SlotCache
 from plr.lm.stops import StopStrings
@@ -51,7 +52,8 @@ class SlotEngine:
     """Runs `rows` to their ends; `done(row)` is called as each finishes.
 
     `rows` keep what they have generated only when they finish: after an exception the unfinished ones start again.
-    With `own_attention` the model attends as `plr.lm.slot_attention` says: `run` raises `Refused` where it cannot.
+    With `own_attention` the model attends as `plr.lm.slot_attention` says: `run` raises `Refused` where it cannot. A `probe`
+    sees every row's logits: `run` raises `Differs` where they are not the model's own.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class SlotEngine:
         max_new_tokens: int,
         slots: int,
         own_attention: bool = False,
+        probe: Probe | None = None,
     ) -> None:
         self.model, self.ends, self.stops, self.max_new_tokens = model, ends, stops, max_new_tokens
+        self.probe = probe
         self.virtual = prompt_learning(model)
         # A prompt-learning wrapper would put its virtual tokens before every forward: here they are in the cache.
         self.network = unwrap(model) if self.virtual else model
@@ -222,6 +226,8 @@ class SlotEngine:
         ).logits[:, -1]
         if self.attention:
             self.attention.check()
+        if self.probe:
+            self.probe.see([(row.index, row.out) for row in self.running], logits)
         best, token = logits.max(-1)
         self.token[:active] = token
         position += 1

@@ -15,6 +15,7 @@ from plr.errors import ResourceError, UsageError
 from plr.lm.batched import run_batched
 from plr.lm.engine import Row, SlotEngine
 from plr.lm.prepacked import prepacked
+from plr.lm.probe import Differs, probe_of, verdict_of
 from plr.lm.slot_attention import Refused, why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
@@ -27,6 +28,8 @@ __all__ = ["Generation", "generate"]
 
 log = logging.getLogger(__name__)
 
+_UNFIT = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+"""Errors of a model that does not take the masks, positions or caches of slots."""
 _PACK_FROM = 256  # answers x tokens; fewer do not pay for laying the weights out
 
 
@@ -71,7 +74,8 @@ def generate(
 
     Models that a slot cache cannot express (windows shorter than the text, recurrent layers, ALiBi, flash attention)
     run in left-padded batches of `slots` through transformers' own generation; `plr.lm.support.why_not_slots` says
-    which and why, and the reason is logged.
+    which and why, and the reason is logged. So do models whose first answers in slots are not those they give alone
+    (`plr.lm.probe`), and one by one those that batches change; both is logged as a warning.
 
     Raises:
         DataError: a prompt has no token, or no room for `max_new_tokens` within the model's positions.
@@ -90,6 +94,8 @@ def generate(
 
     def done(row: Row) -> None:
         nonlocal finished
+        if probe is not None:
+            probe.check(row.index, row.out)
         results[row.index] = _result(tokenizer, row, ends, stops)
         finished += 1
         if on_progress is not None:
@@ -97,6 +103,11 @@ def generate(
 
     longest = prompt_learning(model) + max(map(len, encoded), default=0) + max_new_tokens
     reason = why_not_slots(model, longest)
+    verdict = verdict_of(model)
+    probe = probe_of(model, encoded, verdict, slots=reason is None)
+    if verdict.slots_differ:
+        reason = reason or "its answers in slots are not those it gives alone"
+    slots = 1 if verdict.batches_differ else slots
     if reason is not None:
         log.info("generating in padded batches, since the model does not run in slots: %s", reason)
     plain = why_not_slot_attention(model)
@@ -108,7 +119,7 @@ def generate(
             try:
                 if reason is None:
                     arguments = {"ends": ends, "stops": stops, "max_new_tokens": max_new_tokens, "slots": slots}
-                    SlotEngine(model, todo, **arguments, own_attention=plain is None).run(done)
+                    SlotEngine(model, todo, **arguments, own_attention=plain is None, probe=probe).run(done)
                 else:
                     run_batched(
                         model, tokenizer, todo, done, ends=ends, stops=stops, max_new_tokens=max_new_tokens, batch=slots
@@ -125,6 +136,18 @@ def generate(
                     ) from error
                 slots = min(slots, len(todo)) // 2 or 1
                 log.warning("out of memory: %d of %d answers to go, %d at once", len(todo), len(encoded), slots)
+            except (Differs, *_UNFIT) as error:
+                results, finished = [None] * len(encoded), 0
+                if reason is None:
+                    reason, verdict.slots_differ = str(error), True
+                    log.warning(
+                        "generating in padded batches: plr's own engine does not give the model's answers (%s)", error
+                    )
+                elif isinstance(error, Differs):
+                    slots, probe, verdict.batches_differ = 1, None, True
+                    log.warning("generating one answer at a time: batches do not give the model's answers (%s)", error)
+                else:
+                    raise
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
     return [result for result in results if result is not None]

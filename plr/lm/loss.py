@@ -29,7 +29,7 @@ from plr.lm.support import (
     prompt_learning,
     why_not_slots,
 )
-from plr.lm.tokens import check_some, encode_pair, encode_prompt
+from plr.lm.tokens import check_some, encode_pair, encode_prompt, windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,8 +96,7 @@ def perplexity(
     rows = []
     for text in texts:
         ids = encode_prompt(tokenizer, text)
-        windows = [ids[at : at + max_length] for at in range(0, len(ids), max_length)]
-        rows += [(window, len(window) - 1) for window in windows if len(window) > 1]
+        rows += [(window, len(window) - 1) for window in windows(tokenizer, ids, max_length) if len(window) > 1]
     tokens = sum(count for _, count in rows)
     if not tokens:
         raise DataError(

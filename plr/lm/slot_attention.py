@@ -47,6 +47,8 @@ def why_not_slot_attention(model: nn.Module) -> str | None:
         return "it is not on the CPU alone"
     if not hasattr(torch.ops.aten, _KERNEL):
         return "this torch has no attention kernel that returns sums of exponentials"
+    if not getattr(unwrap(model), "_supports_attention_backend", True):
+        return "its attention does not go through transformers' registry"
     config = decoder_config(model)
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation!r}"

@@ -1,13 +1,14 @@
 """Tokenization and its reverse, for training, generation and loss alike.
 
-A prompt is tokenized alone, with the BOS its tokenizer adds; a target is tokenized alone, without special tokens, and
-ends with EOS. The two are concatenated. So the boundary is the same at training, where the target follows, and at
-generation, where nothing follows yet: no token ever spans prompt and target.
+A prompt is tokenized alone, with the BOS its tokenizer adds, since at generation nothing follows it yet. A target has the
+tokens that stand behind the prompt's in the tokens of the whole text, and ends with EOS. Where the whole text has a token
+that spans prompt and target, the target has those that it has behind a newline. So no token ever spans the two, and a
+tokenizer that puts a space before a text (SentencePiece) puts none between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from plr.errors import DataError, ModelError, UsageError
@@ -16,7 +17,7 @@ from plr.lm.typed import typed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt", "end_tokens"]
+__all__ = ["check_room", "check_some", "decode", "encode_pair", "encode_prompt", "end_tokens", "windows"]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -36,6 +37,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
         while len(ids) > 1 and ids[-1] == own.eos_token_id:
             ids.pop()
     return ids
+
+
+def windows(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Cut the ids of a running text into windows of at most `width` tokens, none of them dropped.
+
+    A text that begins with BOS has it at the start of every window: a model has seen no text without.
+    """
+    bos = typed(tokenizer).bos_token_id
+    begin = list(ids[:1]) if bos is not None and width > 2 and list(ids[:1]) == [bos] else []
+    step = width - len(begin)
+    for at in range(len(begin), len(ids), step):
+        yield [*begin, *ids[at : at + step]]
 
 
 def check_some(ids: Sequence[int], name: int | str) -> None:
@@ -99,8 +112,20 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) ->
             expected="an eos_token, which ends every target",
             hint="set eos_token in the model's tokenizer_config.json",
         )
-    target_ids = list(own(target, add_special_tokens=False)["input_ids"])
-    return encode_prompt(tokenizer, prompt), [*target_ids, own.eos_token_id]
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    return prompt_ids, [*_behind(tokenizer, prompt_ids, prompt, target), own.eos_token_id]
+
+
+def _behind(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], prompt: str, target: str) -> list[int]:
+    """Encode `target` as it stands behind the prompt."""
+    whole = encode_prompt(tokenizer, prompt + target)
+    if prompt and whole[: len(prompt_ids)] == prompt_ids:
+        return whole[len(prompt_ids) :]
+    own = typed(tokenizer)
+    line, text = (list(own(words, add_special_tokens=False)["input_ids"]) for words in ("\n", f"\n{target}"))
+    if line and text[: len(line)] == line:
+        return text[len(line) :]
+    return list(own(target, add_special_tokens=False)["input_ids"])
 
 
 def _check_unicode(text: str) -> None:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from jinja2 import TemplateError
+
 from plr.errors import DataError, UsageError
 from plr.tasks.data.splits import normalized
 from plr.tasks.file.template import Template
@@ -90,7 +92,7 @@ def as_chat(
 
     Raises:
         UsageError: the tokenizer has no chat template.
-        DataError: a template whose text with the answer does not begin with its text without.
+        DataError: a row that the template refuses; a template whose text with the answer does not begin with its text without.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
@@ -103,8 +105,16 @@ def as_chat(
         for place, one in enumerate(chat):
             if one["role"] != "assistant":
                 continue
-            asked = tokenizer.apply_chat_template(chat[:place], tokenize=False, add_generation_prompt=True)
-            whole = tokenizer.apply_chat_template(chat[: place + 1], tokenize=False)
+            try:
+                asked = tokenizer.apply_chat_template(chat[:place], tokenize=False, add_generation_prompt=True)
+                whole = tokenizer.apply_chat_template(chat[: place + 1], tokenize=False)
+            except (TemplateError, TypeError, ValueError, LookupError) as error:  # a template is a program of its own
+                roles = ", ".join(one["role"] for one in chat[: place + 1])
+                raise DataError(
+                    f"row {row.id}: the chat template of {tokenizer.name_or_path} refuses the turns {roles}: {error}",
+                    expected="turns that the template takes",
+                    hint="mend the row, or write it with the task chat, in plain text",
+                ) from error
             if not whole.startswith(asked):
                 raise DataError(
                     f"row {row.id}: the chat template writes the question otherwise once it is answered",

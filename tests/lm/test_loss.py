@@ -108,8 +108,8 @@ def test_perplexity_is_that_of_windows_without_overlap(llama, tokenizer):
     nll, tokens = 0.0, 0
     for text in texts:
         ids = encode_prompt(tokenizer, text)
-        for at in range(0, len(ids), 8):
-            window = ids[at : at + 8]
+        for at in range(1, len(ids), 7):
+            window = [tokenizer.bos_token_id, *ids[at : at + 7]]
             if len(window) > 1:
                 nll += naive(llama, window, len(window) - 1)
                 tokens += len(window) - 1

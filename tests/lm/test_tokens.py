@@ -6,11 +6,12 @@ import copy
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import processors
+from tokenizers import Tokenizer, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from plr.errors import DataError, ModelError
 from plr.lm import encode_pair
-from plr.lm.tokens import decode, encode_prompt, end_tokens
+from plr.lm.tokens import decode, encode_prompt, end_tokens, windows
 
 
 def test_pair_is_bos_prompt_target_eos(tokenizer):
@@ -58,3 +59,52 @@ def test_decoding_keeps_spaces_before_punctuation(tokenizer):
     cleaning = copy.deepcopy(tokenizer)
     cleaning.clean_up_tokenization_spaces = True
     assert decode(cleaning, encode_prompt(cleaning, "a . b")) == "a . b"
+
+
+def prepending(*words):
+    """A tokenizer that puts a space before whatever it is given, as SentencePiece's do."""
+    own = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    vocabulary, merges = ["<unk>", "<s>", "</s>", "\u2581", "\n", *sorted({c for word in words for c in word})], []
+    for word in words:
+        left = "\u2581"
+        for character in word:
+            merges.append((left, character))
+            left += character
+            vocabulary.append(left)
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
+    own.model = models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), unk_token="<unk>", fuse_unk=True)
+    own.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    own.add_special_tokens(["<unk>", "<s>", "</s>"])
+    own.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "tokens"),
+    [
+        ("What is 12", " 42", ["\u258142"]),
+        ("What is", " 12 42", ["\u258112", "\u258142"]),
+        ("What\n", "is", ["i", "s"]),
+        ("What ", "is", ["i", "s"]),
+        ("Wh", "at", ["a", "t"]),
+    ],
+)
+def test_a_target_has_the_tokens_it_has_behind_its_prompt(prompt, target, tokens):
+    tokenizer = prepending("What", "is", "12", "42")
+    prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
+    assert prompt_ids == encode_prompt(tokenizer, prompt)
+    assert tokenizer.convert_ids_to_tokens(target_ids) == [*tokens, "</s>"]
+
+
+@pytest.mark.parametrize("width", [3, 4, 5, 100])
+def test_every_window_of_a_text_begins_with_bos(tokenizer, width):
+    ids = encode_prompt(tokenizer, "abcabcabcab")
+    cut = list(windows(tokenizer, ids, width))
+    assert all(window[0] == tokenizer.bos_token_id and 2 <= len(window) <= width for window in cut)
+    assert [token for window in cut for token in window[1:]] == ids[1:]
+
+
+def test_a_text_without_bos_is_cut_as_it_is(tokenizer):
+    ids = encode_prompt(tokenizer, "abcabcabcab")[1:]
+    assert list(windows(tokenizer, ids, 4)) == [ids[at : at + 4] for at in range(0, len(ids), 4)]
+    assert list(windows(tokenizer, [], 4)) == []

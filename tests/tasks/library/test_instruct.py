@@ -289,3 +289,55 @@ def test_a_chat_template_of_a_model(tmp_path: Path) -> None:
     task = find_task(made["task"])
     example = task.load("train", TaskData(path=task.data)).examples[0]
     assert task.score(example, Response(example.target, True))[task.primary].value == 1.0
+
+
+def turns(*speakers: str) -> list[dict[str, str]]:
+    return [{"from": speaker, "value": f"text {place}"} for place, speaker in enumerate(speakers)]
+
+
+@pytest.mark.parametrize("answers", ["gpt", "chatgpt", "assistant"])
+@pytest.mark.parametrize("asks", ["human", "user"])
+def test_conversations_of_from_and_value_are_chats(tmp_path: Path, asks: str, answers: str) -> None:
+    rows = [{"id": str(i), "conversations": turns("system", asks, answers)} for i in range(3)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = tasks.get("chat").load("test", TaskData(path=str(tmp_path))).examples[0]
+    assert first.prompt == "system: text 0\nuser: text 1\nassistant:"
+    assert first.target == " text 2"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"text": "Hi"}, "neither messages, .* nor conversations"),
+        ({"conversations": turns("human", "robot")}, "message 1 is no role"),
+        ({"conversations": turns("human", "gpt", "human")}, "the last message is not the assistant's"),
+        ({"conversations": ["Hi", "Hello"]}, "message 0 is no role"),
+        ({"conversations": [{"from": "human", "value": " "}, {"from": "gpt", "value": "x"}]}, "message 0 is no role"),
+        ({"conversations": [{"from": "human", "value": 5}, {"from": "gpt", "value": "x"}]}, "message 0 is no role"),
+    ],
+)
+def test_what_is_no_chat_is_refused_by_row(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    good = {"conversations": turns("human", "gpt")}
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (good, row)))
+    with pytest.raises(DataError, match=f"test.jsonl.*2.*{problem}"):
+        tasks.get("chat").load("test", TaskData(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('System role not supported') }}",
+        "{{ messages[0]['name']['first'] }}",
+        "{{ messages[9]['content'] + 1 }}",
+        "{{ 'a' + 1 }}",
+        "{{ messages | nofilter }}",
+        "{% if %}",
+    ],
+)
+def test_a_template_that_refuses_a_row_names_it(template: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_path())
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match=r"row train-7: the chat template of .* refuses the turns user, assistant"):
+        list(as_chat([Example("train-7", CHAT, "", "")], tokenizer))
