@@ -83,6 +83,10 @@ class AdapterMethod(ABC):
     def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         """Attach a saved adapter under `name` and make it the active one; `model` may already carry others."""
 
+    def unfit(self, model: nn.Module, folder: Path, name: str) -> tuple[list[str], list[str]]:
+        """Compare the adapter `name` on `model` with its file: the tensors that the file lacks, and those that found no place."""
+        return [], []
+
     @abstractmethod
     def unload(self, model: nn.Module, name: str) -> nn.Module:
         """Take the adapter called `name` off again; the result computes as if it had never been there."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["ACTIVE", "SET_BY_PLR", "PeftMethod", "calm", "is_quantized", "name_base"]
 
 ACTIVE = "default"
+WEIGHTS = "adapter_model.safetensors"
 SET_BY_PLR = frozenset(
     {
         "task_type",
@@ -140,6 +141,12 @@ class PeftMethod(AdapterMethod):
 
         self._config_class()
         import_gptqmodel()
+        if not (folder / WEIGHTS).is_file():
+            raise ModelError(
+                f"{folder} has no {WEIGHTS}",
+                expected="an adapter in safetensors (pickled weights are not read)",
+                hint="save it again with model.save_pretrained(folder)",
+            )
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         originals = _named_by(folder, base)
         try:
@@ -162,6 +169,15 @@ class PeftMethod(AdapterMethod):
         _keep_overwritten(base, originals)
         model.set_adapter(name)
         return model.eval()
+
+    def unfit(self, model: nn.Module, folder: Path, name: str) -> tuple[list[str], list[str]]:
+        from peft import get_peft_model_state_dict
+
+        with calm():
+            own = get_peft_model_state_dict(adapted(model), adapter_name=name, save_embedding_layers=False).keys()
+        stored = _names_in(folder)
+        base = {*dict(model.named_parameters(remove_duplicate=False))}
+        return sorted(own - stored), sorted(key for key in stored - own if key not in base)
 
     def unload(self, model: nn.Module, name: str) -> nn.Module:
         peft_model = adapted(model)
@@ -288,16 +304,17 @@ OVERWRITTEN = "_plr_overwritten"
 """Attribute of a base: its own tensors in whose place an adapter has written (biases, with `bias: all`)."""
 
 
-def _named_by(folder: Path, base: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Copy the base's own tensors that the file of an adapter names: (tensor, its values)."""
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return {}
+def _names_in(folder: Path) -> set[str]:
     from safetensors import safe_open
 
+    with safe_open(folder / WEIGHTS, "pt") as stored:
+        return {*stored.keys()}
+
+
+def _named_by(folder: Path, base: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Copy the base's own tensors that the file of an adapter names: (tensor, its values)."""
     own = dict(base.named_parameters(remove_duplicate=False))
-    with safe_open(file, "pt") as stored:
-        names = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in stored.keys()}  # noqa: SIM118
+    names = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in _names_in(folder)}
     return {name: (own[name], own[name].detach().clone()) for name in names & own.keys()}
 
 

@@ -4,10 +4,11 @@ A default list such as `[q_proj, k_proj, v_proj, o_proj]` is part of an adapter'
 model is loaded. So that one list serves every architecture:
 
 1. A name that the model has (a whole module name, or its end after a dot) stands for itself, as in PEFT.
-2. A name of Llama's that the model lacks is a *role*, and stands for the modules of that role in its family: `o_proj` is
-   `attention.output.dense` in RoBERTa. The table below is all there is to it; the names taken stand in the saved
-   `adapter_config.json`.
-3. A list of which nothing is found is an error that says what layers the model does have.
+2. A name of Llama's that the model lacks is a *role*, and stands for the modules of that role: by the table of its family
+   (`o_proj` is `attention.output.dense` in RoBERTa), else by the names that families have for it. The names taken stand in the
+   saved `adapter_config.json`.
+3. A name that reaches nothing is an error that says what layers the model does have. Only norms may be fewer: not every
+   family has two in a block.
 
 What it gives up: a fused projection (GPT-2's `c_attn`) is one module, so `q_proj` there means queries, keys and values.
 """
@@ -67,13 +68,61 @@ ROLES: dict[str, dict[str, str]] = {
     "xlm-roberta": _BERT,
 }
 """model_type -> role -> the end of a module's name, or a pattern (`re:`) for whole names."""
+_FUSED_QKV = ("qkv_proj", "query_key_value", "Wqkv", "c_attn")
+NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "q_proj": (("query_proj",), ("query",), ("attn.q",), ("q_a_proj", "q_b_proj"), *((name,) for name in _FUSED_QKV)),
+    "k_proj": (("key_proj",), ("key",), ("attn.k",), ("kv_a_proj_with_mqa", "kv_b_proj"), *((n,) for n in _FUSED_QKV)),
+    "v_proj": (
+        ("value_proj",),
+        ("value",),
+        ("attn.v",),
+        ("kv_a_proj_with_mqa", "kv_b_proj"),
+        *((n,) for n in _FUSED_QKV),
+    ),
+    "o_proj": (
+        ("attention.output.dense",),
+        ("self_attn.out_proj",),
+        ("attn.out_proj",),
+        ("attention.out_proj",),
+        ("attn.o",),
+        ("attn.Wo",),
+        ("self_attn.dense",),
+        ("self_attention.dense",),
+        ("attention.dense",),
+        ("attn.c_proj",),
+    ),
+    "gate_proj": (("gate_up_proj",), ("w1",), ("mlp.Wi",)),
+    "up_proj": (
+        ("gate_up_proj",),
+        ("w3",),
+        ("mlp.Wi",),
+        ("fc1",),
+        ("fc_in",),
+        ("c_fc",),
+        ("dense_h_to_4h",),
+        ("intermediate.dense",),
+        ("ffn",),
+    ),
+    "down_proj": (
+        ("w2",),
+        ("mlp.Wo",),
+        ("fc2",),
+        ("fc_out",),
+        ("mlp.c_proj",),
+        ("dense_4h_to_h",),
+        (r"re:.*\.\d+\.output\.dense",),
+        ("ffn_output",),
+    ),
+}
+"""Role -> what families outside the table call it, the first that a model has: one module, or the two of a factored one."""
+NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 
 
 def named_in(model: nn.Module, config: Config, method: str) -> Settings:
     """Translate the lists of modules in `config` to the names of `model`.
 
     Raises:
-        ModelError: `target_modules` is a list and the model has none of them.
+        ModelError: `target_modules` is a list and the model lacks one of them.
     """
     names = [name for name, _ in model.named_modules()]
     roles = ROLES.get(str(getattr(getattr(model, "config", None), "model_type", "")), {})
@@ -85,11 +134,13 @@ def named_in(model: nn.Module, config: Config, method: str) -> Settings:
         elif isinstance(value, str) and value in roles and not _has(names, value):
             result[key] = roles[value]
     wanted = config.get("target_modules")
-    if isinstance(wanted, list | tuple) and not any(_has(names, item) for item in result["target_modules"]):
+    listed = [str(item) for item in wanted] if isinstance(wanted, list | tuple) else []
+    lost = [item for item in listed if not any(_has(names, name) for name in _resolved(item, names, roles))]
+    if lost and (len(lost) == len(listed) or not {*lost} <= {*NORMS}):
         have = linear_names(model)
-        near = [advice for item in wanted if (advice := did_you_mean(str(item), have))]
+        near = [advice for item in lost if (advice := did_you_mean(str(item), have))]
         raise ModelError(
-            f"{method}: {type(model).__name__} has no module called {', '.join(map(str, wanted))}",
+            f"{method}: {type(model).__name__} has no module called {', '.join(lost)}",
             expected=f"target_modules among its linear layers: {', '.join(have)}",
             hint=near[0] if near else f"--set adapters.0.config.target_modules='[{', '.join(have[:3])}]'",
         )
@@ -115,9 +166,16 @@ def _has(names: list[str], item: str) -> bool:
 
 
 def _resolved(item: str, names: list[str], roles: Mapping[str, str]) -> list[str]:
-    if _has(names, item) or item not in roles:
+    if _has(names, item):
         return [item]
-    role = roles[item]
+    for candidate in ((roles[item],),) if item in roles else NAMES.get(item, ()):
+        found = [name for one in candidate for name in _named(one, names)]
+        if found:
+            return found
+    return [item]
+
+
+def _named(role: str, names: list[str]) -> list[str]:
     if not role.startswith("re:"):
-        return [role]
+        return [role] if _has(names, role) else []
     return [name for name in names if re.fullmatch(role.removeprefix("re:"), name)]

@@ -32,7 +32,18 @@ class MeasuredRecord(MetricRecord, MetricUnit):
     """A score, with the unit and direction of its metric where the task declares them."""
 
 
-class ResultRecord(TypedDict):
+class Proof(TypedDict, total=False):
+    """The proof that the adapter of a cell acts."""
+
+    largest_logit_change: float | None
+    """The adapter's largest change of a logit, where the model is in this process; None without an adapter."""
+    largest_logprob_change: float | None
+    """The adapter's largest change of a log-probability in vLLM, which shows no logits."""
+    adapter_tensors: Mapping[str, int]
+    """Counts of the adapter's tensors that do not fit its base, where a mismatch is allowed."""
+
+
+class ResultRecord(Proof):
     """The metrics of a result's manifest."""
 
     task: str
@@ -44,10 +55,6 @@ class ResultRecord(TypedDict):
     outcomes: NotRequired[Mapping[str, Mapping[str, int]]]
     head: NotRequired[HeadRecord]
     seen_in_train: NotRequired[int | None]
-    largest_logit_change: NotRequired[float | None]
-    """The adapter's largest change of a logit, where the model is in this process; None without an adapter."""
-    largest_logprob_change: NotRequired[float | None]
-    """The adapter's largest change of a log-probability in vLLM, which shows no logits."""
     train_bits: int
     restore_bits: int
     dtype: str
@@ -68,16 +75,14 @@ def evaluate(step: Evaluate, folder: Path, holder: BaseHolder, on_progress: OnPr
     if step.engine == "vllm":
         writer = holder.writer(cell)
         scored, model = score_written(cell, writer, on_progress), model_facts(None, writer.tokenizer)
-        change = writer.change
+        proof: Proof = {"largest_logprob_change": writer.change}
     else:
-        scored, model, change = _score_here(cell, holder, on_progress)
+        scored, model, proof = _score_here(cell, holder, on_progress)
     write(cell, scored, model, folder, seconds=time.perf_counter() - start)
-    return _record(cell, scored, change)
+    return _record(cell, scored, proof)
 
 
-def _score_here(
-    cell: OpenCell, holder: BaseHolder, on_progress: OnProgress | None
-) -> tuple[Scored, ModelFacts, float | None]:
+def _score_here(cell: OpenCell, holder: BaseHolder, on_progress: OnProgress | None) -> tuple[Scored, ModelFacts, Proof]:
     """Score with the model in this process, the adapter swapped over it meanwhile."""
     with holder.attached(cell) as held:
         if cell.head is not None:
@@ -85,10 +90,13 @@ def _score_here(
         else:
             scored = score_written(cell, Local(held.model, held.tokenizer, holder.runtime.slots), on_progress)
         facts = model_facts(held.model, held.tokenizer)
-    return scored, facts, held.largest_logit_change
+    proof: Proof = {"largest_logit_change": held.largest_logit_change}
+    if held.partial:
+        proof["adapter_tensors"] = held.partial
+    return scored, facts, proof
 
 
-def _record(cell: OpenCell, scored: Scored, largest_change: float | None) -> ResultRecord:
+def _record(cell: OpenCell, scored: Scored, proof: Proof) -> ResultRecord:
     step, target = cell.step, cell.step.target
     record: ResultRecord = {
         "task": step.task.name,
@@ -100,11 +108,8 @@ def _record(cell: OpenCell, scored: Scored, largest_change: float | None) -> Res
         "train_bits": (target.adapter.base if isinstance(target, Restore) else step.base).bits,
         "restore_bits": step.base.bits,
         "dtype": scored.dtype,
+        **proof,
     }
-    if step.engine == "vllm":
-        record["largest_logprob_change"] = largest_change
-    else:
-        record["largest_logit_change"] = largest_change
     if scored.outcomes:
         record["outcomes"] = scored.outcomes
     if scored.head is not None:

@@ -118,7 +118,7 @@ def text_shift(
         return measured
 
     before = losses(loaded.model)
-    model, _ = attach(loaded, step, store.require(step.adapter).path, "forgetting")
+    model = attach(loaded, step, store.require(step.adapter).path, "forgetting").model
     after = losses(model)
     sizes = [size for _, size in before]
 

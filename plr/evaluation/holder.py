@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -39,6 +39,8 @@ class Attached:
     """True where the classification head is a random start and comes from no checkpoint."""
     largest_logit_change: float | None = None
     """The adapter's largest change of a logit on a few rows of the task it was trained on; None without an adapter."""
+    partial: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Counts of the adapter's tensors that do not fit its base; empty for a whole adapter."""
 
 
 class BaseHolder:
@@ -88,12 +90,12 @@ class BaseHolder:
         base: Any = loaded.model
         modules: dict[str, nn.Module] = dict(base.named_modules())
         clean, self._key = self._key, None
-        model, change = attach(loaded, target, self.store.require(target.adapter).path, "cell", self._probes[key])
+        put_on = attach(loaded, target, self.store.require(target.adapter).path, "cell", self._probes[key])
         try:
-            yield Attached(model, loaded.tokenizer, loaded.head_is_new, change)
+            yield Attached(put_on.model, loaded.tokenizer, loaded.head_is_new, put_on.change, put_on.partial)
         finally:
             method = adapters.get(target.adapter.adapter.method)
-            loaded.model = cast("PreTrainedModel", method.unload(model, "cell"))
+            loaded.model = cast("PreTrainedModel", method.unload(put_on.model, "cell"))
             # A head that came with the adapter must go too: every module is again the one it was, parents first.
             for name, module in modules.items():
                 if name and loaded.model.get_submodule(name) is not module:

@@ -41,10 +41,17 @@ __all__ = [
 LinearLike = nn.Linear | Conv1D
 
 
+SAME_FUNCTION = ("FalconLinear",)
+"""Subclasses of `nn.Linear` whose forward is written otherwise and computes the same."""
+
+
 def is_linear(module: nn.Module | None) -> TypeGuard[LinearLike]:
-    """Tell whether `module` is a dense layer that can be quantized: `nn.Linear` or `Conv1D` itself."""
-    # Exactly these: subclasses (PackedLinear, routers, quantized layers of other libraries) have a forward of their own.
-    return type(module) is nn.Linear or type(module) is Conv1D
+    """Tell whether `module` is a dense layer that can be quantized: `nn.Linear` or `Conv1D`, or one that computes the same."""
+    # Others are left out: PackedLinear, routers and quantized layers of other libraries have a forward of their own.
+    kind = type(module)
+    if kind is Conv1D or kind is nn.Linear:
+        return True
+    return issubclass(kind, nn.Linear) and (kind.forward is nn.Linear.forward or kind.__name__ in SAME_FUNCTION)
 
 
 def features(module: LinearLike) -> tuple[int, int]:

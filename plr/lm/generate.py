@@ -137,7 +137,7 @@ def generate(
                 slots = min(slots, len(todo)) // 2 or 1
                 log.warning("out of memory: %d of %d answers to go, %d at once", len(todo), len(encoded), slots)
             except (Differs, *_UNFIT) as error:
-                results, finished = [None] * len(encoded), 0
+                results[:], finished = [None] * len(encoded), 0
                 if reason is None:
                     reason, verdict.slots_differ = str(error), True
                     log.warning(

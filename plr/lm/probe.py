@@ -105,7 +105,7 @@ def _alone(model: nn.Module, ids: Sequence[int], *, cached: bool) -> list[Tensor
 
 @dataclass
 class Verdict:
-    """What is known of a base: up to which length of prompts it was probed, and which ways it failed in."""
+    """The verdict on a base: up to which length of prompts it was probed, and which ways it failed in."""
 
     longest: int = 0
     slots_differ: bool = False
@@ -116,7 +116,7 @@ _verdicts: WeakKeyDictionary[nn.Module, dict[bool, Verdict]] = WeakKeyDictionary
 
 
 def verdict_of(model: nn.Module) -> Verdict:
-    """Return what is known of the base of `model`, with virtual tokens before its prompts or without."""
+    """Return the verdict on the base of `model`, with virtual tokens before its prompts or without."""
     return _verdicts.setdefault(unwrap(model), {}).setdefault(bool(prompt_learning(model)), Verdict())
 
 

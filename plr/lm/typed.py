@@ -17,6 +17,7 @@ class Tokenizer(Protocol):
     """A tokenizer of transformers with its special tokens."""
 
     bos_token: str | None
+    bos_token_id: int | None
     eos_token: str | None
     eos_token_id: int | None
     sep_token_id: int | None

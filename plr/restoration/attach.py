@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plr.adapters import adapters
 from plr.bases.load import Loaded
@@ -15,7 +15,7 @@ from plr.lm.classify import Probe, probe
 from plr.tasks import Classification, Texts, task_of
 from plr.tasks.data.rows import load_split
 
-__all__ = ["attach", "check_init", "check_provenance", "probe_texts"]
+__all__ = ["Attachment", "attach", "check_init", "check_provenance", "probe_texts"]
 
 ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
 """Initialisations that move part of the base (or of its quantization error) into the adapter."""
@@ -57,10 +57,20 @@ def check_init(step: Restore, folder: Path) -> None:
         )
 
 
-def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> tuple[Any, float]:
-    """Put the adapter saved in `folder` on `loaded` and prove that it acts.
+class Attachment(NamedTuple):
+    """A base with an adapter on it, and the proof that it acts."""
 
-    `before` holds the base's own outputs on the step's probe texts. Returns the model and the largest change of a logit.
+    model: Any
+    change: float
+    """The largest change of a logit."""
+    partial: dict[str, int]
+    """Counts of the adapter's tensors that are not there, or found no place; empty for a whole adapter."""
+
+
+def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe | None = None) -> Attachment:
+    """Put the adapter saved in `folder` on `loaded` and prove that it is whole and acts.
+
+    `before` holds the base's own outputs on the step's probe texts.
 
     Raises:
         ProvenanceError: see `check_provenance`; also when names or shapes do not match the base.
@@ -72,19 +82,38 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
     if before is None:
         before = probe(loaded.model, loaded.tokenizer, texts)
     try:
-        model = adapters.get(step.adapter.adapter.method).load(loaded.model, folder, name)
+        method = adapters.get(step.adapter.adapter.method)
+        model = method.load(loaded.model, folder, name)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ProvenanceError(
             f"the adapter {step.adapter.label} does not fit {step.base.label}: {str(error).splitlines()[0]}",
             expected="the same module names and shapes as in training",
         ) from error
+    partial = _count(*method.unfit(model, folder, name), step)
     change = before.change(probe(model, loaded.tokenizer, texts))
     if change == 0.0:
         raise IntegrityError(
             f"the adapter {step.adapter.label} changes no logit of {step.base.label}",
             hint="it was trained for no step, or its weights are all zero: train it again",
         )
-    return model, change
+    return Attachment(model, change, partial)
+
+
+def _count(missing: list[str], unexpected: list[str], step: Restore) -> dict[str, int]:
+    """Count the tensors of an adapter that do not fit its base; refuse them unless a mismatch is allowed."""
+    if (missing or unexpected) and not step.allow_mismatch:
+        first = (missing or unexpected)[0]
+        raise ProvenanceError(
+            f"the adapter {step.adapter.label} does not fit {step.base.label}: its file lacks {len(missing)} tensors that belong "
+            f"to it there, and holds {len(unexpected)} that have no place, {first} the first",
+            expected="the same module names as in training",
+            hint="use the source it was trained on, or --allow-mismatch (counted in the result)",
+        )
+    return (
+        {"missing_adapter_tensors": len(missing), "unexpected_adapter_tensors": len(unexpected)}
+        if missing or unexpected
+        else {}
+    )
 
 
 def probe_texts(step: Restore) -> list[str] | list[Texts]:

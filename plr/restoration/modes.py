@@ -22,7 +22,7 @@ from plr.core.specs import Quantize, Restore
 from plr.core.store import Store
 from plr.lm.classify import probe
 from plr.quantizers import densify, quantizers
-from plr.restoration.attach import attach, probe_texts
+from plr.restoration.attach import Attachment, attach, probe_texts
 from plr.tasks.data.rows import head_of
 
 __all__ = ["BUILDERS", "Builder", "Restoration", "builder_of"]
@@ -55,13 +55,17 @@ def beside(work: Restoration) -> JsonObject:
     """Write the adapter as it was trained, naming the l-bit base, once it is proved to act on it."""
     step, folder = work.step, work.folder
     loaded = load_base(step.base, work.store, work.runtime, head=head_of(step.adapter.task))
-    _, change = attach(loaded, step, work.adapter, "restored")
+    attached = attach(loaded, step, work.adapter, "restored")
     for file in work.adapter.iterdir():
         if file.is_file() and file.name != "manifest.json":
             shutil.copy2(file, folder / file.name)
     if isinstance(step.base, Quantize) and (folder / "adapter_config.json").is_file():
         name_base(folder, str(work.store.require(step.base).path), None)
-    return {"largest_logit_change": change}
+    return _proof(attached)
+
+
+def _proof(attached: Attachment) -> JsonObject:
+    return {"largest_logit_change": attached.change, **attached.partial}
 
 
 def merged(work: Restoration) -> JsonObject:
@@ -70,18 +74,18 @@ def merged(work: Restoration) -> JsonObject:
     exact = work.runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
     loaded = load_base(step.base, work.store, exact, head=head_of(step.adapter.task))
     densify(loaded.model)
-    model, change = attach(loaded, step, work.adapter, "restored")
+    attached = attach(loaded, step, work.adapter, "restored")
     texts = probe_texts(step)
-    attached = probe(model, loaded.tokenizer, texts)
-    dense: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    before = probe(attached.model, loaded.tokenizer, texts)
+    dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
     dtype = _source_dtype(step)
     dense.to(dtype)
     dense.config.dtype = dtype
     dense.save_pretrained(work.folder)
     loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
-    difference = attached.change(probe(dense.float(), loaded.tokenizer, texts))
+    difference = before.change(probe(dense.float(), loaded.tokenizer, texts))
     return {
-        "largest_logit_change": change,
+        **_proof(attached),
         "largest_merge_difference": difference,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -98,13 +102,13 @@ def requantized(work: Restoration) -> JsonObject:
         offline=runtime.offline,
         head=head_of(step.adapter.task),
     )
-    model, change = attach(loaded, step, work.adapter, "restored")
-    dense: Any = adapters.get(step.adapter.adapter.method).merge(model)
+    attached = attach(loaded, step, work.adapter, "restored")
+    dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
     spec = base.quantization
     batches, record = calibrate(spec.calibration, Loaded(dense, loaded.tokenizer)) if spec.calibration else ([], {})
     metrics = quantizers.get(spec.method).quantize(dense, batches, spec, work.folder, on_progress=work.on_progress)
     loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
-    return {"largest_logit_change": change, "calibration": record, **metrics}
+    return {**_proof(attached), "calibration": record, **metrics}
 
 
 def _source_dtype(step: Restore) -> torch.dtype:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from architectures import architecture
 from tiny_models import tiny_model
 
 from plr.adapters import adapters
@@ -115,3 +117,45 @@ def test_linear_layers_of_every_kind_are_listed() -> None:
     names = linear_names(model)
     quantize_model(model, [], bits=4, group_size=-1, method="rtn")
     assert linear_names(model) == names
+
+
+FUSED = {
+    "phi3": ["self_attn.o_proj", "self_attn.qkv_proj"],
+    "gptj": ["attn.k_proj", "attn.out_proj", "attn.q_proj", "attn.v_proj"],
+    "gpt_neo": ["attn.attention.k_proj", "attn.attention.out_proj", "attn.attention.q_proj", "attn.attention.v_proj"],
+    "codegen": ["attn.out_proj", "attn.qkv_proj"],
+    "falcon": ["self_attention.dense", "self_attention.query_key_value"],
+    "mpt": ["attn.Wqkv", "attn.out_proj"],
+    "xglm": ["self_attn.k_proj", "self_attn.out_proj", "self_attn.q_proj", "self_attn.v_proj"],
+    "gpt_bigcode": ["attn.c_attn", "attn.c_proj"],
+    "persimmon": ["self_attn.dense", "self_attn.query_key_value"],
+    "lfm2": ["self_attn.k_proj", "self_attn.out_proj", "self_attn.q_proj", "self_attn.v_proj"],
+    "deepseek_v3": [
+        "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj", "self_attn.q_a_proj", "self_attn.q_b_proj",
+    ],
+    "deberta-v2": ["attention.output.dense", "attention.self.key_proj", "attention.self.query_proj", "attention.self.value_proj"],
+    "mpnet": ["attention.attn.k", "attention.attn.o", "attention.attn.q", "attention.attn.v"],
+    "modernbert": ["attn.Wo", "attn.Wqkv"],
+    "albert": ["attention.dense", "attention.key", "attention.query", "attention.value"],
+}  # fmt: skip
+"""Families outside the table: where the attention projections are, in a block."""
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_roles_are_found_by_the_names_that_families_have(family: str) -> None:
+    model = architecture(family)
+    config = named_in(model, adapters.get("lora").resolve({}), "LoraConfig")
+    reached = {
+        name
+        for name, _ in model.named_modules()
+        if any(name.endswith(f".{target}") for target in config["target_modules"])
+    }
+    blocks = {re.sub(r"^.*?\.\d+\.(?:albert_layers\.\d+\.)?", "", name) for name in reached}
+    assert sorted(blocks) == FUSED[family]
+
+
+@pytest.mark.parametrize("family", ["phi3", "gptj", "lfm2", "deepseek_v3"])
+def test_a_name_that_reaches_nothing_is_refused(family: str) -> None:
+    model, lora = architecture(family), adapters.get("lora")
+    with pytest.raises(ModelError, match=r"has no module called r_proj$|has no module called r_proj\n"):
+        named_in(model, lora.resolve({"target_modules": ["q_proj", "r_proj"]}), "LoraConfig")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from architectures import DECODERS, architecture
 
 from plr.errors import ModelError
 from plr.lm import generate
@@ -17,75 +16,7 @@ from plr.lm.engine import SlotEngine
 from plr.lm.probe import verdict_of
 from plr.lm.tokens import encode_prompt
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-HEADS: dict[str, Any] = {"num_key_value_heads": 4}
-OLD: dict[str, Any] = {
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-SPARSE: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": SIZES,
-    "mistral": SIZES | HEADS | {"sliding_window": 8},
-    "qwen2": SIZES | HEADS,
-    "gemma2": SIZES | HEADS | {"head_dim": 8, "sliding_window": 8},
-    "gemma3_text": SIZES | HEADS | {"head_dim": 8, "sliding_window": 8},
-    "phi": SIZES,
-    "phi3": SIZES | HEADS,
-    "gpt2": OLD,
-    "gpt_neo": {
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "attention_types": [[["global", "local"], 1]],
-        "window_size": 8,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    "gpt_neox": SIZES,
-    "gptj": OLD | {"rotary_dim": 4},
-    "codegen": OLD | {"rotary_dim": 4, "n_ctx": 256},
-    "opt": {key: value for key, value in SIZES.items() if key != "intermediate_size"}
-    | {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2},
-    "falcon": {key: value for key, value in SIZES.items() if key != "intermediate_size"},
-    "stablelm": SIZES | HEADS,
-    "mixtral": SIZES | HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": SIZES | HEADS | SPARSE | {"head_dim": 8, "decoder_sparse_step": 1, "mlp_only_layers": []},
-    "lfm2": SIZES | HEADS | {"layer_types": ["conv", "full_attention"]},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "bos_token_id": 1, "eos_token_id": 2},
-    "rwkv": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "attention_hidden_size": 32,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-}
 LENGTHS = (3, 14, 7, 30, 5, 21, 9, 2)
-
-
-def build(family: str, vocabulary: int) -> Any:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=vocabulary, **FAMILIES[family]))
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            nn.init.normal_(parameter, std=0.3)
-    return model.float().eval()
 
 
 def texts() -> list[str]:
@@ -99,9 +30,9 @@ def alone(model: Any, tokenizer: Any, prompt: str, new: int) -> tuple[int, ...]:
     return tuple(out[0, ids.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_answers_are_those_of_the_model_alone(family: str, tokenizer: Any) -> None:
-    model, prompts = build(family, len(tokenizer)), texts()
+    model, prompts = architecture(family, vocabulary=len(tokenizer)), texts()
     expected = [alone(model, tokenizer, prompt, 6) for prompt in prompts]
     for slots in (4, 64):
         assert [answer.ids for answer in generate(model, tokenizer, prompts, max_new_tokens=6, slots=slots)] == expected
@@ -109,7 +40,7 @@ def test_answers_are_those_of_the_model_alone(family: str, tokenizer: Any) -> No
 
 @pytest.mark.parametrize(("family", "said"), [("gpt_neo", "padded batches"), ("rwkv", "one answer at a time")])
 def test_a_slower_way_is_said_once(family: str, said: str, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    model = build(family, len(tokenizer))
+    model = architecture(family, vocabulary=len(tokenizer))
     with caplog.at_level(logging.WARNING, logger="plr.lm.generate"):
         for _ in range(2):
             generate(model, tokenizer, texts(), max_new_tokens=6)
@@ -126,7 +57,7 @@ def test_an_engine_that_errs_is_seen(
         admit(self, free)
         self.position[: len(self.running)] -= (self.position[: len(self.running)] > 12).long()
 
-    llama = build("llama", len(tokenizer))
+    llama = architecture("llama", vocabulary=len(tokenizer))
     expected = [alone(llama, tokenizer, prompt, 6) for prompt in texts()]
     monkeypatch.setattr(SlotEngine, "_admit", shifted)
     with caplog.at_level(logging.WARNING, logger="plr.lm.generate"):
@@ -139,14 +70,14 @@ def test_a_model_that_takes_no_slots_is_run_in_batches(tokenizer: Any, monkeypat
     def fails(self: SlotEngine, done: object) -> None:
         raise TypeError("unsupported operand type(s)")
 
-    model = build("llama", len(tokenizer))
+    model = architecture("llama", vocabulary=len(tokenizer))
     expected = [alone(model, tokenizer, prompt, 6) for prompt in texts()]
     monkeypatch.setattr(SlotEngine, "run", fails)
     assert [answer.ids for answer in generate(model, tokenizer, texts(), max_new_tokens=6)] == expected
 
 
 def test_a_base_is_probed_once_for_a_length(tokenizer: Any) -> None:
-    model = build("llama", len(tokenizer))
+    model = architecture("llama", vocabulary=len(tokenizer))
     generate(model, tokenizer, ["abc", "a"], max_new_tokens=2)
     assert verdict_of(model).longest == len(encode_prompt(tokenizer, "abc"))
     generate(model, tokenizer, ["ab", "abcd"], max_new_tokens=2)
@@ -156,7 +87,7 @@ def test_a_base_is_probed_once_for_a_length(tokenizer: Any) -> None:
 
 
 def test_logits_that_are_no_numbers_are_an_error(tokenizer: Any) -> None:
-    model = build("llama", len(tokenizer))
+    model = architecture("llama", vocabulary=len(tokenizer))
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(ModelError, match="not numbers"):

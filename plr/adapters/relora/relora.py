@@ -147,6 +147,9 @@ class ReLoraMethod(AdapterMethod):
     def load(self, model: nn.Module, folder: Path, name: str) -> nn.Module:
         return self._lora.load(model, folder, name)
 
+    def unfit(self, model: nn.Module, folder: Path, name: str) -> tuple[list[str], list[str]]:
+        return self._lora.unfit(model, folder, name)
+
     def unload(self, model: nn.Module, name: str) -> nn.Module:
         state = _state(model)
         if state is not None and name == state.name:
