@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "empty_experts",
     "kernel_for",
     "load_base",
     "load_quantized",
@@ -135,6 +136,26 @@ def _name_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
     known = declared if isinstance(declared, list) else [] if declared is None else [declared]
     if end not in known:
         settings.eos_token_id = [*known, end]
+
+
+def empty_experts(ref: ModelRef, *, offline: bool = False) -> PreTrainedModel | None:
+    """Build a mixture of experts by its configuration, without memory for its weights.
+
+    None for any other model, and where it cannot be built: loading says why, in its own words.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    folder = model_path(ref, offline=offline)
+    look_at_files(folder, ref.name)
+    if "expert" not in (folder / "config.json").read_text(encoding="utf-8"):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with init_empty_weights():
+            return _auto_class(folder).from_config(config, trust_remote_code=False)
+    except Exception:
+        return None
 
 
 def _dense(model: Any) -> Any:

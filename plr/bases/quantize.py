@@ -6,6 +6,7 @@ measured once (`SourceHolder`): after each, the dense layers are put back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from plr.bases.gate import Gate
 from plr.bases.heads import is_encoder
-from plr.bases.load import Loaded, load_source
+from plr.bases.load import Loaded, empty_experts, load_source
 from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
-from plr.core.specs import Calibration, Quantize
+from plr.core.specs import Calibration, ModelRef, Quantize
 from plr.errors import ModelError
-from plr.gptq.blocks import is_linear, replace_module
+from plr.gptq import GPTQError
+from plr.gptq.blocks import is_linear, replace_module, weights_of_blocks
 from plr.lm import choose_dtype, encode_pair
 from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
@@ -73,6 +75,7 @@ class SourceHolder:
                 expected="one of " + ", ".join(n for n, known in quantizers.loaded().items() if known.encoders),
                 hint="--method gptq",
             )
+        share = _share(loaded.model)
         runtime = self.runtime
         execution = Execution(
             work=work,
@@ -92,6 +95,7 @@ class SourceHolder:
         loaded.tokenizer.save_pretrained(folder)
         return {
             "bits": spec.bits,
+            "block_weights": share,
             "calibration": record,
             "gate": measured,
             "dtype": str(execution.forward_dtype or torch.float32).removeprefix("torch."),
@@ -104,6 +108,8 @@ class SourceHolder:
         key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
         if self._held is None or key != self._key:
             self._held = None  # before the next is loaded
+            if not quantizers.get(spec.method).experts:
+                refuse_experts(step.source.model, offline=runtime.offline)
             text = (
                 calibration_text(spec.calibration) if spec.calibration else None
             )  # what is wrong with it is said first
@@ -115,6 +121,40 @@ class SourceHolder:
             gate = Gate(loaded, spec.calibration, task=spec.gate_task, text=spec.gate_text)
             self._key, self._held = key, (loaded, batches, record, gate)
         return self._held
+
+
+def refuse_experts(ref: ModelRef, *, offline: bool = False) -> None:
+    """Refuse a mixture of experts whose experts lie in one tensor, by its configuration and before any work.
+
+    Raises:
+        ModelError: such experts would stay at 16 bits, and they are most of the weights.
+    """
+    if ref.kind == "gguf":
+        return
+    model = empty_experts(ref, offline=offline)
+    try:
+        linear, others = weights_of_blocks(model) if model is not None else (0, {})
+    except GPTQError:  # without blocks, which is said later
+        return
+    experts = {name: math.prod(shape) for name, shape in others.items() if "expert" in name and len(shape) > 2}
+    if not experts or model is None:
+        return
+    name, stays = next(iter(experts)), sum(experts.values())
+    raise ModelError(
+        f"{ref.name} ({model.config.model_type}) keeps its experts in tensors such as {name} {list(others[name])}: "
+        f"{stays / (linear + sum(map(math.prod, others.values()))):.0%} of the weights of its blocks would stay at 16 bits",
+        expected="a model whose blocks are linear layers",
+        hint="train on it with --bits 16, or quantize a dense model",
+    )
+
+
+def _share(model: PreTrainedModel) -> JsonObject:
+    """Count the weights of the blocks that are quantized, and those that stay as they are."""
+    try:
+        linear, others = weights_of_blocks(model)
+    except GPTQError as error:
+        raise ModelError(str(error)) from error
+    return {"quantized": linear, "dense": sum(map(math.prod, others.values()))}
 
 
 def forward_dtype(model: PreTrainedModel, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLED", "print_base"]
 
-HANDLED = frozenset({"bits", "gate", "modules"})
+HANDLED = frozenset({"bits", "block_weights", "gate", "modules"})
 """The metrics of a base that are shown here; the others are shown as those of any artifact."""
 WORST = 5
 _COLOURS = {"ok": "green", "damaged": "yellow", "broken": "red", "unknown": "yellow"}
@@ -30,6 +30,10 @@ def print_base(out: Console, artifact: Artifact) -> None:
         on_disk = disk_bits(artifact.path, modules)
         disk = "" if on_disk is None else f"; {on_disk:.3f} a weight on disk, scales and zero points included"
         _line(out, "bits", f"{metrics['bits']}{disk}")
+    if share := metrics.get("block_weights"):
+        total = share["quantized"] + share["dense"]
+        rest = f"; {share['dense']:,} of {total:,} stay as they are" if share["dense"] else ""
+        _line(out, "blocks", f"{share['quantized'] / total:.2%} of their weights are at {metrics['bits']} bits{rest}")
     if gate := metrics.get("gate"):
         _print_gate(out, gate)
     if modules:

@@ -36,6 +36,7 @@ __all__ = [
     "is_skipped",
     "named_modules",
     "replace_module",
+    "weights_of_blocks",
 ]
 
 LinearLike = nn.Linear | Conv1D
@@ -126,6 +127,23 @@ def find_targets(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, Linear
             f"All layers of {prefix} are skipped ({', '.join(skip)}).", "layers to quantize.", "skip fewer modules."
         )
     return targets
+
+
+def weights_of_blocks(model: nn.Module) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """Count the weights of the linear layers in the blocks, and name the other matrices there with their shapes.
+
+    Matrices are parameters of two dimensions or more: of experts that lie in one tensor, routers, convolutions.
+    """
+    prefix, blocks = find_blocks(model)
+    linear, others = 0, dict[str, tuple[int, ...]]()
+    for name, module in named_modules(blocks, prefix):
+        if is_linear(module):
+            linear += dense_weight(module).numel()
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim >= 2:
+                others[f"{name}.{key}"] = tuple(parameter.shape)
+    return linear, others
 
 
 def is_skipped(name: str, skip: Iterable[str]) -> bool:

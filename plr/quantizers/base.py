@@ -53,6 +53,8 @@ class Quantizer(ABC):
     """True if `quantize` wants batches to calibrate on."""
     widths: tuple[int, ...] = WIDTHS
     """The bits that it makes."""
+    experts: bool = False
+    """True if it quantizes experts that lie in one tensor, as transformers keeps them."""
     grouped: bool = False
     """True if `group_size` has to divide the inputs of every layer."""
     encoders: bool = True
