@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import TrainerCallback
 
-__all__ = ["AdapterMethod", "Config", "Family", "Kind", "Properties", "Settings", "adapters"]
+__all__ = ["NEW_MODULES", "AdapterMethod", "Config", "Family", "Kind", "Properties", "Settings", "adapters"]
 
 Config: TypeAlias = Mapping[str, Any]
 """A method's configuration, to read: values that JSON can hold, checked by the method's `resolve`."""
@@ -26,6 +26,10 @@ Kind = Literal["generation", "classification"]
 
 Family = Literal["reparameterization", "additive", "prompt", "selective", "full"]
 """Families of methods, by what they train."""
+
+
+NEW_MODULES = "plr_new_modules"
+"""Attribute of a model: names of the modules of its head that no checkpoint holds, so that an adapter has to carry them."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from plr.adapters.base import AdapterMethod, Config, Kind, Properties, Settings
+from plr.adapters.base import NEW_MODULES, AdapterMethod, Config, Kind, Properties, Settings
 from plr.adapters.targets import named_in
 from plr.adapters.typed import adapted
 from plr.adapters.values import check_values
@@ -108,6 +108,8 @@ class PeftMethod(AdapterMethod):
         self._check(model, kind)
         import_gptqmodel()
         settings = self.settings(model, named_in(model, config, self.config_class), seed=seed, steps=steps)
+        if kind == "classification" and (new := [*_new_modules(model, config_class)]):
+            settings = {**settings, "modules_to_save": [*(settings.get("modules_to_save") or []), *new]}
         with torch.random.fork_rng(), calm():
             torch.manual_seed(seed)
             try:
@@ -302,6 +304,14 @@ def _weights_of(layer: nn.Module) -> int:
 
 OVERWRITTEN = "_plr_overwritten"
 """Attribute of a base: its own tensors in whose place an adapter has written (biases, with `bias: all`)."""
+
+
+def _new_modules(model: nn.Module, config_class: type[PeftConfig]) -> list[str]:
+    """List the parts of a head with a random start that PEFT does not save by itself, as it does `classifier` and `score`."""
+    if "modules_to_save" not in {field.name for field in fields(config_class)}:
+        return []
+    names: list[str] = getattr(model, NEW_MODULES, [])
+    return [name for name in names if not name.endswith(("classifier", "score"))]
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plr.adapters.base import NEW_MODULES
 from plr.errors import ModelError
 from plr.quantizers import is_quantized_layer
 from plr.tasks import HeadSpec
@@ -80,9 +81,19 @@ def load_classifier(
             expected="a whole checkpoint",
             hint="fetch it again",
         )
+    setattr(model, NEW_MODULES, _modules_of(new, model.base_model_prefix))
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id = pad_token_id
     return model.eval(), not new
+
+
+def _modules_of(keys: list[str], body: str) -> list[str]:
+    """List the modules that tensors belong to: the one after the body's name, or the first.
+
+    >>> _modules_of(["bert.pooler.dense.weight", "classifier.weight", "classifier.bias"], "bert")
+    ['classifier', 'pooler']
+    """
+    return sorted({key.removeprefix(f"{body}.").partition(".")[0] for key in keys})
 
 
 def graft(model: PreTrainedModel, quantized: PreTrainedModel) -> None:

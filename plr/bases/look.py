@@ -76,7 +76,10 @@ def _check_sizes(config: JsonObject, tensors: JsonObject, name: str) -> None:
     widest = max(
         (side for shape in shapes if isinstance(shape, list) for side in shape if isinstance(side, int)), default=0
     )
+    sparse = any("expert" in key for key in config)  # experts have widths of their own, and none may have this one
     for key in (*_WIDTHS, *_LENGTHS):
+        if sparse and key in _INNER:
+            continue
         value = config.get(key)
         if not isinstance(value, int) or (value > 0 and (value <= widest or key in _LENGTHS)):
             continue
@@ -94,7 +97,7 @@ def check_group_size(folder: Path, name: str, group_size: int) -> None:
         UsageError: a width that the group size does not divide.
     """
     config = _json_object(folder / "config.json", name)
-    inner = () if any("experts" in key for key in config) else _INNER  # experts have widths of their own
+    inner = () if any("expert" in key for key in config) else _INNER
     for key in (*_OUTER, *inner):
         width = config.get(key)
         if isinstance(width, int) and width % group_size:

@@ -7,6 +7,7 @@ measured once (`SourceHolder`): after each, the dense layers are put back.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from plr.core.runtime import Runtime
 from plr.core.specs import Calibration, ModelRef, Quantize
 from plr.errors import ModelError
 from plr.gptq import GPTQError
-from plr.gptq.blocks import is_linear, replace_module, weights_of_blocks
+from plr.gptq.blocks import find_targets, is_linear, replace_module, weights_of_blocks
 from plr.lm import choose_dtype, encode_pair
 from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
@@ -76,6 +77,8 @@ class SourceHolder:
                 hint="--method gptq",
             )
         share = _share(loaded.model)
+        if not self.runtime.low_memory:  # where a forward would read all blocks
+            _check_calls(loaded.model, batches)
         runtime = self.runtime
         execution = Execution(
             work=work,
@@ -155,6 +158,41 @@ def _share(model: PreTrainedModel) -> JsonObject:
     except GPTQError as error:
         raise ModelError(str(error)) from error
     return {"quantized": linear, "dense": sum(map(math.prod, others.values()))}
+
+
+def _check_calls(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> None:
+    """Run two tokens through `model`, and see that each layer to be quantized is called, and at most once.
+
+    Raises:
+        ModelError: a layer that is called by no forward, which reads its weight otherwise; or, with calibration, several times:
+            its later inputs would not count.
+    """
+    calls: Counter[str] = Counter()
+    ids = next(iter(batches), {"input_ids": torch.zeros((1, 2), dtype=torch.long, device=model.device)})["input_ids"]
+    layers = find_targets(model)
+
+    def counter(name: str) -> Callable[..., None]:
+        return lambda *_: calls.update([name])
+
+    handles = [layer.register_forward_pre_hook(counter(name)) for name, layer in layers.items()]
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids[:1, :2], attention_mask=torch.ones_like(ids[:1, :2]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    never = [name for name in layers if not calls[name]]
+    shared = [name for name in layers if batches and calls[name] > 1]
+    for names, what in (
+        (never, "is never called by the forward, which reads its weight in another way"),
+        (shared, "is called several times in one forward, by blocks that share it"),
+    ):
+        if names:
+            raise ModelError(
+                f"{names[0]} ({type(model).__name__}) {what}; so are {len(names)} of {len(layers)} layers",
+                expected="layers that are called once, on the inputs they are calibrated on",
+                hint="use --method rtn, which needs no inputs" if calls[names[0]] else "train on it with --bits 16",
+            )
 
 
 def forward_dtype(model: PreTrainedModel, asked: str = "auto", device: str = "cpu") -> torch.dtype | None:
