@@ -1,12 +1,14 @@
 """The `plr` command: options, errors, exit codes. The work of a command is done in the floors below.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 integrity, 130 interrupted.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 integrity, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from plr.errors import PlrError, ResourceError
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="plr",
@@ -67,14 +69,18 @@ for _name in (
 def main() -> None:
     """Entry point: every error of the user's situation is a message, never a traceback."""
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminated)
         # Click's own usage errors are printed and exit with 2 by itself.
         app()
     except PlrError as error:
         _report(error, error.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:  # Typer makes an exit of Ctrl-C
+        code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED  # Typer makes an exit of Ctrl-C
+        if code not in (INTERRUPTED, TERMINATED):
             raise
-        _report(PlrError("interrupted", hint="run the same command again: finished steps are kept"), INTERRUPTED)
+        word = "interrupted" if code == INTERRUPTED else "terminated"
+        _report(PlrError(word, hint="run the same command again: finished steps are kept"), code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -82,6 +88,10 @@ def main() -> None:
         if os.environ.get("PLR_DEBUG"):
             raise
         _report(*_explained(error))
+
+
+def _terminated(*_: object) -> None:
+    sys.exit(TERMINATED)
 
 
 def _explained(error: Exception) -> tuple[PlrError, int]:

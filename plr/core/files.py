@@ -9,7 +9,7 @@ import stat
 import threading
 from pathlib import Path
 
-__all__ = ["disk_full", "flush", "not_writable", "system_error", "write_atomic", "write_mode"]
+__all__ = ["disk_full", "flush", "flush_tree", "not_writable", "system_error", "write_atomic", "write_mode"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = (
@@ -44,6 +44,14 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Have the operating system write everything in `folder`, and its name, to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        flush(path)
+    flush(folder)
+    flush(folder.parent)
 
 
 def write_mode(folder: Path) -> int:

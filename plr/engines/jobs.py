@@ -21,7 +21,7 @@ from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore, Step, Train
 from plr.core.store import Artifact, Store
 from plr.engines.plan import Event, OnEvent, Plan
-from plr.errors import DiskFullError, PlrError, ResourceError
+from plr.errors import DiskFullError, PlrError, ResourceError, UsageError
 from plr.tasks.data.gold import check_gold
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from plr.evaluation.holder import BaseHolder
 
 __all__ = ["make", "run_job"]
+
+
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of the environment of a process that a launcher has started."""
 
 
 class Workbench:
@@ -106,8 +110,21 @@ def make(steps: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEven
 
 
 def is_follower() -> bool:
-    """Tell the processes of a launcher that follow the first one."""
-    return int(os.environ.get("RANK", "0")) > 0
+    """Tell the processes of a launcher (`accelerate launch`, `torchrun`) that follow the first one.
+
+    Those set all of `LAUNCHED`; `RANK` alone is of a cluster's shell, and there is nobody to follow.
+
+    Raises:
+        UsageError: a rank that is no number.
+    """
+    if not all(name in os.environ for name in LAUNCHED):
+        return False
+    rank = os.environ["RANK"]
+    if not rank.isdecimal():
+        raise UsageError(
+            f"RANK is {rank!r} in the environment", expected="a number, as a launcher sets it", hint="unset RANK"
+        )
+    return int(rank) > 0
 
 
 def _unheard(event: Event) -> None: ...

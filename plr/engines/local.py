@@ -99,11 +99,17 @@ def _run_in_workers(board: _Board, store: Store, runtime: Runtime) -> None:
                 if not idle:
                     break
                 pipe = idle.pop()
+                try:
+                    pipe.send([step.model_dump(mode="json") for step in job])
+                except OSError:  # it died while it was idle: another takes its place, and the job
+                    workers.pop(pipe)[0].join()
+                    continue
                 board.running.update(step.fingerprint for step in job)
                 workers[pipe] = (workers[pipe][0], list(job))
-                pipe.send([step.model_dump(mode="json") for step in job])
             busy = [pipe for pipe, (_, job) in workers.items() if job]
             if not busy:
+                if board.jobs(runtime.workers):
+                    continue
                 return
             for pipe in wait(busy):
                 assert isinstance(pipe, Connection)
@@ -140,7 +146,7 @@ def _receive(pipe: Connection, workers: dict[Connection, tuple[Any, list[Step]]]
     process, job = workers[pipe]
     try:
         message = pipe.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # OSError: a message of which a part arrived
         process.join()
         for step in job:
             if step.fingerprint in board.open:

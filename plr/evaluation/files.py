@@ -51,7 +51,9 @@ def write(cell: OpenCell, scored: Scored, model: ModelFacts, folder: Path, *, se
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
     document = _document(cell, scored, model, now, seconds)
-    (folder / f"results_{stamp}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / f"results_{stamp}.json").write_text(
+        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
+    )
     with (folder / f"samples_{cell.task.name}_{stamp}.jsonl").open("wb") as stream:
         for sample in scored.samples:
             stream.write(_line(sample))

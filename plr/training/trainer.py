@@ -6,13 +6,15 @@
    batch rows are sorted by length before they are cut into micro-batches, so padding is small and the update is the same
    for every micro-batch size.
 3. *Checkpoints hold no pickle and are atomic.* Trained tensors and optimizer moments as safetensors, the rest as JSON, in a
-   folder that is renamed when it is whole. A run that was killed goes on from the last one and ends with the same bytes.
+   folder that is flushed, and renamed when it is whole. A run that was killed goes on from the last one whose bytes are those
+   that were written, and ends with the same bytes.
 4. *The best checkpoint by validation loss is kept aside* as it is found.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -26,12 +28,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from plr.core.files import write_atomic
-from plr.core.fingerprint import is_json
+from plr.core.files import flush, flush_tree, write_atomic
+from plr.core.fingerprint import file_sha256, folder_sha256, is_json
 from plr.errors import TrainingError
 from plr.training.objectives import IGNORE, Objective
 
 __all__ = ["OrderedRows", "PlrTrainer", "ProgressCallback", "latest_checkpoint", "training_order"]
+
+log = logging.getLogger(__name__)
+
+SUMS = "sha256.json"
+KEPT = 2
+"""Checkpoints that are kept: the newest, and the one before it should the disk lose that."""
 
 
 def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[int]:
@@ -150,10 +158,14 @@ class PlrTrainer(Trainer):
                 folder = self.work / f"best-{self.state.global_step}"
                 shutil.rmtree(folder, ignore_errors=True)
                 self.save_best(folder)
-                write_atomic(
-                    self.work / "best.json",
-                    json.dumps({"loss": loss, "step": self.state.global_step, "folder": folder.name}),
-                )
+                flush_tree(folder)
+                best_now: Best = {
+                    "loss": loss,
+                    "step": self.state.global_step,
+                    "folder": folder.name,
+                    "sha256": folder_sha256(folder),
+                }
+                write_atomic(self.work / "best.json", json.dumps(best_now, allow_nan=False))
                 if best is not None and best["folder"] != folder.name:
                     shutil.rmtree(self.work / best["folder"], ignore_errors=True)
         return named
@@ -174,11 +186,13 @@ class PlrTrainer(Trainer):
         scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if is_json(v)}  # type: ignore[union-attr]
         (partial / "rest.json").write_text(json.dumps({"optimizer": rest, "scheduler": scheduler}))
         self.state.save_to_json(str(partial / "trainer_state.json"))
+        (partial / SUMS).write_text(json.dumps(_sums(partial)))
+        flush_tree(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in self.work.glob("checkpoint-*"):
-            if old != final:
-                shutil.rmtree(old, ignore_errors=True)
+        flush(self.work)
+        for old in _checkpoints(self.work)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: object = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
@@ -222,16 +236,54 @@ class Best(TypedDict):
     loss: float
     step: int
     folder: str
+    sha256: str
 
 
 def latest_checkpoint(work: Path) -> str | None:
-    """Find the folder of the newest whole checkpoint, or None."""
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    return str(checkpoints[-1]) if checkpoints else None
+    """Find the folder of the newest whole checkpoint, or None; one that is broken is passed over, with a warning.
+
+    Where the best adapter so far is broken, nothing of `work` is of use: it is emptied, and the training begins anew.
+    """
+    if (work / "best.json").is_file() and not _is_whole_best(work):
+        log.warning("the best adapter so far, in %s, is broken: the training begins anew", work)
+        shutil.rmtree(work)
+        work.mkdir()
+    for folder in reversed(_checkpoints(work)):
+        if _is_whole(folder):
+            return str(folder)
+        log.warning("the checkpoint %s is broken: the one before is taken", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """List the folders of checkpoints, the oldest first."""
+    named = [path for path in work.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(named, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.name != SUMS}
+
+
+def _is_whole(folder: Path) -> bool:
+    """Compare the files of a checkpoint with the sums beside them."""
+    try:
+        return json.loads((folder / SUMS).read_text()) == _sums(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_whole_best(work: Path) -> bool:
+    try:
+        best = read_best(work)
+        return best is not None and folder_sha256(work / best["folder"]) == best["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def read_best(work: Path) -> Best | None:
-    """Read loss, step and folder of the best adapter so far, or None."""
+    """Read loss, step, folder and hash of the best adapter so far, or None."""
     file = work / "best.json"
     return json.loads(file.read_text()) if file.is_file() else None
 

@@ -262,3 +262,50 @@ def test_plan_leaves_out_inputs_of_what_is_there(study: Study, built: list[Step]
     shutil.rmtree(tmp_path / "adapter")
     shutil.rmtree(tmp_path / "base")
     assert Plan.of([cell.step for cell in study.cells], store).missing == []
+
+
+@pytest.mark.parametrize(
+    ("set_", "follows"),
+    [
+        ({}, False),
+        ({"RANK": "1"}, False),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, False),
+        ({"RANK": "x"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, True),
+    ],
+)
+def test_only_a_launcher_makes_followers(monkeypatch: pytest.MonkeyPatch, set_: dict[str, str], follows: bool) -> None:
+    """`RANK` of a cluster's shell made a training wait for a first process that nobody had started."""
+    for name in jobs.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_.items():
+        monkeypatch.setenv(name, value)
+    assert jobs.is_follower() is follows
+
+
+def test_an_idle_worker_that_died_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, of which one is killed whenever it is idle: the study is done all the same."""
+    import os
+    import signal
+
+    from plr.engines import local
+
+    settings = {"preset": "tiny", "train_bits": [16], "restore_bits": [16, 4, 3], "adapters": [], "baselines": True}
+    settings |= {"quantize": {"method": "rtn"}, "evaluate": {"limit": 2}, "runtime": {"dtype": "float32"}}
+    study = Study(study_config({"name": "s", **settings}))
+    receive, killed = local._receive, list[int]()
+
+    def kill_when_idle(pipe: Any, workers: Any, board: Any) -> None:
+        receive(pipe, workers, board)
+        if pipe in workers and not workers[pipe][1] and len(killed) < 2:
+            killed.append(workers[pipe][0].pid)
+            os.kill(workers[pipe][0].pid, signal.SIGKILL)
+            workers[pipe][0].join()
+
+    monkeypatch.setattr(local, "_receive", kill_when_idle)
+    store = Store(tmp_path)
+    outcome = study.run(store, study.runtime(workers=2))
+    assert outcome.failed == {}
+    assert len(killed) == 2
+    assert len(store.all("result")) == 3
