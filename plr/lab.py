@@ -70,6 +70,8 @@ class EvaluateOptions(TypedDict, total=False):
 
     data: str | Path | None
     """Rows of the task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
     split: Literal["train", "validation", "test"]
     limit: int | None
     """Score only this many rows, drawn by seed; the recipe's number if left out."""
@@ -175,8 +177,8 @@ class Lab:
             ConfigError: settings that exclude each other.
         """
         step = self._scored(target)
-        spec = self._task_of(step, task, options.get("data"))
-        settings: dict[str, object] = {key: value for key, value in options.items() if key != "data"}
+        spec = self._task_of(step, task, options.get("data"), options.get("columns"))
+        settings: dict[str, object] = {key: value for key, value in options.items() if key not in ("data", "columns")}
         if settings.get("limit") is None:
             settings["limit"] = self.recipe_for(step).evaluate.limit
         if settings.get("max_new_tokens") is None:
@@ -285,14 +287,20 @@ class Lab:
             raise UsageError(f"{step.label} is a result already", expected="a base, an adapter or a restored adapter")
         return step
 
-    def _task_of(self, step: Source | Quantize | Restore, task: str | None, data: str | Path | None) -> TaskSpec:
+    def _task_of(
+        self,
+        step: Source | Quantize | Restore,
+        task: str | None,
+        data: str | Path | None,
+        columns: Mapping[str, str] | None,
+    ) -> TaskSpec:
         """Choose what `step` is scored on: its own task, or the one that is named."""
         own = _own_task(step)
-        if own is not None and (task is None or (task == own.name and data is None)):
+        if own is not None and (task is None or (task == own.name and data is None and not columns)):
             return own
         if task is None:
             raise UsageError(f"{step.label} has no task of its own", hint="give --task NAME")
-        return self.resolver.task(task, data=None if data is None else str(data))
+        return self.resolver.task(task, data=None if data is None else str(data), columns=columns)
 
     def _base_like(self, trained: Train, source: Source, bits: int, method: str | None) -> Base:
         """Describe the l-bit base, quantized as the adapter's own base was, or by `method`."""

@@ -9,7 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from plr.cli.options import Bits, Data, Device, Json, Model, Offline, Output, Preset, Set, Task, finish, finish_all, lab
+from plr.cli.options import (
+    Bits,
+    Columns,
+    Data,
+    Device,
+    Json,
+    Model,
+    Offline,
+    Output,
+    Preset,
+    Set,
+    Task,
+    columns_of,
+    finish,
+    finish_all,
+    lab,
+)
 from plr.cli.root import app
 from plr.core.fingerprint import JsonObject
 from plr.core.modes import MODES, modes_help
@@ -54,6 +70,7 @@ def quantize(
         bool, typer.Option("--low-memory", help="Hold one block at a time, activations on disk: slower, same result.")
     ] = False,
     data: Data = None,
+    columns: Columns = None,
     preset: Preset = None,
     set_: Set = None,
     output: Output = None,
@@ -79,6 +96,7 @@ def quantize(
         "group_size": group_size,
         "gate_text": gate_text,
         "data": data,
+        "columns": columns_of(columns),
         "preset": preset,
         "overrides": set_ or (),
     }
@@ -107,6 +125,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the adapter's start and of the order of rows.")] = 0,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with keys of a study file.")] = None,
     data: Data = None,
+    columns: Columns = None,
     preset: Preset = None,
     set_: Set = None,
     output: Output = None,
@@ -124,6 +143,7 @@ def train(
         "seed": seed,
         "task": task,
         "data": data,
+        "columns": columns_of(columns),
         "preset": preset,
         "config": config,
         "overrides": set_ or (),
@@ -189,6 +209,7 @@ def evaluate(
         typer.Option(help="Of the computation, and part of what a result is; auto: bfloat16 where the device has it."),
     ] = "auto",
     data: Data = None,
+    columns: Columns = None,
     output: Output = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -205,6 +226,7 @@ def evaluate(
         ref,
         task,
         data=data,
+        columns=columns_of(columns),
         split=split,
         limit=limit,
         max_new_tokens=max_new_tokens,

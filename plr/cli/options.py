@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bits",
+    "Columns",
     "Data",
     "Device",
     "Json",
@@ -30,6 +31,7 @@ __all__ = [
     "Preset",
     "Set",
     "Task",
+    "columns_of",
     "finish",
     "finish_all",
     "lab",
@@ -41,6 +43,10 @@ Model = Annotated[
 ]
 Bits = Annotated[int, typer.Option("--bits", "-b", help="Bit width of the base: 16, 8, 4, 3 or 2.")]
 Task = Annotated[str | None, typer.Option("--task", "-t", help="Task to train on, or to be scored by.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Fields under other names in the data: question=Prompt,answer=Completion."),
+]
 Data = Annotated[str | None, typer.Option("--data", help="Local files instead of the hub: a folder or a file.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also copy the artifact to this folder.")]
 
@@ -82,6 +88,26 @@ def lab(
     options = {"device": device, "offline": offline, "low_memory": low_memory, "dtype": dtype}
     settings |= {key: value for key, value in options.items() if value not in (False, "auto")}
     return Lab(**cast("LabOptions", settings))  # Runtime refuses what is none of them
+
+
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """Parse `question=Prompt,answer=Completion`: the fields of a task, and the columns they are read from.
+
+    Raises:
+        UsageError: a part without `=`, or a field that is named twice.
+    """
+    if text is None:
+        return None
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        field, equals, column = (piece.strip() for piece in part.partition("="))
+        if not (field and equals and column) or field in columns:
+            raise UsageError(
+                f"--columns is {text!r}: {part.strip()!r} is {'named twice' if field in columns else 'no FIELD=COLUMN'}",
+                expected="each field of the task once, and the column it is read from: question=Prompt,answer=Completion",
+            )
+        columns[field] = column
+    return columns
 
 
 def finish(step: Step, here: Lab, *, output: Path | None, as_json: bool) -> Artifact:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from plr.cli.options import Data, Json, Offline
+from plr.cli.options import Columns, Data, Json, Offline, columns_of
 from plr.cli.root import app
 from plr.errors import UsageError
 
@@ -26,6 +26,7 @@ def score(
         typer.Argument(help='JSON lines {"doc_id": 0, "response": "text"}, a samples_*.jsonl, or a result folder.'),
     ],
     data: Data = None,
+    columns: Columns = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split was answered.")] = "test",
     missing: Annotated[
         Literal["leave-out", "wrong", "refuse"], typer.Option(help="What becomes of rows without a prediction.")
@@ -52,7 +53,7 @@ def score(
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", expected="--output FILE in a folder that is there")
     read = read_predictions(predictions)
-    spec = Resolver(offline=offline).task(task, data=data, split_seed=split_seed)
+    spec = Resolver(offline=offline).task(task, data=data, columns=columns_of(columns), split_seed=split_seed)
     with counting("scoring") as on_progress:
         found = rescore(spec, split, read, missing=missing, on_progress=on_progress)
     if output is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Data, Json, Offline
+from plr.cli.options import Columns, Data, Json, Offline, columns_of
 from plr.cli.root import app
 from plr.core.fingerprint import JsonObject
 from plr.errors import DataError, UsageError
@@ -71,6 +71,7 @@ def show(
         Literal["train", "validation", "test"], typer.Option(help="Where the row is taken from.")
     ] = "test",
     data: Data = None,
+    columns: Columns = None,
     split_seed: SplitSeed = 0,
     offline: Offline = False,
     as_json: Json = False,
@@ -85,7 +86,11 @@ def show(
     task = find_task(name)
     facts = _facts(task) | {"rules": _rules(task)}
     try:
-        facts |= {"instance": _instance(task, name, split, row, data=data, split_seed=split_seed, offline=offline)}
+        facts |= {
+            "instance": _instance(
+                task, name, split, row, data=data, columns=columns, split_seed=split_seed, offline=offline
+            )
+        }
     except UsageError as error:
         if row or data is not None or task.data is not None:
             raise  # a row, or rows, were named, and are not there
@@ -103,6 +108,7 @@ def check(
         str | None, typer.Option("--model", "-m", help="Count tokens with this model's tokenizer.")
     ] = None,
     data: Data = None,
+    columns: Columns = None,
     split_seed: SplitSeed = 0,
     offline: Offline = False,
     as_json: Json = False,
@@ -117,11 +123,11 @@ def check(
     from plr.tasks.check import check_task
     from plr.tasks.data.rows import resolve_task
 
-    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
+    spec = resolve_task(name, data=data, columns=columns_of(columns), split_seed=split_seed, offline=offline)
     lengths, unit = None, "characters"
     if model is not None:
         lengths, unit = _counter(model, offline), "tokens"
-    rows = TaskData(path=spec.path, revision=spec.revision, split_seed=split_seed)
+    rows = TaskData(path=spec.path, revision=spec.revision, split_seed=split_seed, columns=spec.columns)
     with counting("gold answers") as tell:
         report = check_task(task_of(spec), rows, max_length=max_length, lengths=lengths, unit=unit, on_progress=tell)
     if as_json:
@@ -178,13 +184,21 @@ def _rules(task: Task) -> str:
 
 
 def _instance(
-    task: Task, name: str, split: str, row: int, *, data: str | None, split_seed: int, offline: bool
+    task: Task,
+    name: str,
+    split: str,
+    row: int,
+    *,
+    data: str | None,
+    columns: str | None,
+    split_seed: int,
+    offline: bool,
 ) -> JsonObject:
     from plr.tasks import Classification
     from plr.tasks.data.rows import head_of, load_split, resolve_task
     from plr.tasks.specimen import specimens
 
-    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
+    spec = resolve_task(name, data=data, columns=columns_of(columns), split_seed=split_seed, offline=offline)
     rows = load_split(spec, split).examples
     if row >= len(rows):
         raise DataError(f"there is no row {row} of the {split} split", expected=f"0 to {len(rows) - 1}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Data, Json, Offline
+from plr.cli.options import Columns, Data, Json, Offline, columns_of
 from plr.cli.tasks import Name, SplitSeed, tasks_app
 from plr.errors import UsageError
 
@@ -32,6 +32,7 @@ def transform(
     seed: Annotated[int, typer.Option(help="Seed of wordings, solved rows and symbols.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only this many rows of a split, drawn by seed.")] = None,
     data: Data = None,
+    columns: Columns = None,
     split_seed: SplitSeed = 0,
     offline: Offline = False,
     as_json: Json = False,
@@ -52,7 +53,7 @@ def transform(
         raise UsageError(
             f"{output} exists and is not an empty folder", hint="choose another --output: nothing is overwritten"
         )
-    spec = resolve_task(name, data=data, split_seed=split_seed, offline=offline)
+    spec = resolve_task(name, data=data, columns=columns_of(columns), split_seed=split_seed, offline=offline)
     splits = {one: load_split(spec, one).examples for one in ("train", "validation", "test") if has_split(spec, one)}
     if "train" in splits:
         guarded_train(spec)  # behind other words a row that stands in two splits would not be found again

@@ -102,7 +102,7 @@ class TaskSpec(Spec, frozen=True):
     """A task, the data it reads and how the data is split and filtered."""
 
     LOCATION = frozenset({"path"})
-    LATER = frozenset({"definition"})
+    LATER = frozenset({"definition", "columns"})
     name: str
     """Name of a registered task (`plr tasks`), or a task file that ends in `.yaml`."""
     version: int
@@ -119,6 +119,8 @@ class TaskSpec(Spec, frozen=True):
     """Seed of the cut, where the data has no such split."""
     max_prompt_chars: int | None = None
     """Leave out rows whose prompt is longer; none: keep all."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Fields that the rows have under other names: (field, column of the file)."""
 
 
 class CalibrationKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

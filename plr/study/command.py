@@ -26,6 +26,8 @@ class RecipeOptions(TypedDict, total=False):
     """Name of a task, or a task file."""
     data: str | Path | None
     """Rows of that task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
     preset: str | None
     """Recipe below everything else: `paper`, `best` or `tiny`; the model decides if left out."""
     config: str | Path | None
@@ -85,7 +87,7 @@ def command_config(
         value["adapters"] = [{"method": adapter}]
     if seed is not None:
         value["seeds"] = [seed]
-    tasks = _tasks(name, value.get("tasks"), task, recipe.get("data"))
+    tasks = _tasks(name, value.get("tasks"), task, recipe.get("data"), recipe.get("columns"))
     if tasks is not None:
         value["tasks"] = tasks
     elif needs_task:
@@ -96,7 +98,9 @@ def command_config(
     return checked_config(CommandConfig, value, where, tuple(recipe.get("overrides") or ()), substituted_at)
 
 
-def _tasks(model: str, listed: object, task: str | None, data: str | Path | None) -> object:
+def _tasks(
+    model: str, listed: object, task: str | None, data: str | Path | None, columns: Mapping[str, str] | None
+) -> object:
     """Choose the one task of a command: the option's, or the first of the file, with the option's rows; None: there is none."""
     if task is None and isinstance(listed, list) and listed:
         first = cast("list[object]", listed)[0]
@@ -111,6 +115,8 @@ def _tasks(model: str, listed: object, task: str | None, data: str | Path | None
         entry = {"name": "tiny_math" if task is None else task}
     if data is not None and isinstance(entry, Mapping):
         entry = {**cast("Mapping[str, object]", entry), "data": os.fspath(data)}
+    if columns and isinstance(entry, Mapping):
+        entry = {**cast("Mapping[str, object]", entry), "columns": dict(columns)}
     return [entry]
 
 

@@ -117,6 +117,8 @@ class TestConfig(_Part, frozen=True):
     name: str
     data: str | None = None
     """Local files instead of the hub: a folder or a file; `$NAME` is read from the environment."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Fields of the task that the rows have under other names: `{question: Prompt, answer: Completion}`."""
     split_seed: Seed = 0
     max_prompt_chars: int | None = None
     evaluate: dict[str, Any] = Field(default_factory=dict)

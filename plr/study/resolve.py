@@ -45,7 +45,13 @@ class Resolver:
             return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
 
     def task(
-        self, name: str, *, data: str | None = None, split_seed: int = 0, max_prompt_chars: int | None = None
+        self,
+        name: str,
+        *,
+        data: str | None = None,
+        split_seed: int = 0,
+        max_prompt_chars: int | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> TaskSpec:
         """Resolve a task and its data, as `plr.tasks.data.rows.resolve_task` does."""
         from plr.tasks import find_task
@@ -53,7 +59,12 @@ class Resolver:
 
         try:
             return resolve_task(
-                name, data=data, split_seed=split_seed, max_prompt_chars=max_prompt_chars, offline=self.offline
+                name,
+                data=data,
+                split_seed=split_seed,
+                max_prompt_chars=max_prompt_chars,
+                columns=columns,
+                offline=self.offline,
             )
         except HubUnreachable:
             if self.strict:
@@ -67,6 +78,7 @@ class Resolver:
                 revision=UNRESOLVED,
                 split_seed=split_seed,
                 max_prompt_chars=max_prompt_chars,
+                columns=tuple(sorted((columns or {}).items())),
             )
 
     def adapter_config(self, method: str, config: Mapping[str, Any]) -> JsonObject:

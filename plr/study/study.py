@@ -159,6 +159,7 @@ class Study:
             data=None if entry.data is None else self.config.substituted(entry.data),
             split_seed=entry.split_seed,
             max_prompt_chars=entry.max_prompt_chars,
+            columns=entry.columns,
         )
 
     def _tests(self, entry: TaskConfig, task: TaskSpec) -> Iterator[_Scored]:

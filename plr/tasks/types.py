@@ -67,7 +67,7 @@ class TaskData:
     split it is that split alone, under any other name it is divided into three, as any data set with one split is. None
     means the hub, or rows that the task makes itself. `revision` is a hub commit. `split_seed` seeds the cuts,
     `limit_seed` the drawing of `limit` rows. Rows with a prompt of more than `max_prompt_chars` characters are
-    dropped and counted.
+    dropped and counted. `columns` are pairs of a field and the column of the source that it is read from.
     """
 
     path: str | None = None
@@ -76,6 +76,7 @@ class TaskData:
     max_prompt_chars: int | None = None
     limit: int | None = None
     limit_seed: int = 0
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

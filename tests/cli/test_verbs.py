@@ -403,3 +403,27 @@ def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
         "table.md",
     ]
     assert "Hessian is not positive definite" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("columns", ["question", "question=", "=Prompt", "question=a,question=b", ""])
+def test_columns_that_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
+) -> None:
+    code, _, err = run(monkeypatch, capsys, "tasks", "check", "gsm8k", "--data", str(tmp_path), "--columns", columns)
+    assert code == 2
+    assert "question=Prompt,answer=Completion" in err
+
+
+def test_columns_of_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text("Prompt,Completion\n" + "".join(f"{i} + {i}?,#### {2 * i}\n" for i in range(20)))
+    words = [
+        "tasks",
+        "check",
+        "gsm8k",
+        "--data",
+        str(tmp_path / "rows.csv"),
+        "--columns",
+        "question=Prompt,answer=Completion",
+    ]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 0, out + err

@@ -137,6 +137,8 @@ def test_later_fields_bear_no_identity_at_their_default() -> None:
     """What was made before these fields came is still found."""
     assert "definition" not in TaskSpec(name="t", version=1).identity()
     assert "definition" in TaskSpec(name="t", version=1, definition="{}").identity()
+    assert "columns" not in TaskSpec(name="t", version=1).identity()
+    assert "columns" in TaskSpec(name="t", version=1, columns=(("a", "b"),)).identity()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,8 @@ def changed(value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value / 2 if 0 < value < 1 else value + 1
+    if isinstance(value, list):  # pairs
+        return [*value, ["question", "Prompt"]]
     return {
         "rtn": "gptq",
         "mse": "minmax",

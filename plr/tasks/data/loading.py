@@ -7,7 +7,7 @@ dropped, `limit` rows drawn.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from plr.errors import DataError
@@ -60,7 +60,7 @@ def load_split(task: RowTask, split: str, data: TaskData) -> Split:
     if data.limit is not None and data.limit < 1:
         raise DataError(f"limit is {data.limit}", expected="1 or more, or none for all rows")
     source = _source(task, data)
-    rows, cut = _rows_of(task, source, split, data.split_seed)
+    rows, cut = _rows_of(task, source, split, data)
     unique = without_duplicates(rows, lambda row: task.duplicate_key(row.values))
     examples = [_example(task, row) for row in unique]
     most = data.max_prompt_chars
@@ -112,24 +112,25 @@ def _source(task: RowTask, data: TaskData) -> Source:
     return source
 
 
-def _rows_of(task: RowTask, source: Source, split: str, seed: int) -> tuple[list[Row], str | None]:
+def _rows_of(task: RowTask, source: Source, split: str, data: TaskData) -> tuple[list[Row], str | None]:
     """Select the rows that fall to `split`, and in words how it was cut where the source has no such split."""
+    seed = data.split_seed
 
     def groups(row: Row) -> frozenset[str]:
         return task.groups(row.values)
 
     if "all" in source.splits:
-        rows = _checked(task, source, "all")
+        rows = _checked(task, source, "all", data)
         return divide(rows, groups, seed)[
             split
         ], f"one split of {len(rows)} rows divided 80/10/10 in groups, seed {seed}"
     if split != "test" and "validation" not in source.splits and "train" in source.splits:
-        rows = _checked(task, source, "train")
+        rows = _checked(task, source, "train", data)
         train, validation = cut_validation(rows, groups, seed)
         words = f"{len(validation)} of the {len(rows)} rows of train are taken as validation, seed {seed}"
         return (train if split == "train" else validation), words
     if task.halves_validation and "validation" in source.splits and split != "train" and "test" not in source.splits:
-        rows = _checked(task, source, "validation")
+        rows = _checked(task, source, "validation", data)
         first, second = halve(rows, groups, seed)
         words = f"one half of the {len(rows)} rows of validation, seed {seed}"
         return (first if split == "validation" else second), words
@@ -138,7 +139,7 @@ def _rows_of(task: RowTask, source: Source, split: str, seed: int) -> tuple[list
             f"{source.description} has no {split} split, only {', '.join(source.splits)}",
             expected=f"a file {split}.jsonl (or .json, .csv, .tsv)",
         )
-    return _checked(task, source, split), None
+    return _checked(task, source, split, data), None
 
 
 def _example(task: RowTask, row: Row) -> Example:
@@ -168,11 +169,35 @@ def row_problem(task: RowTask, row: Row) -> tuple[str, str] | None:
 def source_rows(task: RowTask, data: TaskData) -> dict[str, list[Row]]:
     """Read every split of the source as it stands, not cut and not checked."""
     source = _source(task, data)
-    return {split: task.adopt(source.read(split)) for split in source.splits}
+    return {split: _read(task, source, split, data) for split in source.splits}
 
 
-def _checked(task: RowTask, source: Source, split: str) -> list[Row]:
-    rows = task.adopt(source.read(split))
+def _read(task: RowTask, source: Source, split: str, data: TaskData) -> list[Row]:
+    """Read a split with the fields by the names that the task has for them.
+
+    Raises:
+        DataError: a row without a column that a field is to be read from.
+    """
+    rows = source.read(split)
+    return task.adopt([_renamed(row, data.columns) for row in rows] if data.columns else rows)
+
+
+def _renamed(row: Row, columns: Sequence[tuple[str, str]]) -> Row:
+    taken = {column for _, column in columns}
+    values = {name: value for name, value in row.values.items() if name not in taken}
+    for name, column in columns:
+        if column not in row.values:
+            raise DataError(
+                f"{row.where}: there is no column {column!r} to read {name} from; given are {', '.join(map(str, row.values))}",
+                expected="columns that every row has",
+                hint="--columns FIELD=COLUMN,...",
+            )
+        values[name] = row.values[column]
+    return row._replace(values=values)
+
+
+def _checked(task: RowTask, source: Source, split: str, data: TaskData) -> list[Row]:
+    rows = _read(task, source, split, data)
     for row in rows:
         if problem := row_problem(task, row):
             raise DataError(f"{row.where}: {problem[0]}", expected=problem[1])

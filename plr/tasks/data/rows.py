@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +59,7 @@ def resolve_task(
     data: str | None = None,
     split_seed: int = 0,
     max_prompt_chars: int | None = None,
+    columns: Mapping[str, str] | None = None,
     offline: bool = False,
 ) -> TaskSpec:
     """Resolve the identity of a task with its data; `name` is that of a registered task, or a task file.
@@ -76,6 +77,7 @@ def resolve_task(
         "definition": task.definition,
         "split_seed": split_seed,
         "max_prompt_chars": max_prompt_chars,
+        "columns": tuple(sorted((columns or {}).items())),
     }
     if data == "":
         raise DataError("the name of the data is an empty text", expected="a folder or a file, e.g. --data my-data")
@@ -139,7 +141,11 @@ def data_record(spec: TaskSpec, split: str) -> dict[str, object]:
 
 def _task_data(spec: TaskSpec) -> TaskData:
     return TaskData(
-        path=spec.path, revision=spec.revision, split_seed=spec.split_seed, max_prompt_chars=spec.max_prompt_chars
+        path=spec.path,
+        revision=spec.revision,
+        split_seed=spec.split_seed,
+        max_prompt_chars=spec.max_prompt_chars,
+        columns=spec.columns,
     )
 
 

@@ -11,6 +11,7 @@ from real_data import both
 
 from plr.errors import DataError
 from plr.tasks import TaskData, tasks
+from plr.tasks.data.rows import load_split, resolve_task
 
 GSM8K = tasks.get("gsm8k")
 SQL = tasks.get("sql_create_context")
@@ -249,3 +250,23 @@ def test_gsm8k_has_the_counts_of_the_data_set(folder: Path, rows: tuple[int, int
     data = TaskData(path=str(folder))
     counts = {split: len(GSM8K.load(split, data).examples) for split in ("train", "validation", "test")}
     assert counts == dict(zip(("train", "validation", "test"), rows, strict=True))
+
+
+def test_columns_under_other_names(tmp_path: Path) -> None:
+    rows = [{"Prompt": f"{i}?", "Completion": f"so #### {i}", "question": "not this"} for i in range(3)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = resolve_task("gsm8k", data=str(tmp_path), columns={"question": "Prompt", "answer": "Completion"})
+    example = load_split(spec, "test").examples[1]
+    assert example.prompt == "Question: 1?\nAnswer:"
+    assert example.row == {"question": "1?", "answer": "so #### 1"}
+    plain = resolve_task("gsm8k", data=str(tmp_path))
+    assert spec.identity() != plain.identity()
+
+
+def test_a_column_that_a_row_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"Prompt": "1?", "answer": "#### 1"}\n{"prompt": "2?", "answer": "#### 2"}\n')
+    spec = resolve_task("gsm8k", data=str(tmp_path), columns={"question": "Prompt"})
+    with pytest.raises(
+        DataError, match=r"test.jsonl.*2.*no column 'Prompt' to read question from; given are prompt, answer"
+    ):
+        load_split(spec, "test")
