@@ -77,15 +77,19 @@ def disk_full(error: BaseException) -> bool:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return the operating system's error behind `error`: itself, or that of a library in Rust, which gives its number in words.
+    """Return the operating system's error behind `error`: itself, or that of a library in Rust or C++, its number read from words.
 
     >>> system_error(RuntimeError("I/O error: Input/output error (os error 5)"))
+    OSError(5, 'Input/output error')
+    >>> system_error(RuntimeError("unable to open file <x> in read-only mode: Input/output error (5)"))
     OSError(5, 'Input/output error')
     """
     if isinstance(error, OSError):
         return error
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+    for number in map(int, re.findall(r"\((?:os error )?(\d{1,3})\)", str(error))):
+        if f"{os.strerror(number)} (" in str(error):
+            return OSError(number, os.strerror(number))
+    return None
 
 
 def not_writable(error: OSError) -> bool:

@@ -22,7 +22,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -257,10 +257,13 @@ class Store:
 
     def all(self, kind: str | None = None) -> list[Artifact]:
         """List committed artifacts, the newest last by the date on record; those without a readable manifest come first."""
-        kinds = [kind] if kind else [*KINDS]
-        dated = [(_date(artifact), artifact) for k in kinds for artifact in self._of(k)]
+        return self._by_date([kind] if kind else KINDS, _date)
+
+    def _by_date(self, kinds: Iterable[str], date: Callable[[Artifact], float]) -> list[Artifact]:
+        order = list(KINDS)
+        dated = [(date(artifact), artifact) for kind in kinds for artifact in self._of(kind)]
         # Dates of before are whole seconds: what is made of another then comes after it.
-        dated.sort(key=lambda pair: (pair[0], kinds.index(pair[1].path.parent.name), pair[1].path.name))
+        dated.sort(key=lambda pair: (pair[0], order.index(pair[1].path.parent.name), pair[1].path.name))
         return [artifact for _, artifact in dated]
 
     def _of(self, kind: str) -> list[Artifact]:
@@ -303,13 +306,12 @@ class Store:
         )
 
     def _latest(self, kinds: tuple[str, ...]) -> Artifact:
-        artifacts = [artifact for artifact in self.all() if artifact.path.parent.name in kinds]
+        artifacts = self._by_date(kinds, lambda artifact: artifact.record.timestamp)  # one without may be the latest
         if not artifacts:
             raise UsageError(
                 f"the store {self.home} holds no {' or '.join(kinds)} yet",
                 hint=f"run {KINDS[kinds[0]].command} first, or set PLR_HOME",
             )
-        _ = artifacts[0].record  # one without a date may be the latest
         return artifacts[-1]
 
     def _by_path(self, path: Path, outside: bool) -> Artifact:
