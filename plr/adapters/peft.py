@@ -200,6 +200,7 @@ class PeftMethod(AdapterMethod):
                 expected="a method that merges: see plr adapters",
                 hint="serve the adapter beside its base (no --merge, mode restore or keep)",
             )
+        _untie(cast("PreTrainedModel", adapted(model).get_base_model()))
         try:
             return adapted(model).merge_and_unload(safe_merge=True)
         except (NotImplementedError, ValueError) as error:  # what PEFT has no merge for, or not into these layers
@@ -300,6 +301,24 @@ def _weights_of(layer: nn.Module) -> int:
     """Count the weights of a layer; those of a k-bit one by its shape."""
     shape = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
     return shape[0] * shape[1] if None not in shape else sum(p.numel() for p in layer.parameters())  # type: ignore[operator]
+
+
+def _untie(base: PreTrainedModel) -> None:
+    """Give the output layer a weight of its own, where it shares the embedding's and one of the two carries an adapter.
+
+    Merged into one weight, what was trained on one of them would act on both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    both = (base.get_input_embeddings(), base.get_output_embeddings())
+    inner = [module.get_base_layer() if isinstance(module, BaseTunerLayer) else module for module in both]
+    weights = [getattr(module, "weight", None) for module in inner]
+    if weights[0] is None or weights[0] is not weights[1] or not any(isinstance(m, BaseTunerLayer) for m in both):
+        return
+    cast("nn.Linear", inner[1]).weight = nn.Parameter(weights[0].detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 OVERWRITTEN = "_plr_overwritten"

@@ -64,7 +64,9 @@ class Points:
                     yield Trial(kind, Fault(point.number, Happens.DEATH_WITHIN), point)
                 for happens, number in failures:
                     yield Trial(kind, Fault(point.number, happens, number), point)
-            last = [point for point in points if point.effect != Effect.LOOKS][-1]  # how often is looked differs between runs
+            last = [point for point in points if point.effect != Effect.LOOKS][
+                -1
+            ]  # how often is looked differs between runs
             yield Trial(kind, Fault(last.number, Happens.DEATH_AFTER), last)
 
     def judge(self, trial: Trial) -> str | None:
