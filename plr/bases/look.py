@@ -57,7 +57,7 @@ def look_at_files(folder: Path, name: str) -> None:
         if (folder / optional).exists() or (folder / optional).is_symlink():
             _json_object(folder / optional, name)
     if (folder / "tokenizer.json").is_symlink() or (folder / "tokenizer.json").exists():
-        _json_object(folder / "tokenizer.json", name)
+        _regular(folder / "tokenizer.json", name)  # megabytes, which the tokenizer's own loader reads at once
     tensors: JsonObject = {}
     for file in _weight_files(folder, name):
         tensors |= _header(file, name)
