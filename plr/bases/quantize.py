@@ -24,6 +24,7 @@ from plr.core.specs import Calibration, ModelRef, Quantize
 from plr.errors import ModelError
 from plr.gptq import GPTQError
 from plr.gptq.blocks import find_targets, is_linear, replace_module, weights_of_blocks
+from plr.gptq.experts import every_expert, separate
 from plr.lm import choose_dtype, encode_pair
 from plr.lm.classify import collate, encode_texts
 from plr.quantizers import Execution, quantizers
@@ -111,8 +112,7 @@ class SourceHolder:
         key = (step.source, spec.calibration, spec.gate_task, spec.gate_text)
         if self._held is None or key != self._key:
             self._held = None  # before the next is loaded
-            if not quantizers.get(spec.method).experts:
-                refuse_experts(step.source.model, offline=runtime.offline)
+            refuse_experts(step.source.model, apart=quantizers.get(spec.method).experts, offline=runtime.offline)
             text = (
                 calibration_text(spec.calibration) if spec.calibration else None
             )  # what is wrong with it is said first
@@ -120,14 +120,30 @@ class SourceHolder:
             # Where memory is short it stays as stored, which is as exact, and each block is cast when its turn comes.
             dtype, device = (torch.float32, runtime.torch_device()) if not runtime.low_memory else ("auto", "cpu")
             loaded = load_source(step.source.model, dtype=dtype, device=device, offline=runtime.offline)
+            if quantizers.get(spec.method).experts:
+                taken_apart(loaded.model)
             batches, record = calibrate(spec.calibration, loaded, text) if spec.calibration else ([], {})
             gate = Gate(loaded, spec.calibration, task=spec.gate_task, text=spec.gate_text)
             self._key, self._held = key, (loaded, batches, record, gate)
         return self._held
 
 
-def refuse_experts(ref: ModelRef, *, offline: bool = False) -> None:
+def taken_apart(model: PreTrainedModel) -> None:
+    """Take the experts of `model` apart into linear layers, in place.
+
+    Raises:
+        ModelError: experts that compute otherwise than their form says.
+    """
+    try:
+        separate(model)
+    except GPTQError as error:
+        raise ModelError(str(error)) from error
+
+
+def refuse_experts(ref: ModelRef, *, apart: bool, offline: bool = False) -> None:
     """Refuse a mixture of experts whose experts lie in one tensor, by its configuration and before any work.
+
+    With `apart`, those are let through that can be taken apart.
 
     Raises:
         ModelError: such experts would stay at 16 bits, and they are most of the weights.
@@ -136,6 +152,8 @@ def refuse_experts(ref: ModelRef, *, offline: bool = False) -> None:
         return
     model = empty_experts(ref, offline=offline)
     try:
+        if apart and model is not None:
+            separate(model, compared=False)
         linear, others = weights_of_blocks(model) if model is not None else (0, {})
     except GPTQError:  # without blocks, which is said later
         return
@@ -176,7 +194,7 @@ def _check_calls(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> No
 
     handles = [layer.register_forward_pre_hook(counter(name)) for name, layer in layers.items()]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), every_expert(model):
             model(input_ids=ids[:1, :2], attention_mask=torch.ones_like(ids[:1, :2]))
     finally:
         for handle in handles:

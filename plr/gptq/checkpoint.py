@@ -13,6 +13,7 @@ they were stored in.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -30,11 +31,15 @@ from transformers.initialization import no_init_weights
 
 from plr.gptq.blocks import bias_of, features, is_linear, replace_module
 from plr.gptq.errors import CheckpointError
+from plr.gptq.experts import separate
 from plr.gptq.linear import BUFFERS, PackedLinear
 from plr.gptq.packing import V1, V2
 from plr.gptq.typed import open_tensors
 
 __all__ = ["dense_bytes", "load_checkpoint"]
+
+EXPERT = re.compile(r"\.experts\.\d+\.(gate|up|down)_proj\.qweight$")
+"""The codes of one expert, which transformers keeps in one tensor with the others."""
 
 
 class _Format(NamedTuple):
@@ -82,6 +87,8 @@ def load_checkpoint(
     dtype = dtype or _config_dtype(config)
     with no_init_weights(), torch.device("cpu"):  # memory that is never written is never taken
         model = _empty_model(config, folder, dtype)
+        if any(EXPERT.search(key) for key in _names(folder)):
+            separate(model, compared=False)  # there are no weights yet
     # Some families are stored under other names than transformers uses in memory (GPT-NeoX's embed_out).
     renamings = [m for m in get_model_conversion_mapping(model) if isinstance(m, WeightRenaming)]
     state = {rename_source_key(key, renamings, [])[0]: value for key, value in _read_tensors(folder, device)}
@@ -120,6 +127,12 @@ def load_checkpoint(
         )
     cast(nn.Module, model).to(device)
     return model.eval()
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for path in _weight_files(folder):
+        with open_tensors(path) as file:
+            yield from file.keys()
 
 
 def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:

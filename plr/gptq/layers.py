@@ -46,6 +46,9 @@ class ModuleReport:
     dead: int  # inputs that were always zero
     shared_input: bool  # whether the Hessian was that of the layer before
     seconds: float  # of solving and packing, without the forward; its share where several were solved side by side
+    routed: int | None = (
+        None  # tokens routed to this expert, if fewer than n_tokens: its Hessian is of all; None: no expert
+    )
 
 
 Progress = Callable[[int, int, ModuleReport], None]  # layers done, layers in all, the last one
@@ -141,6 +144,7 @@ class Layers:
             dead=solution.dead,
             shared_input=stage is not None and name != stage.name,
             seconds=seconds + time.perf_counter() - start,
+            routed=None if stage is None else stage.routed,
         )
         self.reports.append(report)
         self.done.add(name)

@@ -28,6 +28,8 @@ class Stage:
         self.n_tokens = 0
         self.inputs: list[tuple[Tensor, int]] = []  # of each batch, with its version: kept to recognize it again
         self.shift: Tensor | None = None  # [in, in], 2/n sum (x_source - x) x^T
+        self.routed: int | None = None
+        """Tokens that are routed to the expert of these layers; None: no expert's."""
         self._hessian: Tensor | None = None
 
     def add(self, X: Tensor, rows: Tensor | None, *, keep: bool = True) -> None:

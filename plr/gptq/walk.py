@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from plr.gptq.blocks import check_targets, features, find_targets, named_modules
 from plr.gptq.errors import WalkError
 from plr.gptq.execution import Execution, Options, settings_and_execution
+from plr.gptq.experts import SeparateExperts, every_expert, routed
 from plr.gptq.layers import Layers, ModuleReport, Progress
 from plr.gptq.lowmem import LowMemoryWalk
 from plr.gptq.resume import BlockStore, key_of
@@ -88,7 +89,8 @@ def quantize_model(
         for name in targets:
             layers.solve(name, None)
         return layers.reports
-    with torch.no_grad(), _evaluation(model):
+    _check_experts(model, settings, execution)
+    with torch.no_grad(), _evaluation(model), every_expert(model):
         if execution.low_memory:
             LowMemoryWalk(layers, batches).run()
         else:
@@ -97,11 +99,24 @@ def quantize_model(
     return layers.reports
 
 
+def _check_experts(model: nn.Module, settings: Settings, execution: Execution) -> None:
+    """Raise for what experts are not quantized with."""
+    asked = ["input_correction"] if settings.input_correction else []
+    asked += ["low_memory"] if execution.low_memory else []
+    if asked and any(isinstance(module, SeparateExperts) for _, module in named_modules(model)):
+        raise WalkError(
+            f"{' and '.join(asked)} is asked for, and {type(model).__name__} is a mixture of experts.",
+            "neither, for experts: tokens are routed anew as layers change.",
+            "leave it out (the preset best has input_correction).",
+        )
+
+
 class _Arrival(NamedTuple):
     """A batch stands before a layer."""
 
     name: str
     X: Tensor  # [.., in] as the layer was called
+    routed: tuple[Tensor, Callable[[], Tensor]] | None = None  # of an expert: its tokens, and the input for all of them
 
 
 class _Finished(BaseException):
@@ -145,16 +160,30 @@ class _Walk:
             while (arrivals := self._advance()) is not None:
                 name = arrivals[0].name
                 if stage is None or not stage.sees([a.X for a in arrivals]):
-                    stage = Stage(name, layers.settings)
-                    for arrival, rows in zip(arrivals, self.rows, strict=True):
-                        stage.add(arrival.X, rows)
-                    stage.close()
+                    stage = self._stage(name, arrivals)
                 if name in layers.done:
                     raise _called_twice(name)
                 layers.solve(name, stage)
                 handle = self.model.get_submodule(name).register_forward_pre_hook(self._count(name))
                 stack.callback(handle.remove)
         check_all_reached(layers)
+
+    def _stage(self, name: str, arrivals: Sequence[_Arrival]) -> Stage:
+        """Fold in the inputs of all batches; of an expert that too few tokens reach, those of all tokens instead."""
+        stage = Stage(name, self.layers.settings)
+        for arrival, rows in zip(arrivals, self.rows, strict=True):
+            token = None if arrival.routed is None else arrival.routed[0]
+            stage.add(arrival.X, rows if rows is None or token is None else rows[token])
+        if arrivals[0].routed is not None:
+            reached, stage.routed = stage.n_tokens, stage.n_tokens
+            if reached < features(self.layers.targets[name])[0]:
+                stage = Stage(name, self.layers.settings)
+                stage.routed = reached
+                for arrival, rows in zip(arrivals, self.rows, strict=True):
+                    assert arrival.routed is not None
+                    stage.add(arrival.routed[1](), rows, keep=False)
+        stage.close()
+        return stage
 
     def _advance(self) -> list[_Arrival] | None:
         """Let every batch run to its next gate; None when all have ended."""
@@ -191,7 +220,7 @@ class _Walk:
             pause = self.pauses[i]
             assert pause is not None
             with torch.autocast(self.device.type, enabled=False):  # while others run
-                pause(_Arrival(name, input))
+                pause(_Arrival(name, input, routed(linear)))
             packed = self.model.get_submodule(name)  # by now the packed layer
             if not self.correct:
                 return packed(input)

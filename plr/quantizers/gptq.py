@@ -30,6 +30,7 @@ class GPTQQuantizer(Quantizer):
 
     formats = ("gptq",)
     grouped = True
+    experts = True
 
     def __init__(self, method: Literal["gptq", "rtn"]) -> None:
         self.method: Literal["gptq", "rtn"] = method

@@ -14,12 +14,13 @@ import torch
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
 from plr.bases.load import Loaded, load_base, load_source
-from plr.bases.quantize import calibrate
+from plr.bases.quantize import calibrate, taken_apart
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import Quantize, Restore
 from plr.core.store import Store
+from plr.gptq.experts import join
 from plr.lm.classify import probe
 from plr.quantizers import densify, quantizers
 from plr.restoration.attach import Attachment, attach, probe_texts
@@ -78,6 +79,7 @@ def merged(work: Restoration) -> JsonObject:
     texts = probe_texts(step)
     before = probe(attached.model, loaded.tokenizer, texts)
     dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
+    join(dense)
     dtype = _source_dtype(step)
     dense.to(dtype)
     dense.config.dtype = dtype
@@ -104,6 +106,8 @@ def requantized(work: Restoration) -> JsonObject:
     )
     attached = attach(loaded, step, work.adapter, "restored")
     dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
+    if quantizers.get(base.quantization.method).experts:
+        taken_apart(dense)
     spec = base.quantization
     batches, record = calibrate(spec.calibration, Loaded(dense, loaded.tokenizer)) if spec.calibration else ([], {})
     metrics = quantizers.get(spec.method).quantize(dense, batches, spec, work.folder, on_progress=work.on_progress)
