@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from plr.gptq.blocks import named_modules
 from plr.gptq.errors import WalkError
 
 __all__ = ["Expert", "SeparateExperts", "can_separate", "every_expert", "join", "routed", "separate"]
@@ -54,31 +55,28 @@ class SeparateExperts(nn.ModuleList):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Sum the weighted outputs of the experts of each token: `[tokens, H]`; indices and weights are `[tokens, k]`."""
         total = torch.zeros_like(hidden_states)
-        for index, expert in enumerate(self):
+        for index, expert in enumerate(self.children()):
             token, place = torch.where(top_k_index == index)
-            if not len(token) and not self.calls_all:
-                continue
-            own = cast(Expert, expert)
-            x = hidden_states[token]
-            if self.calls_all:
-                self._tell(own, token, hidden_states)
-            y = own.down_proj(self.act_fn(own.gate_proj(x)) * own.up_proj(x))
-            total.index_add_(0, token, (y * top_k_weights[token, place, None]).to(total.dtype))
+            if len(token) or self.calls_all:
+                y = self._run(cast(Expert, expert), hidden_states, token) * top_k_weights[token, place, None]
+                total.index_add_(0, token, y.to(total.dtype))
         return total
 
-    def _tell(self, expert: Expert, token: Tensor, hidden: Tensor) -> None:
-        """Leave with each layer of an expert which tokens it is called with, and what its input would be for all of them."""
+    def _run(self, expert: Expert, hidden: Tensor, token: Tensor) -> Tensor:
+        """Run one expert on the rows `token` of `hidden`; before each layer it is left with it which rows these are."""
+        act = cast("Callable[[Tensor], Tensor]", self.__dict__["act_fn"])
 
-        def inside() -> Tensor:
-            gate, up = expert.gate_proj.forward(hidden), expert.up_proj.forward(hidden)
-            return self.act_fn(gate) * up
+        def everything() -> Tensor:
+            return act(expert.gate_proj.forward(hidden)) * expert.up_proj.forward(hidden)
 
-        for layer, everything in (
-            (expert.gate_proj, lambda: hidden),
-            (expert.up_proj, lambda: hidden),
-            (expert.down_proj, inside),
-        ):
-            layer.__dict__["routed"] = (token, everything)
+        def call(layer: nn.Linear, x: Tensor, of_all: Callable[[], Tensor]) -> Tensor:
+            if self.calls_all:
+                layer.__dict__["routed"] = (token, of_all)
+            return layer(x)
+
+        x = hidden[token]
+        gate, up = call(expert.gate_proj, x, lambda: hidden), call(expert.up_proj, x, lambda: hidden)
+        return call(expert.down_proj, act(gate) * up, everything)
 
 
 def routed(layer: nn.Module) -> tuple[Tensor, Callable[[], Tensor]] | None:
@@ -107,7 +105,7 @@ def separate(model: nn.Module, *, compared: bool = True) -> int:
     Raises:
         WalkError: experts that compute otherwise than their form says.
     """
-    found = [(name, module) for name, module in model.named_modules() if can_separate(module)]
+    found = [(name, module) for name, module in named_modules(model) if can_separate(module)]
     for name, fused in found:
         parts = SeparateExperts(fused).eval()
         if compared and not _same(fused, parts):
@@ -123,10 +121,10 @@ def separate(model: nn.Module, *, compared: bool = True) -> int:
 
 def join(model: nn.Module) -> None:
     """Put dense experts of `model` that were taken apart together again, in place."""
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, SeparateExperts)]
+    found = [(name, module) for name, module in named_modules(model) if isinstance(module, SeparateExperts)]
     for name, parts in found:
         fused: Any = parts.__dict__["fused"]
-        experts = [cast(Expert, expert) for expert in parts]
+        experts = [cast(Expert, expert) for expert in parts.children()]
         gate_up = [torch.cat([one.gate_proj.weight, one.up_proj.weight]) for one in experts]
         fused.gate_up_proj = nn.Parameter(torch.stack(gate_up), requires_grad=False)
         fused.down_proj = nn.Parameter(torch.stack([one.down_proj.weight for one in experts]), requires_grad=False)
