@@ -65,7 +65,7 @@ class Row:
 def walk(model_type: str, folder: Path) -> Row:
     """Take one architecture the whole way in `folder`."""
     encoder = model_type in ENCODERS
-    _write(model_type, folder, encoder)
+    write_case(model_type, folder)
     lab = Lab(folder / "store", offline=True, dtype="float32")
     task, source = str(folder / "words.yaml"), folder / "model"
     steps: dict[str, str] = {}
@@ -90,7 +90,9 @@ def walk(model_type: str, folder: Path) -> Row:
     return Row(model_type, steps, wrong=f"{differ} answers differ" if differ else "")
 
 
-def _write(model_type: str, folder: Path, encoder: bool) -> None:
+def write_case(model_type: str, folder: Path) -> None:
+    """Write a model of one architecture, its tokenizer, and a task with its rows into `folder`."""
+    encoder = model_type in ENCODERS
     tokenizer: Any = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plr.adapters.base import NEW_MODULES, AdapterMethod, Config, Kind, Properties, Settings
-from plr.adapters.targets import named_in
+from plr.adapters.targets import has_module, named_in
 from plr.adapters.typed import adapted
 from plr.adapters.values import check_values
 from plr.core.files import write_atomic
@@ -177,9 +177,14 @@ class PeftMethod(AdapterMethod):
 
         with calm():
             own = get_peft_model_state_dict(adapted(model), adapter_name=name, save_embedding_layers=False).keys()
-        stored = _names_in(folder)
-        base = {*dict(model.named_parameters(remove_duplicate=False))}
-        return sorted(own - stored), sorted(key for key in stored - own if key not in base)
+        stored, names = _names_in(folder), [name for name, _ in model.named_modules()]
+        # Beside its own tensors a file may hold biases of the base, and embeddings that PEFT saves with it.
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        beside = {key for key in known if key.endswith((".bias", *_embeddings(model)))}
+        targets: object = getattr(adapted(model).peft_config[name], "target_modules", None)
+        listed = cast("list[str]", [*targets]) if isinstance(targets, set | list) else []
+        lost = [item for item in listed if not has_module(names, item)]
+        return sorted([*(own - stored), *lost]), sorted(stored - own - beside)
 
     def unload(self, model: nn.Module, name: str) -> nn.Module:
         peft_model = adapted(model)
@@ -331,6 +336,13 @@ def _new_modules(model: nn.Module, config_class: type[PeftConfig]) -> list[str]:
         return []
     names: list[str] = getattr(model, NEW_MODULES, [])
     return [name for name in names if not name.endswith(("classifier", "score"))]
+
+
+def _embeddings(model: nn.Module) -> tuple[str, ...]:
+    """Return the ends of the names of the weights of the embedding and the output layer."""
+    base = cast("PreTrainedModel", adapted(model).get_base_model())
+    both = (base.get_input_embeddings(), base.get_output_embeddings())
+    return tuple(f"{name.rpartition('.')[2]}.weight" for name, module in base.named_modules() if module in both)
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -26,7 +26,7 @@ from plr.registry import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ATTENTION", "ROLES", "linear_names", "named_in"]
+__all__ = ["ATTENTION", "ROLES", "has_module", "linear_names", "named_in"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The default of every method that adapts linear layers: the attention projections."""
@@ -131,11 +131,11 @@ def named_in(model: nn.Module, config: Config, method: str) -> Settings:
         value = config.get(key)
         if isinstance(value, list | tuple):
             result[key] = list(dict.fromkeys(module for item in value for module in _resolved(str(item), names, roles)))
-        elif isinstance(value, str) and value in roles and not _has(names, value):
+        elif isinstance(value, str) and value in roles and not has_module(names, value):
             result[key] = roles[value]
     wanted = config.get("target_modules")
     listed = [str(item) for item in wanted] if isinstance(wanted, list | tuple) else []
-    lost = [item for item in listed if not any(_has(names, name) for name in _resolved(item, names, roles))]
+    lost = [item for item in listed if not any(has_module(names, name) for name in _resolved(item, names, roles))]
     if lost and (len(lost) == len(listed) or not {*lost} <= {*NORMS}):
         have = linear_names(model)
         near = [advice for item in lost if (advice := did_you_mean(str(item), have))]
@@ -161,12 +161,13 @@ def linear_names(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _has(names: list[str], item: str) -> bool:
+def has_module(names: list[str], item: str) -> bool:
+    """Tell whether `item` is the name of a module, or its end."""
     return any(name == item or name.endswith(f".{item}") for name in names)
 
 
 def _resolved(item: str, names: list[str], roles: Mapping[str, str]) -> list[str]:
-    if _has(names, item):
+    if has_module(names, item):
         return [item]
     for candidate in ((roles[item],),) if item in roles else NAMES.get(item, ()):
         found = [name for one in candidate for name in _named(one, names)]
@@ -177,5 +178,5 @@ def _resolved(item: str, names: list[str], roles: Mapping[str, str]) -> list[str
 
 def _named(role: str, names: list[str]) -> list[str]:
     if not role.startswith("re:"):
-        return [role] if _has(names, role) else []
+        return [role] if has_module(names, role) else []
     return [name for name in names if re.fullmatch(role.removeprefix("re:"), name)]

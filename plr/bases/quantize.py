@@ -6,6 +6,7 @@ measured once (`SourceHolder`): after each, the dense layers are put back.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["SourceHolder", "calibrate", "forward_dtype"]
 
 Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
+
 BATCH_TOKENS = 4096
+TOLD = 0.01
+"""Share of block weights that stay at 16 bits from which a warning says so."""
 AUTOCAST_FROM = 512
 """Hidden size from which the forward runs in the device's fast dtype; below it, casting costs what it saves."""
 
@@ -175,7 +180,11 @@ def _share(model: PreTrainedModel) -> JsonObject:
         linear, others = weights_of_blocks(model)
     except GPTQError as error:
         raise ModelError(str(error)) from error
-    return {"quantized": linear, "dense": sum(map(math.prod, others.values()))}
+    dense = sum(map(math.prod, others.values()))
+    if dense > TOLD * (linear + dense):
+        largest = max(others, key=lambda name: math.prod(others[name]))
+        log.warning("%.1f %% of the block weights stay as they are, e.g. %s", 100 * dense / (linear + dense), largest)
+    return {"quantized": linear, "dense": dense}
 
 
 def _check_calls(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> None:

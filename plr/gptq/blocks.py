@@ -42,7 +42,7 @@ __all__ = [
 LinearLike = nn.Linear | Conv1D
 
 
-SAME_FUNCTION = ("FalconLinear",)
+SAME_FUNCTION = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 """Subclasses of `nn.Linear` whose forward is written otherwise and computes the same."""
 
 
@@ -52,7 +52,8 @@ def is_linear(module: nn.Module | None) -> TypeGuard[LinearLike]:
     kind = type(module)
     if kind is Conv1D or kind is nn.Linear:
         return True
-    return issubclass(kind, nn.Linear) and (kind.forward is nn.Linear.forward or kind.__name__ in SAME_FUNCTION)
+    same = f"{kind.__module__}.{kind.__name__}" in SAME_FUNCTION
+    return issubclass(kind, nn.Linear) and (kind.forward is nn.Linear.forward or same)
 
 
 def features(module: LinearLike) -> tuple[int, int]:

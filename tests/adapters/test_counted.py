@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def test_every_tensor_of_every_method(name: str, config: dict[str, Any], tmp_pat
         {f"{key}.x" if other == key else other: tensor for other, tensor in whole.items()},
     )
     assert counts(method, tmp_path) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "part", ["self_attn.q_proj.base_layer.weight", "self_attn.q_proj.weight", "mlp.up_proj.weight"]
+)
+def test_a_weight_of_the_base_has_no_place_in_an_adapter(part: str, tmp_path: Path) -> None:
+    method = saved("lora", {}, tmp_path)
+    own = base().model.layers[0].get_submodule(part.replace(".base_layer", "").removesuffix(".weight")).weight
+    edited(tmp_path, load_file(tmp_path / WEIGHTS) | {f"base_model.model.model.layers.0.{part}": torch.zeros_like(own)})
+    assert counts(method, tmp_path) == (0, 1)
+
+
+def test_a_module_that_is_named_and_not_there_is_counted(tmp_path: Path) -> None:
+    method, file = saved("lora", {}, tmp_path), tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"target_modules": [*config["target_modules"], "nowhere_proj"]}))
+    assert counts(method, tmp_path) == (1, 0)
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")

@@ -168,3 +168,30 @@ def test_rounding_needs_no_tokens() -> None:
     separate(model)
     quantize_model(model, [], bits=4, group_size=-1, method="rtn")
     assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_the_whole_way(family: str, tmp_path: Path) -> None:
+    """Merged at 4 bits and at 16, and quantized anew: what is written computes what was served, in transformers too."""
+    from architecture_table import SETTINGS as QUICK
+    from architecture_table import write_case
+    from transformers import AutoModelForCausalLM
+
+    from plr.lab import Lab
+
+    write_case(family, tmp_path)
+    lab = Lab(tmp_path / "store", offline=True, dtype="float32")
+    task = str(tmp_path / "words.yaml")
+    adapter = lab.train(tmp_path / "model", 4, task=task, preset="paper", overrides=QUICK)
+
+    def loss(served: Any) -> float:
+        return lab.evaluate(served, limit=8).metrics["metrics"]["answer_loss"]["value"]
+
+    merged = {16: lab.restore(adapter, 16, merge=True), 4: lab.restore(adapter, 4, mode="roundtrip")}
+    for bits, served in merged.items():
+        assert loss(served) == pytest.approx(loss(lab.restore(adapter, bits)), abs=1e-3)
+        dense = AutoModelForCausalLM.from_pretrained(served.path, dtype=torch.float32)
+        assert not any("mlp.experts.0" in key for key, _ in dense.named_parameters())
+        assert logits(dense).isfinite().all()
+    again = lab.restore(adapter, 4, mode="requantize")
+    assert loss(again) < 20
