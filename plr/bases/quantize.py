@@ -140,7 +140,8 @@ def taken_apart(model: PreTrainedModel) -> None:
         ModelError: experts that compute otherwise than their form says.
     """
     try:
-        separate(model)
+        if separate(model):
+            log.warning("experts are quantized one by one: plr reads such a base, transformers by itself does not")
     except GPTQError as error:
         raise ModelError(str(error)) from error
 
