@@ -85,8 +85,9 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
         method = adapters.get(step.adapter.adapter.method)
         model = method.load(loaded.model, folder, name)
     except (RuntimeError, ValueError, KeyError) as error:
+        words = f"its file lacks {error.args[0]}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise ProvenanceError(
-            f"the adapter {step.adapter.label} does not fit {step.base.label}: {str(error).splitlines()[0]}",
+            f"the adapter {step.adapter.label} does not fit {step.base.label}: {words}",
             expected="the same module names and shapes as in training",
         ) from error
     partial = _count(*method.unfit(model, folder, name), step)
