@@ -263,6 +263,7 @@ def test_extras_are_those_of_the_project() -> None:
 
 def test_modes_and_exit_codes_are_those_of_the_code() -> None:
     from plr import errors
+    from plr.cli.root import INTERRUPTED, TERMINATED
     from plr.core.modes import MODES
 
     modes = set(MODES)
@@ -271,7 +272,7 @@ def test_modes_and_exit_codes_are_those_of_the_code() -> None:
     codes = {getattr(errors, name).exit_code for name in errors.__all__}
     for name in ("docs/quickstart.md", "docs/cli.md"):
         text = PAGES[name].partition("Exit codes:")[2].partition("\n\n")[0]
-        assert {int(code) for code in re.findall(r"\b(\d+) ", text)} == codes | {0, 130}
+        assert {int(code) for code in re.findall(r"\b(\d+) ", text)} == codes | {0, INTERRUPTED, TERMINATED}
 
 
 def test_methods_and_tasks_listed_are_those_registered() -> None:
