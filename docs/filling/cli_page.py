@@ -24,7 +24,7 @@ Where a command takes a REF, give a path, a folder name, or the first digits of 
 fits. Every command has `--help`. `--json` prints one JSON value to standard output. Long work shows its progress on standard error.
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 an artifact is broken or does not fit,
-130 interrupted.
+130 interrupted, 143 terminated.
 
 | variable | meaning |
 |---|---|
