@@ -180,11 +180,14 @@ def _work(pipe: Connection, home: str, settings: dict[str, Any], parent: int) ->
         except EOFError:
             return
         try:
-            run_job(job, store, runtime, pipe.send)
-        except PlrError as error:
-            pipe.send(error)
-        else:
-            pipe.send("idle")
+            try:
+                run_job(job, store, runtime, pipe.send)
+            except PlrError as error:
+                pipe.send(error)
+            else:
+                pipe.send("idle")
+        except (BrokenPipeError, ConnectionResetError):  # the parent was ended, and says so itself
+            return
 
 
 engines.register("local")(LocalEngine())
