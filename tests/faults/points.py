@@ -74,7 +74,9 @@ class Points:
         home, wrong = copied(self.stores[trial.kind], self.cwd / "home"), []
         before = hashes(home)
         hurt = make(self.forks, trial.kind, home, self.cwd, fault=trial.fault)
-        if trial.fault.happens <= Happens.DEATH_AFTER and hurt.code == 0:  # a run with a call fewer than the one counted on
+        if (
+            trial.fault.happens <= Happens.DEATH_AFTER and hurt.code == 0
+        ):  # a run with a call fewer than the one counted on
             home = copied(self.stores[trial.kind], home)
             hurt = make(self.forks, trial.kind, home, self.cwd, fault=trial.fault)
         if trial.fault.happens <= Happens.DEATH_AFTER:
