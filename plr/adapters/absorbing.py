@@ -138,7 +138,7 @@ def save_converted(model: nn.Module, initial: Mapping[str, Tensor], folder: Path
             float((layer.scaling[name] * _product(initial, key)).norm()) for key, layer in layers.items()
         ),
     }
-    write_atomic(folder / CONVERSION_FILE, json.dumps(record, indent=2, sort_keys=True))
+    write_atomic(folder / CONVERSION_FILE, json.dumps(record, indent=2, sort_keys=True, allow_nan=False))
     return record
 
 

@@ -168,7 +168,7 @@ class PeftMethod(AdapterMethod):
                 hint="serve it on a " + ("k-bit" if conv1d else "16-bit") + " base, or train a method "
                 "that PEFT also puts on this base",
             ) from error
-        _keep_overwritten(base, originals)
+        _keep_overwritten(base, name, originals)
         model.set_adapter(name)
         return model.eval()
 
@@ -192,11 +192,14 @@ class PeftMethod(AdapterMethod):
         if list(peft_model.peft_config) != [name]:
             with calm():
                 peft_model.delete_adapter(name)
+            _give_back(peft_model.get_base_model(), name)
             return model
         if config.is_adaption_prompt:
             peft_model.base_model.disable_adapter_layers()
         # Prompts live in the wrapper alone.
-        return _given_back(_bared(peft_model.base_model if config.is_prompt_learning else peft_model.base_model.model))
+        base = _bared(peft_model.base_model if config.is_prompt_learning else peft_model.base_model.model)
+        _give_back(base, name)
+        return base
 
     def merge(self, model: nn.Module) -> nn.Module:
         if not self.properties.merges:
@@ -283,7 +286,7 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
     for key in ("target_modules", "feedforward_modules", "exclude_modules"):
         if isinstance(config.get(key), list):
             config[key].sort()  # PEFT keeps a set: its order would differ from run to run
-    write_atomic(file, json.dumps(config, indent=2, sort_keys=True))
+    write_atomic(file, json.dumps(config, indent=2, sort_keys=True, allow_nan=False))
 
 
 def _layer_is_foreign(error: Exception) -> bool:
@@ -327,7 +330,7 @@ def _untie(base: PreTrainedModel) -> None:
 
 
 OVERWRITTEN = "_plr_overwritten"
-"""Attribute of a base: its own tensors in whose place an adapter has written (biases, with `bias: all`)."""
+"""Attribute of a base: its own tensors in whose place each adapter has written (biases, with `bias: all`), by its name."""
 
 
 def _new_modules(model: nn.Module, config_class: type[PeftConfig]) -> list[str]:
@@ -352,28 +355,32 @@ def _names_in(folder: Path) -> set[str]:
         return {*stored.keys()}
 
 
-def _named_by(folder: Path, base: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+def _named_by(folder: Path, base: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Copy the base's own tensors that the file of an adapter names: (tensor, its values)."""
-    own = dict(base.named_parameters(remove_duplicate=False))
-    names = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in _names_in(folder)}
-    return {name: (own[name], own[name].detach().clone()) for name in names & own.keys()}
+    names = {_below_adapters(key.removeprefix("base_model.model.")) for key in _names_in(folder)}
+    own = base.named_parameters(remove_duplicate=False)
+    return [(tensor, tensor.detach().clone()) for name, tensor in own if _below_adapters(name) in names]
 
 
-def _keep_overwritten(base: nn.Module, originals: dict[str, tuple[Tensor, Tensor]]) -> None:
+def _below_adapters(name: str) -> str:
+    """Return the name that a tensor of the base has without the layers of adapters around it."""
+    return name.replace(".base_layer.", ".")
+
+
+def _keep_overwritten(base: nn.Module, adapter: str, originals: list[tuple[Tensor, Tensor]]) -> None:
     import torch
 
-    kept: dict[str, tuple[Tensor, Tensor]] = vars(base).setdefault(OVERWRITTEN, {})
-    for name, (tensor, values) in originals.items():
-        if name not in kept and not torch.equal(tensor, values):
-            kept[name] = (tensor, values)
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = vars(base).setdefault(OVERWRITTEN, {})
+    kept[adapter] = [(tensor, values) for tensor, values in originals if not torch.equal(tensor, values)]
 
 
-def _given_back(base: nn.Module) -> nn.Module:
-    """Write the values of the base back where an adapter has written its own."""
-    kept: dict[str, tuple[Tensor, Tensor]] = vars(base).pop(OVERWRITTEN, {})
-    for tensor, values in kept.values():
+def _give_back(base: nn.Module, adapter: str) -> None:
+    """Write the values of the base back where `adapter` has written its own."""
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = vars(base).get(OVERWRITTEN, {})
+    for tensor, values in kept.pop(adapter, []):
         tensor.data.copy_(values)
-    return base
+    if not kept:
+        vars(base).pop(OVERWRITTEN, None)
 
 
 def _bared(model: nn.Module) -> nn.Module:

@@ -128,7 +128,7 @@ def finish_all(steps: Sequence[Step], here: Lab, *, output: Path | None, as_json
     from rich.markup import escape
 
     from plr.cli.show import artifact_json, console, emit, watch
-    from plr.engines.jobs import is_follower
+    from plr.core.launcher import is_follower
     from plr.engines.plan import Plan
 
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):

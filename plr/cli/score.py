@@ -10,6 +10,7 @@ import typer
 
 from plr.cli.options import Columns, Data, Json, Offline, columns_of
 from plr.cli.root import app
+from plr.core.text import without_nan
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def score(
     if output is not None:
         with output.open("w", encoding="utf-8") as stream:
             for row in found.rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.write(json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) + "\n")
     if as_json:
         emit({**found.about, "metrics": found.metrics, **({"output": str(output)} if output else {})})
     else:

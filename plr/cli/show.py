@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from plr.core.specs import Step
 from plr.core.store import Artifact
+from plr.core.text import without_nan
 from plr.engines.plan import Event
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def emit(value: Any) -> None:
     """Print JSON to standard output."""
-    text = json.dumps(value, ensure_ascii=False, indent=1)
+    value = without_nan(value)
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # half a surrogate pair: a path that is no UTF-8
-        text = json.dumps(value, indent=1)
+        text = json.dumps(value, indent=1, allow_nan=False)
     print(text)
 
 

@@ -41,12 +41,21 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def silenced() -> Generator[None]:
-    """Keep what Python code prints inside off the terminal, unless `PLR_DEBUG` is set. Errors pass as ever."""
-    with contextlib.ExitStack() as stack:
-        if not os.environ.get("PLR_DEBUG"):
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    """Keep what Python code prints inside off the terminal, unless `PLR_DEBUG` is set. Errors pass as ever.
+
+    A handler of the root logger that comes inside writes to what is thrown away, and would take every later warning there.
+    """
+    if os.environ.get("PLR_DEBUG"):
         yield
+        return
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def import_gptqmodel() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from plr.errors import DataError
 
-__all__ = ["json_lines", "json_value", "read_text"]
+__all__ = ["json_lines", "json_value", "read_text", "without_nan"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -68,6 +70,22 @@ def json_value(text: str, where: str, expected: str, hint: str | None = None) ->
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise DataError(f"{where}: not JSON ({error})", expected=expected, hint=hint) from error
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON value with null in place of numbers that are not finite, for which JSON has no word.
+
+    >>> without_nan({"a": [1.5, float("nan")]})
+    {'a': [1.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value)
+        return {key: without_nan(item) for key, item in items.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in cast("list[Any]", value)]
+    return value
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -5,7 +5,6 @@ Workers are imported inside the functions that run them, so that planning takes 
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 import traceback
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from plr.core.files import disk_full, system_error
 from plr.core.fingerprint import JsonObject
+from plr.core.launcher import is_follower, strays_ignored
 from plr.core.memory import out_of_memory
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Quantize, Restore, Step, Train
 from plr.core.store import Artifact, Store
 from plr.engines.plan import Event, OnEvent, Plan
-from plr.errors import DiskFullError, PlrError, ResourceError, UsageError
+from plr.errors import DiskFullError, PlrError, ResourceError, TrainingError
 from plr.tasks.data.gold import check_gold
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from plr.evaluation.holder import BaseHolder
 
 __all__ = ["make", "run_job"]
-
-
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of the environment of a process that a launcher has started."""
 
 
 class Workbench:
@@ -109,24 +105,6 @@ def make(steps: Sequence[Step], store: Store, runtime: Runtime, on_event: OnEven
     return [store.require(step) for step in steps]
 
 
-def is_follower() -> bool:
-    """Tell the processes of a launcher (`accelerate launch`, `torchrun`) that follow the first one.
-
-    Those set all of `LAUNCHED`; `RANK` alone is of a cluster's shell, and there is nobody to follow.
-
-    Raises:
-        UsageError: a rank that is no number.
-    """
-    if not all(name in os.environ for name in LAUNCHED):
-        return False
-    rank = os.environ["RANK"]
-    if not rank.isdecimal():
-        raise UsageError(
-            f"RANK is {rank!r} in the environment", expected="a number, as a launcher sets it", hint="unset RANK"
-        )
-    return int(rank) > 0
-
-
 def _unheard(event: Event) -> None: ...
 
 
@@ -142,8 +120,14 @@ def _follow(step: Train, bench: Workbench, on_event: OnEvent) -> None:
     """Take part in a training that the first process writes."""
     with tempfile.TemporaryDirectory() as scratch:
         _build(step, Path(scratch), bench, on_event)
-    while bench.store.get(step) is None:  # the first process is writing it; if it dies, its launcher ends this one
-        time.sleep(0.1)
+    with bench.store.lock(step):  # the first process holds it until the adapter is committed, or until it ends
+        pass
+    if bench.store.get(step) is None:
+        raise TrainingError(
+            f"the first process left no {step.label} in {bench.store.home}",
+            expected="one store for all processes of a launch",
+            hint="read what the first process says; give all of them the same PLR_HOME",
+        )
 
 
 def _build(step: Step, folder: Path, bench: Workbench, on_event: OnEvent) -> JsonObject:
@@ -166,7 +150,8 @@ def _build(step: Step, folder: Path, bench: Workbench, on_event: OnEvent) -> Jso
         if isinstance(step, Train):
             from plr.training.train import train
 
-            return train(step, folder, bench.store, bench.runtime, progress)
+            with strays_ignored():
+                return train(step, folder, bench.store, bench.runtime, progress)
         if isinstance(step, Restore):
             from plr.restoration.restore import restore
 

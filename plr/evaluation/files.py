@@ -12,6 +12,7 @@ from typing import Any
 
 from plr.core.fingerprint import JsonObject, text_sha256
 from plr.core.provenance import provenance
+from plr.core.text import without_nan
 from plr.evaluation.cell import OpenCell
 from plr.evaluation.fewshot import DELIMITER
 from plr.evaluation.records import Sample, Scored
@@ -152,8 +153,8 @@ def _num_parameters(model: Any) -> int:
 
 
 def _line(sample: Sample) -> bytes:
-    value = sample.as_json()
+    value = without_nan(sample.as_json())
     try:
-        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, in a field that no model reads: it stays an escape
-        return json.dumps(value).encode() + b"\n"
+        return json.dumps(value, allow_nan=False).encode() + b"\n"

@@ -22,6 +22,7 @@ from typing import Literal, TypedDict
 
 from plr.core.fingerprint import file_sha256
 from plr.core.specs import TaskSpec
+from plr.core.text import without_nan
 from plr.errors import DataError
 from plr.evaluation.predictions import Prediction, Predictions
 from plr.scoring import Score
@@ -173,7 +174,7 @@ def _check_row(one: Prediction, rows: Mapping[int, Example], task: Task, split: 
         )
     if one.doc is not None:
         for name, ours in row.row.items():
-            if name in one.doc and one.doc[name] != ours:
+            if name in one.doc and without_nan(one.doc[name]) != without_nan(ours):
                 raise DataError(
                     f"{one.where}: doc {one.doc_id} is another row than row {one.doc_id} of the {split} split: its {name} differs",
                     expected=f"predictions on the {split} split of the same data",

@@ -113,7 +113,7 @@ def save_checkpoint(
         )
     finally:
         model.config.dtype = before
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (folder / "quantize_config.json").write_text(text, encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from plr.core.config import load_yaml
+from plr.core.text import without_nan
 from plr.errors import UsageError
 from plr.scoring.by_name import METRICS
 from plr.tasks import Example, Task, transforms
@@ -121,7 +122,9 @@ def write_task(rewritten: Rewritten, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in rewritten.rows.items():
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            stream.writelines(
+                json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows
+            )
     file = folder / "task.yaml"
     text = yaml.safe_dump(dict(rewritten.settings), sort_keys=False, allow_unicode=True)
     file.write_text(text, encoding="utf-8")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from plr.adapters import Kind, adapters
 from plr.adapters.peft import name_base
 from plr.bases.load import Loaded, load_base
+from plr.core.launcher import world_size
 from plr.core.runtime import Runtime
 from plr.core.specs import ModelRef, Train
 from plr.core.store import Store
@@ -36,6 +39,8 @@ from plr.training.trainer import (
 )
 
 __all__ = ["train"]
+
+log = logging.getLogger(__name__)
 
 PROBE_ROWS = 4
 """Rows of the forward pass that says what the adapter costs at inference."""
@@ -57,7 +62,7 @@ def train(
     Raises:
         ConfigError, MissingDependencyError: a tracker in `runtime.report_to` that is none, or is not installed.
         DataError: rows that do not fit max_length; nothing is cut.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or the processes of a launch do not meet.
         ResourceError: out of GPU memory.
     """
     _check_reports(runtime.report_to)
@@ -80,9 +85,11 @@ def train(
     steps = math.ceil(len(order) / spec.batch_size)
     model = method.attach(loaded.model, step.adapter.config, seed=spec.seed, kind=kind, steps=steps)
     objective.bind(model)
+    with _joining(world_size()):
+        arguments = _arguments(step, runtime, work, len(order), loaded)
     trainer = PlrTrainer(
         model=model,
-        args=_arguments(step, runtime, work, len(order), loaded),
+        args=arguments,
         train_dataset=OrderedRows(objective.rows, order),
         eval_dataset=validation,
         callbacks=[
@@ -169,9 +176,31 @@ def _check_reports(names: Sequence[str]) -> None:
             )
 
 
+@contextmanager
+def _joining(world: int) -> Generator[None]:
+    """Say for whom this process waits inside the context, and that they did not come.
+
+    Raises:
+        TrainingError: the processes did not meet.
+    """
+    if world == 1:
+        yield
+        return
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    log.warning("process %s waits for the others of %d at %s, half an hour at most", os.environ["RANK"], world, place)
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        raise TrainingError(
+            f"the {world} processes of WORLD_SIZE did not meet at {place}: {str(error).splitlines()[0]}",
+            expected="processes that a launcher has started",
+            hint="start with accelerate launch or torchrun; to train alone, unset RANK and WORLD_SIZE",
+        ) from error
+
+
 def _arguments(step: Train, runtime: Runtime, work: Path, rows: int, loaded: Loaded) -> TrainingArguments:
     spec = step.train
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     per_device = spec.batch_size // world
     if per_device * world != spec.batch_size:
         raise TrainingError(

@@ -184,7 +184,7 @@ class PlrTrainer(Trainer):
         tensors, rest = _flatten(self.optimizer.state_dict())  # type: ignore[union-attr]
         save_file(tensors | _rng_state(), partial / "optimizer.safetensors")
         scheduler = {k: v for k, v in self.lr_scheduler.state_dict().items() if is_json(v)}  # type: ignore[union-attr]
-        (partial / "rest.json").write_text(json.dumps({"optimizer": rest, "scheduler": scheduler}))
+        (partial / "rest.json").write_text(json.dumps({"optimizer": rest, "scheduler": scheduler}, allow_nan=False))
         self.state.save_to_json(str(partial / "trainer_state.json"))
         (partial / SUMS).write_text(json.dumps(_sums(partial)))
         flush_tree(partial)

@@ -41,6 +41,18 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("prefix_tuning", {}),
     ("trainable_tokens", {"token_indices": [0, 1]}),
     ("full", {}),
+    ("pissa", {}),
+    ("adalora", {}),
+    ("relora", {}),
+    ("randlora", {"r": 4}),
+    ("c3a", {"block_size": 4}),
+    ("road", {"group_size": 4}),
+    ("llama_adapter", {}),
+    ("p_tuning", {}),
+    ("parallel_bottleneck", {"bottleneck_size": 4}),
+    ("lora", {"target_modules": ["lm_head"]}),
+    ("lora", {"modules_to_save": ["embed_tokens"]}),
+    ("lora", {"bias": "all", "modules_to_save": ["norm"]}),
 ]
 
 
@@ -58,7 +70,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
     made: list[tuple[str, Path]] = []
     for number, (name, config) in enumerate(METHODS):
         method, folder = adapters.get(name), tmp_path_factory.mktemp(f"{number}-{name}")
-        model = method.attach(base(), method.resolve(config), seed=number, steps=10)
+        model = method.attach(base(), method.resolve(config), seed=number, steps=100)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -94,3 +106,30 @@ def test_in_any_order(saved: list[tuple[str, Path]]) -> None:
         with torch.no_grad():
             assert torch.equal(model(input_ids=ids).logits, logits), METHODS[number]
     assert changed == len(order)
+
+
+def test_every_method_of_the_table_is_here() -> None:
+    assert {*adapters.names()} <= {name for name, _ in METHODS}
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("first_off", ["plain", "biased"])
+def test_two_at_once(saved: list[tuple[str, Path]], bias: str, first_off: str) -> None:
+    """The one with biases is put on layers that carry the other already; each takes its own away."""
+    folders = {
+        "plain": saved[METHODS.index(("lora", {}))][1],
+        "biased": saved[METHODS.index(("lora", {"bias": bias}))][1],
+    }
+    method, model, ids = adapters.get("lora"), base(), torch.arange(12)[None]
+    state = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        alone = method.load(copy.deepcopy(model), folders["plain"], "plain")(input_ids=ids).logits
+        put_on: Any = model
+        for name, folder in folders.items():
+            put_on = method.load(put_on, folder, name)
+        put_on = method.unload(put_on, first_off)
+        if first_off == "biased":
+            put_on.set_adapter("plain")
+            assert torch.equal(put_on(input_ids=ids).logits, alone)
+    now = method.unload(put_on, "plain" if first_off == "biased" else "biased").state_dict()
+    assert [key for key in state if not torch.equal(now[key], state[key])] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -41,3 +42,14 @@ def test_a_gptqmodel_that_cannot_be_imported_says_why_and_keeps_the_hub_settings
     with pytest.raises(MissingDependencyError, match=r"cannot be imported: undefined symbol: _ZN3c10\n"):
         quiet.import_gptqmodel()
     assert os.environ["HF_HUB_CACHE"] == "mine"
+
+
+def test_a_warning_after_a_silenced_import_is_heard() -> None:
+    """GPTQModel has a handler made while it is imported, on the stream that is thrown away."""
+    root = logging.getLogger()
+    before = [*root.handlers]
+    with quiet.silenced():
+        root.addHandler(logging.StreamHandler())
+        root.setLevel(logging.CRITICAL)
+    assert root.handlers == before
+    assert root.isEnabledFor(logging.WARNING)

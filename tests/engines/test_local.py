@@ -264,26 +264,6 @@ def test_plan_leaves_out_inputs_of_what_is_there(study: Study, built: list[Step]
     assert Plan.of([cell.step for cell in study.cells], store).missing == []
 
 
-@pytest.mark.parametrize(
-    ("set_", "follows"),
-    [
-        ({}, False),
-        ({"RANK": "1"}, False),
-        ({"RANK": "3", "WORLD_SIZE": "4"}, False),
-        ({"RANK": "x"}, False),
-        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, False),
-        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, True),
-    ],
-)
-def test_only_a_launcher_makes_followers(monkeypatch: pytest.MonkeyPatch, set_: dict[str, str], follows: bool) -> None:
-    """`RANK` of a cluster's shell made a training wait for a first process that nobody had started."""
-    for name in jobs.LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in set_.items():
-        monkeypatch.setenv(name, value)
-    assert jobs.is_follower() is follows
-
-
 def test_an_idle_worker_that_died_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers, of which one is killed whenever it is idle: the study is done all the same."""
     import os

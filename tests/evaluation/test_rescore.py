@@ -18,6 +18,7 @@ from plr.cli.root import app, main
 from plr.errors import DataError
 from plr.evaluation.predictions import read_predictions
 from plr.evaluation.rescore import Rescored, rescore
+from plr.lab import Lab
 from plr.stats import wilson
 from plr.tasks import Response, task_of
 from plr.tasks.data.rows import load_split, resolve_task
@@ -352,3 +353,24 @@ def test_the_files_that_lm_eval_writes_score_as_lm_eval_scored_them(
     for name in ("exact_match,strict-match", "exact_match,flexible-extract"):
         assert 0 < theirs["results"]["gsm8k_here"][name] < 1
         assert ours.metrics[name]["value"] == pytest.approx(theirs["results"]["gsm8k_here"][name])
+
+
+def test_rows_with_numbers_that_are_none_are_written_as_json_and_scored_again(tmp_path: Path) -> None:
+    """A table of pandas has NaN where a cell is empty, for which JSON has no word."""
+    nothing = {"note": float("nan"), "more": [float("inf")]}
+    for split, count in (("train", 8), ("validation", 4), ("test", 4)):
+        numbers = range(len(split) * 10, len(split) * 10 + count)
+        rows = [{"question": f"{n} plus {n}?", "answer": str(2 * n), **nothing} for n in numbers]
+        lines(tmp_path, rows, f"{split}.jsonl")
+    task = tmp_path / "sums.yaml"
+    task.write_text(
+        f"name: sums\ndata: {tmp_path}\nprompt: '{{question}}'\ntarget: ' {{answer}}'\nmax_new_tokens: 4\n",
+        encoding="utf-8",
+    )
+    lab = Lab(tmp_path / "store", offline=True, dtype="float32")
+    result = lab.evaluate(lab.base(bits=16), task=str(task), limit=4)
+    samples = next(result.path.glob("samples_*.jsonl"))
+    docs = [json.loads(line, parse_constant=pytest.fail)["doc"] for line in samples.read_text().splitlines()]
+    assert [(doc["note"], doc["more"]) for doc in docs] == [(None, [None])] * 4
+    again = rescore(resolve_task(str(task)), "test", read_predictions(samples))
+    assert again.metrics["exact_match,strict"]["value"] == result.metrics["metrics"]["exact_match,strict"]["value"]

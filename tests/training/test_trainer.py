@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from plr.core.fingerprint import folder_sha256
 from plr.core.specs import Train
 from plr.core.store import Artifact
+from plr.engines import jobs
 from plr.engines.plan import Event
 from plr.errors import TrainingError
 from plr.lab import Lab
@@ -64,6 +69,46 @@ def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def test_a_world_size_without_a_launcher_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    trained = Lab(tmp_path, offline=True, dtype="float32").train(bits=16, task="tiny_sql", overrides=SMALL)
+    assert weights(trained) == undisturbed
+    assert trained.metrics["devices"] == 1
+    assert "WORLD_SIZE=4" in caplog.text
+    assert "trains alone" in caplog.text
+
+
+def test_processes_that_do_not_meet_are_said(tmp_path: Path) -> None:
+    """Their port is taken: whoever waits there is none of them."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        launch = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", **place, "PLR_HOME": str(tmp_path)}
+        sets = [word for text in SMALL for word in ("--set", text)]
+        done = subprocess.run(
+            [sys.executable, "-m", "plr", "train", "--device", "cpu", "--bits", "16", "--task", "tiny_sql", *sets],
+            env={**os.environ, **launch},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the 2 processes of WORLD_SIZE did not meet at 127.0.0.1" in done.stderr
+    assert "waits for the others" in done.stderr
+    assert "defect" not in done.stderr
+
+
+def test_a_follower_without_a_first_process_ends(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, offline=True, dtype="float32")
+    step = lab.adapter(bits=16, task="tiny_sql", overrides=SMALL)
+    with pytest.raises(TrainingError, match="the first process left no"):
+        jobs._follow(step, jobs.Workbench(lab.store, lab.runtime()), lambda _: None)
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "emptied", "gone", "without sums", "all"])

@@ -182,4 +182,4 @@ def _sort_lists(file: Path) -> None:
     for value in config.values():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value.sort()
-    write_atomic(file, json.dumps(config, indent=2, sort_keys=True))
+    write_atomic(file, json.dumps(config, indent=2, sort_keys=True, allow_nan=False))

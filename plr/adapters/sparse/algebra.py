@@ -132,7 +132,9 @@ def compose(
         counts[name] = len(positions)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(_config(adapters[0], counts), indent=2, sort_keys=True), encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps(_config(adapters[0], counts), indent=2, sort_keys=True, allow_nan=False), encoding="utf-8"
+    )
     return {
         "folder": str(folder),
         "adapters": len(adapters),
