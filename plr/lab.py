@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
 from plr.core.modes import mode_of, plain_mode
 from plr.core.runtime import Runtime, RuntimeOptions
-from plr.core.specs import BITS, Evaluate, ModelRef, Quantize, Restore, ServingEngine, Source, Step, TaskSpec, Train
+from plr.core.specs import (
+    BITS,
+    Evaluate,
+    GivenAdapter,
+    GivenBase,
+    ModelRef,
+    Quantize,
+    Restore,
+    ServingEngine,
+    Source,
+    Step,
+    TaskSpec,
+    Train,
+)
 from plr.core.store import Artifact, Store
 from plr.engines.jobs import make
 from plr.engines.plan import Event
@@ -22,10 +35,19 @@ from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
 
-__all__ = ["EvaluateOptions", "Lab", "LabOptions", "QuantizeOptions", "RestoreOptions", "TrainOptions", "check_bits"]
+__all__ = [
+    "EvaluateOptions",
+    "GivenOptions",
+    "Lab",
+    "LabOptions",
+    "QuantizeOptions",
+    "RestoreOptions",
+    "TrainOptions",
+    "check_bits",
+]
 
-Base = Source | Quantize
-Target = Artifact | Restore | Train | Quantize | Source | str
+Base = Source | Quantize | GivenBase
+Target = Artifact | Restore | Train | GivenAdapter | Base | str
 OnEvent = Callable[[Event], None]
 DEFAULT_MODEL = "embedded:tiny"
 
@@ -35,6 +57,17 @@ class LabOptions(RuntimeOptions, total=False):
 
     home: Path | str | None
     offline: bool
+
+
+class GivenOptions(TypedDict, total=False):
+    """Options of what another tool made: an adapter (a PEFT folder, or ORG/NAME of the hub), or a quantized checkpoint."""
+
+    model: str | Path | None
+    """The base, where not the one that the adapter names. Of an adapter of plr: another place of its source model."""
+    source: str | Path | None
+    """The 16-bit model of a quantized checkpoint, where that does not name it."""
+    trained_on: str | Path | None
+    """What the adapter was trained on: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
 
 
 class QuantizeOptions(RecipeOptions, QuantizeKnobs, total=False):
@@ -48,24 +81,34 @@ class TrainOptions(RecipeOptions, total=False):
     """Adapter method, e.g. `lora`; the recipe's if left out."""
     seed: int
     """Seed of the adapter's start and of the order of rows."""
+    source: str | Path | None
+    """The 16-bit model of a quantized checkpoint, where that does not name it."""
 
 
-class RestoreOptions(TypedDict, total=False):
+class RestoreOptions(GivenOptions, total=False):
     """Options of `Lab.restore` and `Lab.restored`."""
 
     mode: str | None
     """Name of a mode (`plr.core.modes.MODES`); `keep` on the adapter's own base and `restore` on others if left out."""
     merge: bool
     """Write a dense checkpoint with the adapter merged in."""
-    model: str | Path | None
-    """Another place of the source model; it must be the same model."""
+    task: str | None
+    """The task that an adapter of another tool was trained on: it calibrates an l-bit base, and says the labels of a classifier."""
+    data: str | Path | None
+    """Rows of that task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
+    calibration: str | Path | None
+    """A JSONL or text file that calibrates the l-bit base of such an adapter instead."""
+    base: str | Path | None
+    """A quantized checkpoint to restore to, instead of a base that plr makes."""
     method: str | None
     """Quantizer of the l-bit base; that of the adapter's own base if left out."""
     allow_mismatch: bool
     """Attach although the provenance does not agree; recorded in the result."""
 
 
-class EvaluateOptions(TypedDict, total=False):
+class EvaluateOptions(GivenOptions, total=False):
     """Options of `Lab.evaluate` and `Lab.result`."""
 
     data: str | Path | None
@@ -124,42 +167,66 @@ class Lab:
         config = self._config(model, bits, options, knobs=options, needs_task=False)
         if "tasks" in config.model_fields_set:
             return self._only_cell(config).base
-        settings = config.quantize.at(bits)
+        settings, source = config.quantize.at(bits), self.resolver.base(str(model))
+        if isinstance(source, GivenBase):
+            raise _quantized_already(source)
         if bits < 16 and settings.calibration == CELL_TASK and quantizers.get(settings.method).needs_calibration:
             raise no_task(str(model))
-        return base_step(Source(model=self.resolver.model(str(model))), bits, settings, None, self.resolver)
+        return base_step(source, bits, settings, None, self.resolver)
 
-    def adapter(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[TrainOptions]) -> Train:
-        """Describe an adapter trained on a model at `bits`.
+    def adapter(
+        self, model: str | Path = DEFAULT_MODEL, bits: int | None = None, **options: Unpack[TrainOptions]
+    ) -> Train:
+        """Describe an adapter trained on a model at `bits` (4 if None), or on a quantized checkpoint as it is.
 
         Raises:
             UsageError: bits that plr does not know, or no task to train on.
             ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
         """
-        seed = options.get("seed", 0)
-        target = self._only_cell(self._config(model, bits, options, adapter=options.get("adapter"), seed=seed)).target
+        seed, source = options.get("seed", 0), options.get("source")
+        given = self.resolver.base(str(model), _text(source))
+        if isinstance(given, GivenBase):
+            if bits not in (None, given.bits):
+                raise UsageError(
+                    f"{given.checkpoint.title} has {given.bits} bits, and --bits is {bits}",
+                    hint="leave --bits out; to train on another width name its source with --model",
+                )
+            bits = given.bits
+        config = self._config(
+            model, 4 if bits is None else bits, options, adapter=options.get("adapter"), seed=seed, source=_text(source)
+        )
+        target = self._only_cell(config).target
         assert isinstance(target, Restore)
+        assert isinstance(target.adapter, Train)
         return target.adapter
 
     def restored(
-        self, adapter: Artifact | Train | str | None = None, bits: int = 16, **options: Unpack[RestoreOptions]
+        self,
+        adapter: Artifact | Train | GivenAdapter | str | Path | None = None,
+        bits: int | None = None,
+        **options: Unpack[RestoreOptions],
     ) -> Restore:
-        """Describe `adapter` (the latest one if None) on an l-bit base, without retraining.
+        """Describe `adapter` (the latest one if None) on an l-bit base (16 if None, or that of `base`), without retraining.
+
+        An adapter of another tool is a PEFT folder, or ORG/NAME of the hub.
 
         Raises:
             UsageError: bits that plr does not know, a mode that does not fit them, or no adapter in the store.
             ProvenanceError: `model` is not what the adapter was trained on.
         """
-        check_bits(bits)
-        trained = self.trained(adapter)
-        model, allow_mismatch = options.get("model"), options.get("allow_mismatch", False)
-        source = trained.base.source if model is None else Source(model=self.resolver.model(str(model)))
-        _check_source(trained.base.model, source.model, allow_mismatch)
-        base, mode = self._base_like(trained, source, bits, options.get("method")), options.get("mode")
+        if bits is not None:
+            check_bits(bits)
+        allow_mismatch, mode, task = (
+            options.get("allow_mismatch", False),
+            options.get("mode"),
+            self._named_task(options),
+        )
+        trained = self.trained(adapter, task=task, allow_mismatch=allow_mismatch, **_given(options))
+        trained, base = self._base_of(trained, bits, options)
         step = Restore(
             adapter=trained,
             base=base,
-            mode=mode_of(mode).name if mode else plain_mode(same_base=base == trained.base),
+            mode=mode_of(mode).name if mode else plain_mode(same_base=base == trained.own_base),
             merge=options.get("merge", False),
             allow_mismatch=allow_mismatch,
         )
@@ -176,9 +243,10 @@ class Lab:
                 is answered by a head, or an engine that cannot serve the target.
             ConfigError: settings that exclude each other.
         """
-        step = self._scored(target)
+        step = self._scored(target, task, options)
         spec = self._task_of(step, task, options.get("data"), options.get("columns"))
-        settings: dict[str, object] = {key: value for key, value in options.items() if key not in ("data", "columns")}
+        other = {"data", "columns", *GivenOptions.__annotations__}
+        settings: dict[str, object] = {key: value for key, value in options.items() if key not in other}
         if settings.get("limit") is None:
             settings["limit"] = self.recipe_for(step).evaluate.limit
         if settings.get("max_new_tokens") is None:
@@ -188,7 +256,7 @@ class Lab:
 
     def recipe_for(self, step: Step) -> StudyConfig:
         """Read the preset that fits the source model of `step`."""
-        return study_config({"name": "recipe", "preset": preset_for(_source_of(step).model.title)})
+        return study_config({"name": "recipe", "preset": preset_for(_model_of(step).title)})
 
     # The steps, made.
 
@@ -207,12 +275,17 @@ class Lab:
         check_bits(bits, below_16=True)
         return self.make(self.base(model, bits, **options))
 
-    def train(self, model: str | Path = DEFAULT_MODEL, bits: int = 4, **options: Unpack[TrainOptions]) -> Artifact:
-        """Train an adapter on a model at `bits`; the base is made first if it is not there."""
+    def train(
+        self, model: str | Path = DEFAULT_MODEL, bits: int | None = None, **options: Unpack[TrainOptions]
+    ) -> Artifact:
+        """Train an adapter on a model at `bits` (4 if None), made first if it is not there, or on a quantized checkpoint."""
         return self.make(self.adapter(model, bits, **options))
 
     def restore(
-        self, adapter: Artifact | Train | str | None = None, bits: int = 16, **options: Unpack[RestoreOptions]
+        self,
+        adapter: Artifact | Train | GivenAdapter | str | Path | None = None,
+        bits: int | None = None,
+        **options: Unpack[RestoreOptions],
     ) -> Artifact:
         """Restore an adapter (the latest one if None) onto an l-bit base, without retraining."""
         return self.make(self.restored(adapter, bits, **options))
@@ -245,30 +318,66 @@ class Lab:
         adapter: str | None = None,
         seed: int | None = None,
         needs_task: bool = True,
+        source: str | None = None,
     ) -> CommandConfig:
         """Resolve options exactly as a study file would be."""
         check_bits(bits)
         self.resolver.model(str(model))  # a model that is not there is the first thing to say
-        return command_config(model, bits, recipe, knobs=knobs, adapter=adapter, seed=seed, needs_task=needs_task)
+        return command_config(
+            model, bits, recipe, knobs=knobs, adapter=adapter, seed=seed, needs_task=needs_task, source=source
+        )
 
     def _only_cell(self, config: CommandConfig) -> Evaluate:
         study = Study(config, resolver=self.resolver, runtime=self.runtime(config.runtime))
         return study.cells[0].step
 
-    def trained(self, adapter: Artifact | Train | str | None = None) -> Train:
-        """Find an adapter by path, name or hash prefix; the latest if None.
+    def trained(
+        self,
+        adapter: Artifact | Train | GivenAdapter | str | Path | None = None,
+        *,
+        task: TaskSpec | None = None,
+        allow_mismatch: bool = False,
+        **options: Unpack[GivenOptions],
+    ) -> Train | GivenAdapter:
+        """Find an adapter by path, name or hash prefix, the latest if None; or one of another tool by folder or hub id.
 
         Raises:
             UsageError: nothing matches, or it lies outside of the store, which has no copy of it.
             IntegrityError: it is not as it was committed.
+            ModelError, HubError: see `plr.bases.given_adapters.resolve_adapter`.
         """
-        if isinstance(adapter, Train):
+        if isinstance(adapter, Train | GivenAdapter):
             return adapter
-        artifact = self._used(adapter, ("adapter",))
+        if isinstance(adapter, str | Path) and self._is_foreign(str(adapter)):
+            return self.resolver.adapter(
+                str(adapter),
+                model=_text(options.get("model")),
+                source=_text(options.get("source")),
+                trained_on=_text(options.get("trained_on")),
+                task=task,
+                allow_mismatch=allow_mismatch,
+            )
+        if options.get("trained_on") is not None or (options.get("source") is not None):
+            raise UsageError(
+                "--trained-on and --source are for adapters and checkpoints of other tools",
+                hint="leave them out: what plr trained has its base on record",
+            )
+        artifact = self._used(str(adapter) if isinstance(adapter, Path) else adapter, ("adapter",))
         step = self.store.identify(artifact)
         if not isinstance(step, Train):
             raise UsageError(f"{artifact.path.name} is of kind {artifact.kind}", expected="an adapter")
         return step
+
+    def _is_foreign(self, ref: str) -> bool:
+        """Tell what lies outside of plr (a folder without a manifest, a name of the hub) from an artifact."""
+        from plr.bases.resolve import HUB_ID
+
+        path = Path(ref).expanduser()
+        if _lies(path / "manifest.json"):
+            return False
+        if _lies(path / "adapter_config.json") or _lies(path / "config.json"):
+            return True
+        return ref.startswith("embedded:") or _lies(path) or HUB_ID.fullmatch(ref.partition("@")[0]) is not None
 
     def _used(self, ref: Artifact | str | None, kinds: tuple[str, ...]) -> Artifact:
         """Find the artifact of this store that is to be used, and compare its files with what was committed."""
@@ -276,20 +385,54 @@ class Lab:
         artifact.use()
         return artifact
 
-    def _scored(self, target: Target | None) -> Source | Quantize | Restore:
-        if target is None or isinstance(target, str | Artifact):
+    def _scored(self, target: Target | None, task: str | None, options: EvaluateOptions) -> Base | Restore:
+        given = _given(options)
+        if isinstance(target, str) and self._is_foreign(target):
+            step = self._outside(target, {**options, "task": task}, given)
+        elif any(value is not None for value in given.values()):
+            raise UsageError(
+                "--model, --source and --trained-on are for adapters and checkpoints of other tools",
+                hint="leave them out: what plr made has its base on record",
+            )
+        elif target is None or isinstance(target, str | Artifact):
             step = self.store.identify(self._used(target, ("restored", "adapter", "base")))
         else:
             step = target
-        if isinstance(step, Train):
-            return Restore(adapter=step, base=step.base, mode=plain_mode(same_base=True))
+        if isinstance(step, Train | GivenAdapter):
+            return Restore(adapter=step, base=step.base, mode=plain_mode(same_base=step.base == step.own_base))
         if isinstance(step, Evaluate):
             raise UsageError(f"{step.label} is a result already", expected="a base, an adapter or a restored adapter")
         return step
 
+    def _outside(self, target: str, options: Mapping[str, object], given: GivenOptions) -> Base | GivenAdapter:
+        """Resolve what another tool made: an adapter, a quantized checkpoint or a model."""
+        from plr.bases.given_adapters import names_adapter
+
+        if names_adapter(target, offline=self.resolver.offline):
+            task = self._named_task(options)
+            if task is None:
+                raise UsageError(f"{target} is an adapter of another tool, without a task", hint="give --task NAME")
+            adapter = self.trained(target, task=task, **given)
+            assert isinstance(adapter, GivenAdapter)
+            return adapter
+        if given.get("model") is not None or given.get("trained_on") is not None:
+            raise UsageError(f"{target} is a model", hint="--model and --trained-on are for adapters: leave them out")
+        return self.resolver.base(target, _text(given.get("source")))
+
+    def _named_task(self, options: Mapping[str, object]) -> TaskSpec | None:
+        """Resolve the task that options name, if any."""
+        task, data, columns = (options.get(key) for key in ("task", "data", "columns"))
+        if task is None:
+            return None
+        return self.resolver.task(
+            str(task),
+            data=None if data is None else str(data),
+            columns=cast("Mapping[str, str] | None", columns),
+        )
+
     def _task_of(
         self,
-        step: Source | Quantize | Restore,
+        step: Base | Restore,
         task: str | None,
         data: str | Path | None,
         columns: Mapping[str, str] | None,
@@ -302,12 +445,45 @@ class Lab:
             raise UsageError(f"{step.label} has no task of its own", hint="give --task NAME")
         return self.resolver.task(task, data=None if data is None else str(data), columns=columns)
 
-    def _base_like(self, trained: Train, source: Source, bits: int, method: str | None) -> Base:
+    def _base_of(
+        self, trained: Train | GivenAdapter, bits: int | None, options: RestoreOptions
+    ) -> tuple[Train | GivenAdapter, Base]:
+        """Describe the base that is restored to; the adapter too, where its own base learns of its source by that.
+
+        Raises:
+            UsageError: bits that the checkpoint of `base` does not have, or a source that is not known.
+            ProvenanceError: another source model.
+        """
+        model, allow_mismatch = options.get("model"), options.get("allow_mismatch", False)
+        if model is not None and isinstance(trained, Train):
+            source = Source(model=self.resolver.model(str(model)))
+            if isinstance(trained.base, GivenBase) and trained.base.origin is None:
+                known = self.resolver.base(_name_of(trained.base.checkpoint), _name_of(source.model))
+                trained = trained.replaced(base=known)  # compared with the source; its identity stays
+            _check_source(trained.base.model, source.model, allow_mismatch)
+        else:
+            source = None
+        if (named := options.get("base")) is not None:
+            text = _text(options.get("source"))
+            origin = text or (None if trained.base.model.kind == "gguf" else _name_of(trained.base.model))
+            base = self.resolver.base(str(named), origin)
+            if bits not in (None, base.bits):
+                raise UsageError(f"--base {named} has {base.bits} bits, and --bits is {bits}", hint="leave --bits out")
+            return trained, base
+        bits = 16 if bits is None else bits
+        own = trained.own_base
+        if isinstance(own, GivenBase) and own.bits == bits and options.get("method") is None:
+            return trained, own
+        return trained, self._base_like(trained, source or trained.base.source, bits, options)
+
+    def _base_like(self, trained: Train | GivenAdapter, source: Source, bits: int, options: RestoreOptions) -> Base:
         """Describe the l-bit base, quantized as the adapter's own base was, or by `method`."""
+        method, own = options.get("method"), trained.own_base
         if bits == 16:
             return source
-        if isinstance(trained.base, Quantize) and method in (None, trained.base.quantization.method):
-            quantization = trained.base.quantization.model_copy(update={"bits": bits})
+        follows = isinstance(trained, Train) or (isinstance(own, Quantize) and bits == own.bits)
+        if isinstance(own, Quantize) and (method == own.quantization.method or (method is None and follows)):
+            quantization = own.quantization.model_copy(update={"bits": bits})
             try:
                 quantizers.get(quantization.method).check(quantization)
             except UsageError as error:
@@ -318,6 +494,15 @@ class Lab:
         settings = self.recipe_for(source).quantize
         if method is not None:
             settings = settings.model_copy(update={"method": method})
+        if (file := options.get("calibration")) is not None:
+            settings = settings.model_copy(update={"calibration": str(Path(file).absolute())})
+        at = settings.at(bits)
+        if trained.task is None and at.calibration == CELL_TASK and quantizers.get(at.method).needs_calibration:
+            raise UsageError(
+                f"nothing is named to calibrate a {bits}-bit base of {source.model.title} on",
+                expected="the task that the adapter was trained on, or a text",
+                hint="give --task NAME or --calibration FILE, or --method nf4 or rtn, which take none",
+            )
         return base_step(source, bits, settings, trained.task, self.resolver)
 
 
@@ -336,6 +521,36 @@ def check_bits(bits: int, *, below_16: bool = False) -> None:
         )
 
 
+def _given(options: Mapping[str, object]) -> GivenOptions:
+    return cast("GivenOptions", {key: options.get(key) for key in GivenOptions.__annotations__})
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _name_of(ref: ModelRef) -> str:
+    """Write a model as an option would name it."""
+    if ref.kind == "embedded":
+        return ref.title
+    return ref.path or f"{ref.name}@{ref.revision}"
+
+
+def _lies(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than any name, or NUL
+        return False
+
+
+def _quantized_already(base: GivenBase) -> UsageError:
+    return UsageError(
+        f"{base.checkpoint.title} is quantized already ({base.method}, {base.bits} bits)",
+        expected="a source model at 16 or 32 bits",
+        hint="plr train and plr eval take it as it is; to quantize, name the model it was made from",
+    )
+
+
 def _check_source(ours: ModelRef, theirs: ModelRef, allow_mismatch: bool) -> None:
     if not allow_mismatch and ours.identity() != theirs.identity():
         raise ProvenanceError(
@@ -346,18 +561,18 @@ def _check_source(ours: ModelRef, theirs: ModelRef, allow_mismatch: bool) -> Non
         )
 
 
-def _own_task(step: Source | Quantize | Restore) -> TaskSpec | None:
+def _own_task(step: Base | Restore) -> TaskSpec | None:
     if isinstance(step, Restore):
         return step.adapter.task
     calibration = step.quantization.calibration if isinstance(step, Quantize) else None
     return calibration.task if calibration else None
 
 
-def _source_of(step: Step) -> Source:
+def _model_of(step: Step) -> ModelRef:
     match step:
-        case Source() | Quantize():
-            return step.source
-        case Train() | Restore() | Evaluate():
-            return step.base.source
+        case Source() | Quantize() | GivenBase():
+            return step.model
+        case Train() | GivenAdapter() | Restore() | Evaluate():
+            return step.base.model
         case _:
-            raise TypeError(f"a step of kind {step.kind} has no source")
+            raise TypeError(f"a step of kind {step.kind} has no model")

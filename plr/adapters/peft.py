@@ -88,7 +88,7 @@ class PeftMethod(AdapterMethod):
 
     def resolve(self, config: Config) -> Settings:
         for key in config.keys() - self.defaults.keys():
-            known = {field.name for field in fields(self._config_class())} - SET_BY_PLR - self.filled_in
+            known = self.known_keys() - SET_BY_PLR - self.filled_in
             if key not in known:
                 raise ConfigError(
                     f"{self.config_class} has no key {key!r}",
@@ -246,6 +246,10 @@ class PeftMethod(AdapterMethod):
                 expected="a base at 16 bits",
                 hint="train with --bits 16, or choose another method: see plr adapters",
             )
+
+    def known_keys(self) -> set[str]:
+        """List the keys of the configuration that the installed PEFT knows."""
+        return {field.name for field in fields(self._config_class())}
 
     def _config_class(self) -> type[PeftConfig]:
         return getattr(importlib.import_module(self.module), self.config_class)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.bases.given_bases import small_file
 from plr.bases.heads import graft, is_encoder, load_classifier
 from plr.bases.look import look_at_files, look_at_model
 from plr.bases.resolve import model_path
 from plr.core.memory import out_of_memory
 from plr.core.quiet import silenced
 from plr.core.runtime import Runtime, available_memory
-from plr.core.specs import ModelRef, Quantize, Source
+from plr.core.specs import GivenBase, ModelRef, Quantize, Source
 from plr.core.store import Store
 from plr.errors import ModelError
 from plr.quantizers import Quantizer, formats, reader_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "base_folder",
     "empty_experts",
     "kernel_for",
     "load_base",
@@ -34,6 +36,8 @@ __all__ = [
     "load_tokenizer",
     "open_quantized",
     "runtime_dtype",
+    "tokenizer_in",
+    "tokenizer_ref",
 ]
 
 SAFELY = {"use_safetensors": True, "trust_remote_code": False}
@@ -58,21 +62,26 @@ def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokeniz
     Raises:
         ModelError: it cannot be loaded, or has no EOS token, and no separator as an encoder's has.
     """
-    from transformers import AutoTokenizer
-
     path = model_path(ref, offline=offline)
     folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
+    return tokenizer_in(folder, ref.name, **gguf)
+
+
+def tokenizer_in(folder: Path, name: str, **gguf: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in `folder`, see `load_tokenizer`; `name` is what messages call it."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **gguf)
     except Exception as error:  # tokenizers raises bare exceptions, and what a broken file leads to has many types
         if out_of_memory(error):
             raise
         raise ModelError(
-            f"the tokenizer of {ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
+            f"the tokenizer of {name} cannot be loaded from {folder}: {type(error).__name__}: {error}",
             expected="tokenizer.json, or a whole GGUF file with its tokenizer",
         ) from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
-        raise ModelError(f"the tokenizer of {ref.name} has no EOS token", expected="eos_token in tokenizer_config.json")
+        raise ModelError(f"the tokenizer of {name} has no EOS token", expected="eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     return tokenizer
@@ -165,8 +174,11 @@ def _dense(model: Any) -> Any:
     return model
 
 
-def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
-    """Load a base at its bits: the source, or the quantized checkpoint out of the store; with `head`, for classification.
+def load_base(
+    base: Source | Quantize | GivenBase, store: Store, runtime: Runtime, head: HeadSpec | None = None
+) -> Loaded:
+    """Load a base at its bits: the source, or the quantized checkpoint out of the store or as it was given; with `head`, for
+    classification.
 
     Raises:
         ModelError: an encoder without a head: it writes no text.
@@ -175,11 +187,15 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
     if isinstance(base, Source):
         loaded = load_source(base.model, dtype=dtype, device=device, offline=runtime.offline, head=head)
     else:
-        model = open_quantized(store.require(base).path, runtime)
+        folder = base_folder(base, store, offline=runtime.offline)
+        model = open_quantized(folder, runtime)
         if head is None:
-            loaded = Loaded(model, load_tokenizer(base.model, offline=runtime.offline))
+            loaded = Loaded(model, load_tokenizer(tokenizer_ref(base), offline=runtime.offline))
+            if isinstance(base, GivenBase):
+                look_at_model(model, loaded.tokenizer, base.checkpoint.title, None)
+                _name_end(model, loaded.tokenizer)
         else:
-            loaded = load_source(base.model, dtype=dtype, device="cpu", offline=runtime.offline, head=head)
+            loaded = load_source(base.source.model, dtype=dtype, device="cpu", offline=runtime.offline, head=head)
             graft(loaded.model, model)
             loaded.model.to(device)  # type: ignore[arg-type]
     if head is None and is_encoder(loaded.model.config):
@@ -189,6 +205,29 @@ def load_base(base: Source | Quantize, store: Store, runtime: Runtime, head: Hea
             hint="use it for a classification task: plr train --task glue_cola",
         )
     return loaded
+
+
+def base_folder(base: Quantize | GivenBase, store: Store, *, offline: bool = False) -> Path:
+    """Return the folder of a k-bit checkpoint, its files compared with what was committed or named.
+
+    Raises:
+        PlrError, IntegrityError, ModelError: see `Store.require`, `model_path` and `look_at_files`.
+    """
+    if isinstance(base, Quantize):
+        return store.require(base).path
+    folder = model_path(base.checkpoint, offline=offline)
+    look_at_files(folder, base.checkpoint.title, quantized=True)
+    return folder
+
+
+def tokenizer_ref(base: Source | Quantize | GivenBase) -> ModelRef:
+    """Name the model whose tokenizer a base has: a given checkpoint brings its own, or has that of its source."""
+    if not isinstance(base, GivenBase):
+        return base.model
+    own = any(
+        small_file(base.checkpoint, name, offline=True) for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    )
+    return base.checkpoint if own or base.origin is None else base.origin
 
 
 def _auto_class(folder: Path, **gguf: Any) -> Any:

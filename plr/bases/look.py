@@ -19,7 +19,7 @@ from plr.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_group_size", "look_at_files", "look_at_model"]
+__all__ = ["check_group_size", "header_of", "json_object", "look_at_files", "look_at_model", "tensors_of"]
 
 INDEX = "model.safetensors.index.json"
 _MOST_JSON = 64 << 20
@@ -33,16 +33,16 @@ _LEFT_OUT = (".inv_freq", ".masked_bias", ".attn.bias", ".position_ids")
 """Ends of names of buffers that older checkpoints hold and newer models compute."""
 
 
-def look_at_files(folder: Path, name: str) -> None:
+def look_at_files(folder: Path, name: str, *, quantized: bool = False) -> None:
     """Check the files of a checkpoint of transformers, before anything is built of them.
 
     Raises:
         ModelError: a file that is missing, cut, no regular file or not of its form; weights that are pickled, outside of
-            `folder` or quantized; more layers than tensors.
+            `folder` or (unless `quantized`) quantized; more layers than tensors.
     """
-    config = _json_object(folder / "config.json", name)
-    if quantized := config.get("quantization_config"):
-        method = cast("JsonObject", quantized).get("quant_method") if isinstance(quantized, dict) else quantized
+    config = json_object(folder / "config.json", name)
+    if (setting := config.get("quantization_config")) and not quantized:
+        method = cast("JsonObject", setting).get("quant_method") if isinstance(setting, dict) else setting
         _refuse(
             f"{name} is quantized already ({method}): quantization_config in {folder / 'config.json'}",
             expected="a source model at 16 or 32 bits",
@@ -55,12 +55,14 @@ def look_at_files(folder: Path, name: str) -> None:
         )
     for optional in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / optional).exists() or (folder / optional).is_symlink():
-            _json_object(folder / optional, name)
+            json_object(folder / optional, name)
     if (folder / "tokenizer.json").is_symlink() or (folder / "tokenizer.json").exists():
         _regular(folder / "tokenizer.json", name)  # megabytes, which the tokenizer's own loader reads at once
     tensors: JsonObject = {}
     for file in _weight_files(folder, name):
-        tensors |= _header(file, name)
+        tensors |= header_of(file, name)
+    if quantized:
+        return  # codes are whole numbers, and packed: their sides are none of the model's
     whole = sorted(key for key, entry in tensors.items() if str(entry.get("dtype")).startswith(("I", "U", "BOOL")))
     if taken := [key for key in whole if key.endswith((".weight", ".bias"))]:
         _refuse(f"{taken[0]} of {name} is of whole numbers", expected="weights of floating-point numbers")
@@ -96,7 +98,7 @@ def check_group_size(folder: Path, name: str, group_size: int) -> None:
     Raises:
         UsageError: a width that the group size does not divide.
     """
-    config = _json_object(folder / "config.json", name)
+    config = json_object(folder / "config.json", name)
     inner = () if any("expert" in key for key in config) else _INNER
     for key in (*_OUTER, *inner):
         width = config.get(key)
@@ -178,18 +180,29 @@ def _check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
                 _refuse(f"{key} of {name} is {id_}, of {rows} tokens", expected="a token of the vocabulary")
 
 
+def tensors_of(folder: Path, name: str) -> dict[str, Path]:
+    """List the tensors of a checkpoint, each with the file that holds it.
+
+    Raises:
+        ModelError: see `look_at_files`.
+    """
+    return {key: file for file in _weight_files(folder, name) for key in header_of(file, name)}
+
+
 def _weight_files(folder: Path, name: str) -> list[Path]:
     """List the files transformers reads: `model.safetensors`, or what its index names."""
     if (folder / "model.safetensors").exists() or (folder / "model.safetensors").is_symlink():
         return [folder / "model.safetensors"]
     index = folder / INDEX
+    if not index.exists() and (quantized := sorted(folder.glob("gptq_model*.safetensors"))):
+        return quantized  # AutoGPTQ's name
     if not index.exists():
         _refuse(
             f"{name} has no *.safetensors that is read: neither model.safetensors nor {INDEX}",
             expected="weights in safetensors (pickled weights are not read)",
             hint=f"save it again with model.save_pretrained(folder); on the hub, {name}@refs/pr/1 may hold them",
         )
-    shards = _json_object(index, name).get("weight_map")
+    shards = json_object(index, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         _refuse(f"{index} has no weight_map", expected="the name of a file for each tensor")
     files = sorted({str(file) for file in cast("JsonObject", shards).values()})
@@ -199,7 +212,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / file for file in files]
 
 
-def _header(file: Path, name: str) -> JsonObject:
+def header_of(file: Path, name: str) -> JsonObject:
     """Read the tensors of a safetensors file from its header, and compare its size with theirs."""
     size = _regular(file, name)
     with file.open("rb") as stream:
@@ -218,7 +231,7 @@ def _header(file: Path, name: str) -> JsonObject:
     return tensors
 
 
-def _json_object(file: Path, name: str) -> JsonObject:
+def json_object(file: Path, name: str) -> JsonObject:
     if _regular(file, name) > _MOST_JSON:
         _refuse(f"{file} has more than {_MOST_JSON >> 20} MB", expected="a file of settings")
     return _parsed(file.read_bytes(), file)

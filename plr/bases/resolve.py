@@ -25,7 +25,7 @@ from plr.errors import HubUnreachable, IntegrityError, ModelError, UnknownNameEr
 from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
 from plr.registry import did_you_mean
 
-__all__ = ["EMBEDDED", "model_path", "resolve_model"]
+__all__ = ["EMBEDDED", "HUB_ID", "model_path", "resolve_model"]
 
 EMBEDDED = {"tiny": tiny_path}
 _WEIGHTS = (
@@ -47,7 +47,7 @@ _BEHAVIOUR = (
     "additional_chat_templates/*",
 )
 """The files of a folder that bear on what its model does. `embedded:tiny` is named by the first of them, as ever."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _CHAT_TEMPLATES = "additional_chat_templates/"
 """The one folder of which transformers reads files."""
@@ -76,7 +76,7 @@ def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
         return ModelRef(kind="gguf", name=path.stem, revision=file_sha256(path), path=str(path.absolute()))
     if text and path.is_dir():
         return _local(path.absolute())
-    if text.startswith((".", "~")) or path.suffix == ".gguf" or not _HUB_ID.fullmatch(text.partition("@")[0]):
+    if text.startswith((".", "~")) or path.suffix == ".gguf" or not HUB_ID.fullmatch(text.partition("@")[0]):
         raise UsageError(
             f"the model {text!r} is neither a folder nor a .gguf file here, nor the form of a hub id",
             expected="embedded:tiny, a folder with config.json, a .gguf file, or ORG/NAME",

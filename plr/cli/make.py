@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from plr.cli.options import (
-    Bits,
     Columns,
     Data,
     Device,
@@ -20,7 +19,9 @@ from plr.cli.options import (
     Output,
     Preset,
     Set,
+    Source,
     Task,
+    TrainedOn,
     columns_of,
     finish,
     finish_all,
@@ -32,7 +33,8 @@ from plr.core.modes import MODES, modes_help
 from plr.errors import UsageError
 
 if TYPE_CHECKING:
-    from plr.lab import QuantizeOptions, TrainOptions
+    from plr.core.store import Artifact
+    from plr.lab import EvaluateOptions, QuantizeOptions, TrainOptions
 
 __all__: list[str] = []
 
@@ -119,7 +121,15 @@ def _widths(text: str) -> list[int]:
 @app.command()
 def train(
     model: Model = "embedded:tiny",
-    bits: Bits = 4,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits",
+            "-b",
+            help="Bit width of the base: 16, 8, 4, 3 or 2; 4, or that of a quantized checkpoint, if left out.",
+        ),
+    ] = None,
+    source: Source = None,
     task: Task = None,
     adapter: Annotated[str | None, typer.Option("--adapter", "-a", help="Adapter method, e.g. lora.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the adapter's start and of the order of rows.")] = 0,
@@ -133,7 +143,7 @@ def train(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Train an adapter on a k-bit base (the base is made first if it is not there).
+    """Train an adapter on a k-bit base (the base is made first if it is not there), or on a quantized checkpoint as it is.
 
     Example: [bold]plr train --bits 4 --task tiny_math --set train.epochs=1[/bold]
     """
@@ -146,6 +156,7 @@ def train(
         "columns": columns_of(columns),
         "preset": preset,
         "config": config,
+        "source": source,
         "overrides": set_ or (),
     }
     step = here.adapter(model, bits, **options)
@@ -154,8 +165,15 @@ def train(
 
 @app.command()
 def restore(
-    adapter: Annotated[str | None, typer.Argument(help="Path, name or hash prefix; the latest if left out.")] = None,
-    bits: Bits = 16,
+    adapter: Annotated[
+        str | None,
+        typer.Argument(
+            help="Path, name or hash prefix, the latest if left out; or a PEFT folder, or ORG/NAME of the hub."
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", "-b", help="Bit width of the base: 16, 8, 4, 3 or 2; 16 if left out.")
+    ] = None,
     mode: Annotated[
         ModeName | None,
         typer.Option(help=f"{modes_help()}."),
@@ -163,10 +181,30 @@ def restore(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a dense checkpoint with the adapter merged in.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Another place of the source model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The base, where not the one that the adapter names; another place of it."),
+    ] = None,
+    source: Source = None,
+    trained_on: TrainedOn = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="A quantized checkpoint to restore to, instead of a base that plr makes."),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="How the l-bit base is quantized; as the adapter's own base if left out.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", "-t", help="Task that an adapter of another tool was trained on: it calibrates the l-bit base."
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="A JSONL or text file that calibrates the l-bit base instead.")
+    ] = None,
+    data: Data = None,
+    columns: Columns = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Attach although the provenance does not agree.")
     ] = False,
@@ -181,7 +219,20 @@ def restore(
     """
     here = lab(device, offline)
     step = here.restored(
-        adapter, bits, mode=mode, merge=merge, model=model, method=method, allow_mismatch=allow_mismatch
+        adapter,
+        bits,
+        mode=mode,
+        merge=merge,
+        model=model,
+        source=source,
+        trained_on=trained_on,
+        base=base,
+        method=method,
+        task=task,
+        calibration=calibration,
+        data=data,
+        columns=columns_of(columns),
+        allow_mismatch=allow_mismatch,
     )
     finish(step, here, output=output, as_json=as_json)
 
@@ -189,9 +240,20 @@ def restore(
 @app.command("eval")
 def evaluate(
     ref: Annotated[
-        str | None, typer.Argument(help="Base, adapter or restored adapter; the latest if left out.")
+        str | None,
+        typer.Argument(
+            help="Base, adapter or restored adapter, the latest if left out; or a folder or hub id of a model or of an adapter."
+        ),
     ] = None,
-    task: Task = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Task to be scored by; several with commas between them.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The base of an adapter of another tool, where not the one that it names."),
+    ] = None,
+    source: Source = None,
+    trained_on: TrainedOn = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only this many rows, drawn by seed.")] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Which split is scored.")] = "test",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
@@ -215,38 +277,63 @@ def evaluate(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Score a base, an adapter on its own base, or a restored adapter.
+    """Score a model, a base, an adapter on its own base, or a restored adapter.
 
     Example: [bold]plr eval --task tiny_math --limit 100[/bold]
     """
-    from plr.cli.show import console
-
     here = lab(device, offline, dtype=dtype)
-    step = here.result(
-        ref,
-        task,
-        data=data,
-        columns=columns_of(columns),
-        split=split,
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        num_fewshot=num_fewshot,
-        fewshot_seed=fewshot_seed,
-        engine=engine,
-    )
-    artifact = finish(step, here, output=output, as_json=as_json)
-    if not as_json:
-        from plr.report.metrics import foreign_note
-        from plr.scoring.metric import Metric
+    options: EvaluateOptions = {
+        "model": model,
+        "source": source,
+        "trained_on": trained_on,
+        "data": data,
+        "columns": columns_of(columns),
+        "split": split,
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+        "num_fewshot": num_fewshot,
+        "fewshot_seed": fewshot_seed,
+        "engine": engine,
+    }
+    steps = [here.result(ref, name, **options) for name in _tasks(task, data)]
+    artifacts = finish_all(steps, here, output=output, as_json=as_json)
+    for artifact in [] if as_json else artifacts:
+        _print_scores(artifact, several=len(artifacts) > 1)
 
-        for name, metric in artifact.metrics["metrics"].items():
-            value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
-            error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
-            star = "*" if name == artifact.metrics["primary"] else " "
-            note = foreign_note(Metric.recorded(name, metric))
-            console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']}){note}", highlight=False)
-        for line in _remarks(artifact.metrics):
-            console().print(f"   {line}", highlight=False)
+
+def _tasks(text: str | None, data: str | None) -> list[str | None]:
+    """Parse a list of tasks.
+
+    Raises:
+        UsageError: a task that is named twice, or one folder of data for several.
+    """
+    names = [None] if text is None else [name.strip() for name in text.split(",")]
+    if len(set(names)) < len(names) or "" in names:
+        raise UsageError(
+            f"--task is {text!r}", expected="tasks, each once, with commas between them: tiny_math,tiny_sql"
+        )
+    if len(names) > 1 and data is not None:
+        raise UsageError(
+            f"--data {data} is of one task, and --task names {len(names)}", hint="score one task at a time"
+        )
+    return [*names]
+
+
+def _print_scores(artifact: Artifact, *, several: bool) -> None:
+    from plr.cli.show import console
+    from plr.report.metrics import foreign_note
+    from plr.scoring.metric import Metric
+
+    if several:
+        console().print(f"[bold]{artifact.metrics['task']}[/bold]", highlight=False)
+    for name, metric in artifact.metrics["metrics"].items():
+        value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
+        error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.4f}"
+        star = "*" if name == artifact.metrics["primary"] else " "
+        note = foreign_note(Metric.recorded(name, metric))
+        console().print(f" {star} {name:34} {value}{error}  (n = {metric['n']}){note}", highlight=False)
+    for line in _remarks(artifact.metrics):
+        console().print(f"   {line}", highlight=False)
 
 
 def _remarks(result: JsonObject) -> Iterator[str]:

@@ -30,7 +30,9 @@ __all__ = [
     "Output",
     "Preset",
     "Set",
+    "Source",
     "Task",
+    "TrainedOn",
     "columns_of",
     "finish",
     "finish_all",
@@ -42,6 +44,16 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="embedded:tiny, a folder, a .gguf file, or ORG/NAME[@REVISION] of the hub.")
 ]
 Bits = Annotated[int, typer.Option("--bits", "-b", help="Bit width of the base: 16, 8, 4, 3 or 2.")]
+Source = Annotated[
+    str | None, typer.Option("--source", help="The 16-bit model of a quantized checkpoint that does not name it.")
+]
+TrainedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-on",
+        help="What an adapter of another tool was trained on: 16, nf4, nf4-double-quant, int8, unknown, or a quantized checkpoint.",
+    ),
+]
 Task = Annotated[str | None, typer.Option("--task", "-t", help="Task to train on, or to be scored by.")]
 Columns = Annotated[
     str | None,

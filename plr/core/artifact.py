@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plr.core.fingerprint import JsonObject, file_sha256, known_sha256
 from plr.core.manifest import MANIFEST, FileRecord, Manifest, read_manifest
-from plr.core.specs import Evaluate, Quantize, Restore, Source, Train, step_from_json
+from plr.core.specs import Evaluate, GivenAdapter, GivenBase, Quantize, Restore, Source, Train, step_from_json
 from plr.errors import IntegrityError
 
 __all__ = ["Artifact"]
@@ -59,7 +59,7 @@ class Artifact:
         return self._content[1]
 
     @cached_property
-    def step(self) -> Source | Quantize | Train | Restore | Evaluate:
+    def step(self) -> Source | Quantize | GivenBase | Train | GivenAdapter | Restore | Evaluate:
         """The step that made it.
 
         Raises:

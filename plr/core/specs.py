@@ -7,6 +7,9 @@ Source ─┬─ Quantize(k bits) ── Train(adapter, task, seed) ─┐
         └─ Quantize(l bits) ───────────────────────────────┴─ Restore(mode) ── Evaluate(task)
 ```
 
+What others made stands in the same places, by content and where it lies: a `GivenBase` for a quantization, a `GivenAdapter` for
+a training.
+
 Every field bears identity unless its name stands in the class's `LOCATION`: where a file lies is not what it says, so a
 local path is kept for finding the file again while its content hash is what counts. How a step is carried out (device,
 workers, micro-batch) is `plr.core.runtime.Runtime` and never here.
@@ -22,10 +25,12 @@ from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_valid
 from plr.core.fingerprint import fingerprint
 from plr.core.modes import MERGED, MODES, Mode
 from plr.core.precision import Precision
+from plr.errors import UsageError
 
 __all__ = [
     "BITS",
     "KINDS",
+    "UNKNOWN_BITS",
     "AdapterSpec",
     "AnyStep",
     "Base",
@@ -33,6 +38,8 @@ __all__ = [
     "CalibrationKnobs",
     "Evaluate",
     "EvaluationKnobs",
+    "GivenAdapter",
+    "GivenBase",
     "GridSearch",
     "Kind",
     "ModelRef",
@@ -48,10 +55,24 @@ __all__ = [
     "TaskSpec",
     "Train",
     "TrainSpec",
+    "bits_word",
     "step_from_json",
 ]
 
 BITS = (16, 8, 4, 3, 2)
+UNKNOWN_BITS = 0
+"""The k of an adapter of which nobody says on how many bits it was trained; tables show it as `?`."""
+
+
+def bits_word(bits: int) -> str:
+    """Write a width for people.
+
+    >>> bits_word(4), bits_word(UNKNOWN_BITS)
+    ('4', '?')
+    """
+    return "?" if bits == UNKNOWN_BITS else str(bits)
+
+
 GridSearch = Literal["minmax", "mse", "hessian"]
 ServingEngine = Literal["hf", "vllm"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -375,7 +396,52 @@ class Quantize(Step, frozen=True):
         return f"{self.model.name}-{self.quantization.method}-{self.bits}bit"
 
 
-Base = Annotated[Source | Quantize, Field(discriminator="kind")]
+class GivenBase(Step, frozen=True):
+    """A k-bit base that another tool quantized: its checkpoint as it is, by content. plr reads it where it lies."""
+
+    LOCATION = frozenset({"origin", "setting"})
+    VERSION = 1
+    kind: Literal["given_base"] = "given_base"
+    checkpoint: ModelRef
+    method: str
+    """`quant_method` of its configuration."""
+    bits: Literal[8, 4, 3, 2]
+    """Width of a code."""
+    setting: dict[str, Any] = Field(default_factory=dict)
+    """Its `quantization_config`, for the record: it is part of the content."""
+    origin: ModelRef | None = None
+    """The 16-bit model it was made from, where that is known."""
+
+    @property
+    def model(self) -> ModelRef:
+        """The model that it stands for: the one it was made from; the checkpoint itself where that is not known."""
+        return self.origin or self.checkpoint
+
+    @property
+    def source(self) -> Source:
+        """The 16-bit model.
+
+        Raises:
+            UsageError: nobody said which it is.
+        """
+        if self.origin is None:
+            raise UsageError(
+                f"the model that {self.checkpoint.title} was quantized from is not known",
+                expected="its 16-bit source",
+                hint="name it: --source MODEL (with plr restore: --model MODEL)",
+            )
+        return Source(model=self.origin)
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.checkpoint.name}-{self.bits}bit"
+
+
+Base = Annotated[Source | Quantize | GivenBase, Field(discriminator="kind")]
 
 
 class Train(Step, frozen=True):
@@ -399,6 +465,71 @@ class Train(Step, frozen=True):
     def label(self) -> str:
         return f"{self.base.model.name}-{self.base.bits}bit-{self.task.name}-{self.adapter.method}-s{self.train.seed}"
 
+    @property
+    def own_base(self) -> Source | Quantize | GivenBase:
+        """The base that it was trained on."""
+        return self.base
+
+    @property
+    def trained_bits(self) -> int:
+        """The k of that base."""
+        return self.base.bits
+
+
+class GivenAdapter(Step, frozen=True):
+    """An adapter that another tool trained: a PEFT folder by content, or a repository of the hub at a commit."""
+
+    LOCATION = frozenset({"named", "trained_on", "task", "method", "config"})
+    VERSION = 1
+    kind: Literal["given_adapter"] = "given_adapter"
+    folder: ModelRef
+    method: str
+    """Name of the method; it stands in the adapter's own configuration."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """That configuration, for the record: it is part of the content."""
+    named: Base
+    """The base that it names, or that was named for it."""
+    trained_on: Base | None = None
+    """The base whose weights it was trained on, where that is known: a 16-bit name does not say it, QLoRA gives the same."""
+    task: TaskSpec | None = None
+    """The task it was trained on, where that is known."""
+
+    @property
+    def base(self) -> Source | Quantize | GivenBase:
+        """The base that it was trained on; the one that it names where that is not known."""
+        return self.trained_on or self.named
+
+    @property
+    def own_base(self) -> Source | Quantize | GivenBase | None:
+        """The base that it was trained on, where that is known."""
+        return self.trained_on
+
+    @property
+    def trained_bits(self) -> int:
+        """The k of that base, or `UNKNOWN_BITS`."""
+        return UNKNOWN_BITS if self.trained_on is None else self.trained_on.bits
+
+    @property
+    def adapter(self) -> AdapterSpec:
+        """Its method and configuration."""
+        return AdapterSpec(method=self.method, config=self.config)
+
+    @property
+    def dtype(self) -> None:
+        """None: nobody says in which type it was trained."""
+        return None
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return self.folder.name
+
+
+AnyAdapter = Annotated[Train | GivenAdapter, Field(discriminator="kind")]
+
 
 class Restore(Step, frozen=True):
     """A trained adapter on another base, without retraining.
@@ -408,7 +539,7 @@ class Restore(Step, frozen=True):
 
     VERSION = 1
     kind: Literal["restored"] = "restored"
-    adapter: Train
+    adapter: AnyAdapter
     base: Base
     mode: str = Field(default="restore", json_schema_extra=lambda schema: schema.update(enum=[*MODES]))
     merge: bool = False
@@ -433,7 +564,8 @@ class Restore(Step, frozen=True):
 
     @property
     def inputs(self) -> tuple[Step, ...]:
-        return (self.adapter, *_stored(self.base)) if self.form.needs_base else (self.adapter,)
+        made = (self.adapter,) if isinstance(self.adapter, Train) else ()
+        return (*made, *_stored(self.base)) if self.form.needs_base else made
 
     @property
     def label(self) -> str:
@@ -469,7 +601,7 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
     VERSION = 2
     LATER = frozenset({"dtype"})
     kind: Literal["result"] = "result"
-    target: Annotated[Source | Quantize | Restore, Field(discriminator="kind")]
+    target: Annotated[Source | Quantize | GivenBase | Restore, Field(discriminator="kind")]
     task: TaskSpec
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer in tokens; cut answers are counted. None in a study: what the task says."""
@@ -489,7 +621,7 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
         return self
 
     @property
-    def base(self) -> Source | Quantize:
+    def base(self) -> Source | Quantize | GivenBase:
         return self.target.base if isinstance(self.target, Restore) else self.target
 
     @property
@@ -503,14 +635,15 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
         return f"{self.target.label}-{self.task.name}"
 
 
-AnyStep = Annotated[Source | Quantize | Train | Restore | Evaluate, Field(discriminator="kind")]
-_ANY = TypeAdapter[Source | Quantize | Train | Restore | Evaluate](AnyStep)
+_Every = Source | Quantize | GivenBase | Train | GivenAdapter | Restore | Evaluate
+AnyStep = Annotated[_Every, Field(discriminator="kind")]
+_ANY = TypeAdapter[_Every](AnyStep)
 
 
-def step_from_json(value: Any) -> Source | Quantize | Train | Restore | Evaluate:
+def step_from_json(value: Any) -> _Every:
     """Return the step that `step.model_dump(mode="json")` describes."""
     return _ANY.validate_python(value)
 
 
-def _stored(base: Source | Quantize) -> tuple[Step, ...]:
+def _stored(base: Source | Quantize | GivenBase) -> tuple[Step, ...]:
     return (base,) if isinstance(base, Quantize) else ()

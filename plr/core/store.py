@@ -34,7 +34,7 @@ from plr.core.fingerprint import JsonObject, known_sha256
 from plr.core.locks import hold
 from plr.core.manifest import MANIFEST, write_manifest
 from plr.core.provenance import provenance
-from plr.core.specs import KINDS, Evaluate, Quantize, Restore, Source, Step, Train
+from plr.core.specs import KINDS, Evaluate, GivenAdapter, GivenBase, Quantize, Restore, Source, Step, Train
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
 __all__ = ["MANIFEST", "Artifact", "Store"]
@@ -85,12 +85,16 @@ class Store:
             artifact.use()
         return artifact
 
-    def identify(self, artifact: Artifact) -> Source | Quantize | Train | Restore | Evaluate:
+    def identify(self, artifact: Artifact) -> Source | Quantize | GivenBase | Train | GivenAdapter | Restore | Evaluate:
         """Read the step of `artifact` with the dtypes that an artifact of before has on record."""
         step = artifact.step
         if isinstance(step, Train):
             return _with_dtype(step, artifact)
-        if isinstance(step, Restore) and (trained := self._at(step.adapter)) is not None:
+        if (
+            isinstance(step, Restore)
+            and isinstance(step.adapter, Train)
+            and (trained := self._at(step.adapter)) is not None
+        ):
             return step.replaced(adapter=_with_dtype(step.adapter, trained))
         return step
 
@@ -102,7 +106,7 @@ class Store:
             return self._computed_alike(step.target, artifact)
         if isinstance(step, Train):
             return step.dtype is None or artifact.metrics.get("dtype") == step.dtype
-        if isinstance(step, Restore) and step.adapter.dtype is not None:
+        if isinstance(step, Restore) and isinstance(step.adapter, Train) and step.adapter.dtype is not None:
             trained = self._at(step.adapter.former())
             return trained is not None and self._computed_alike(step.adapter, trained)
         return True
@@ -340,7 +344,7 @@ class Store:
         if self._holds(artifact.path):
             return artifact
         step = artifact.step
-        mine = None if isinstance(step, Source) else self._at(step)
+        mine = None if step.kind not in KINDS else self._at(step)
         if mine is None or mine.record.files != artifact.record.files:
             what = "holds none of its step" if mine is None else "holds other files of the same step"
             raise UsageError(

@@ -54,7 +54,7 @@ def open_cell(step: Evaluate) -> OpenCell:
     split = load_split(step.task, step.split)
     shots = shots_for(step, split.examples)
     rows = draw(split.examples, step.limit, step.limit_seed)
-    if isinstance(step.target, Restore):
+    if isinstance(step.target, Restore) and step.target.adapter.task is not None:
         guard_other(step.target.adapter.task, step.task, rows)
     return OpenCell(
         step=step,
@@ -77,6 +77,8 @@ def _head_for(step: Evaluate) -> HeadSpec | None:
     if not isinstance(step.target, Restore):
         return asked
     trained_on = step.target.adapter.task
+    if trained_on is None:
+        return asked
     trained = head_of(trained_on)
     same = trained_on.name == step.task.name
     if _form(asked) != _form(trained) or (same and asked != trained):

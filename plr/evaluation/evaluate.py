@@ -55,7 +55,8 @@ class ResultRecord(Proof):
     outcomes: NotRequired[Mapping[str, Mapping[str, int]]]
     head: NotRequired[HeadRecord]
     seen_in_train: NotRequired[int | None]
-    train_bits: int
+    train_bits: int | None
+    """None: nobody says on how many bits the adapter was trained."""
     restore_bits: int
     dtype: str
 
@@ -105,7 +106,7 @@ def _record(cell: OpenCell, scored: Scored, proof: Proof) -> ResultRecord:
         "n": len(scored.samples),
         "data": cell.data,
         "protocol": scored.protocol,
-        "train_bits": (target.adapter.base if isinstance(target, Restore) else step.base).bits,
+        "train_bits": (target.adapter.trained_bits or None) if isinstance(target, Restore) else step.base.bits,
         "restore_bits": step.base.bits,
         "dtype": scored.dtype,
         **proof,

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import Loaded, load_base
 from plr.core.fingerprint import canonical_json
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
-from plr.core.specs import Restore
+from plr.core.specs import GivenAdapter, Restore
 from plr.core.store import Store
 from plr.evaluation.cell import OpenCell
 from plr.evaluation.writers import Served, ServingBase
 from plr.gptq.blocks import replace_module
 from plr.lm.classify import Probe, probe
 from plr.restoration.attach import attach, probe_texts
+from plr.restoration.fit import embedding_rows, fit
 from plr.restoration.served import load_served
 from plr.tasks import HeadSpec
 
@@ -84,15 +86,17 @@ class BaseHolder:
             return
         from plr.adapters import adapters
 
-        key = canonical_json(target.adapter.task.identity())
-        if key not in self._probes:
-            self._probes[key] = probe(loaded.model, loaded.tokenizer, probe_texts(target))
+        rows = embedding_rows(loaded)
+        folder = adapter_folder(target.adapter, self.store, offline=self.runtime.offline)
+        clean, self._key = self._key, None
+        fitted = fit(loaded, target.adapter, folder)
+        if embedding_rows(fitted) != rows:
+            clean = None  # the base has another vocabulary from here on: the next cell gets it anew
         base: Any = loaded.model
         modules: dict[str, nn.Module] = dict(base.named_modules())
-        clean, self._key = self._key, None
-        put_on = attach(loaded, target, self.store.require(target.adapter).path, "cell", self._probes[key])
+        put_on = attach(fitted, target, folder, "cell", self._probe(fitted, target))
         try:
-            yield Attached(put_on.model, loaded.tokenizer, loaded.head_is_new, put_on.change, put_on.partial)
+            yield Attached(put_on.model, fitted.tokenizer, loaded.head_is_new, put_on.change, put_on.partial)
         finally:
             method = adapters.get(target.adapter.adapter.method)
             loaded.model = cast("PreTrainedModel", method.unload(put_on.model, "cell"))
@@ -101,3 +105,12 @@ class BaseHolder:
                 if name and loaded.model.get_submodule(name) is not module:
                     replace_module(loaded.model, name, module)
             self._key = clean
+
+    def _probe(self, loaded: Loaded, target: Restore) -> Probe | None:
+        """Run the base alone on the texts of a task, once for all adapters of that task; None where an adapter has its own."""
+        if isinstance(target.adapter, GivenAdapter):
+            return None
+        key = canonical_json(target.adapter.task.identity())
+        if key not in self._probes:
+            self._probes[key] = probe(loaded.model, loaded.tokenizer, probe_texts(target))
+        return self._probes[key]

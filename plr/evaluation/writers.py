@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plr.bases.load import load_tokenizer
+from plr.bases.given_adapters import adapter_folder
+from plr.bases.load import base_folder, load_tokenizer, tokenizer_ref
 from plr.bases.resolve import model_path
 from plr.core.runtime import Runtime
-from plr.core.specs import Evaluate, Quantize, Restore
+from plr.core.specs import Evaluate, GivenBase, Quantize, Restore
 from plr.core.store import Store
 from plr.errors import IntegrityError
 from plr.evaluation.protocol import EngineFacts
@@ -110,7 +111,7 @@ class ServingBase:
         check_engine(step)
         folder, adapter, rank, targets = self._folder(step), None, None, None
         if isinstance(step.target, Restore) and not step.target.is_checkpoint:
-            adapter = self.store.require(step.target.adapter).path
+            adapter = adapter_folder(step.target.adapter, self.store, offline=self.runtime.offline)
             check_provenance(step.target.adapter, step.target.base, allow_mismatch=step.target.allow_mismatch)
             check_init(step.target, adapter)
             config = json.loads((adapter / "adapter_config.json").read_text())
@@ -132,7 +133,7 @@ class ServingBase:
             self._key = key
         facts: EngineFacts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
         change = None if adapter is None else _change(self._engine, step, adapter)
-        tokenizer = load_tokenizer(step.base.model, offline=self.runtime.offline)
+        tokenizer = load_tokenizer(tokenizer_ref(step.base), offline=self.runtime.offline)
         return Served(self._engine, adapter, tokenizer, facts, change)
 
     def _folder(self, step: Evaluate) -> Path:
@@ -140,6 +141,8 @@ class ServingBase:
             return self.store.require(step.target).path
         if isinstance(step.base, Quantize):
             return self.store.require(step.base).path
+        if isinstance(step.base, GivenBase):
+            return base_folder(step.base, self.store, offline=self.runtime.offline)
         return model_path(step.base.model, offline=self.runtime.offline)
 
     def close(self) -> None:
@@ -152,7 +155,7 @@ class ServingBase:
 def _change(engine: VllmEngine, step: Evaluate, adapter: Path) -> float:
     """Prove that the adapter acts, on a few validation rows of the task it was trained on."""
     assert isinstance(step.target, Restore)
-    rows = load_split(step.target.adapter.task, "validation").examples[:PROBE_ROWS]
+    rows = load_split(step.target.adapter.task or step.task, "validation").examples[:PROBE_ROWS]
     change = engine.adapter_change([(row.prompt, row.target) for row in rows], adapter)
     if change == 0.0:
         raise IntegrityError(

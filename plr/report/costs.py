@@ -8,6 +8,7 @@ from statistics import fmean
 
 from plr import stats
 from plr.core.modes import plain_modes
+from plr.core.specs import bits_word
 from plr.report.cells import Entry, Line, ResultSet
 from plr.report.metrics import LOSS, is_proportion, show_entry
 from plr.report.results import paired_scores
@@ -57,7 +58,7 @@ class CostRow:
         mode = "" if self.mode in plain_modes() else f" {self.mode}"
         if self.adapter == NO_ADAPTER:
             return f"{self.restore_bits}{mode}"
-        return f"{self.train_bits} -> {self.restore_bits}{mode}"
+        return f"{bits_word(self.train_bits)} -> {self.restore_bits}{mode}"
 
 
 def compare_rows(results: ResultSet, costs: Mapping[str, Mapping[str, object]]) -> list[CostRow]:

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from plr import stats
+from plr.core.specs import UNKNOWN_BITS, bits_word
 from plr.report.cells import Entry, Line, ResultSet, average
 from plr.report.metrics import LOSS, is_proportion, show_entry
 from plr.report.results import paired_scores
@@ -179,14 +180,15 @@ def seed_sheet(results: ResultSet, block: Block, metric_of: MetricOf) -> Sheet |
 
 
 def _group(k: int, label: str) -> str:
-    return f"16-bit {label}" if k == 16 else f"{k}-bit Q{label}"
+    return f"16-bit {label}" if k == 16 else f"{bits_word(k)}-bit Q{label}"
 
 
 def _main_columns(label: str, pairs: Sequence[tuple[int, int]]) -> list[Column]:
     columns = [Column(16, 16, None, _group(16, label), label, _group(16, label))]
     for k in dict.fromkeys(k for k, _ in pairs if k != 16):
         group = _group(k, label)
-        columns.append(Column(k, k, None, group, f"Q{label}", group))
+        if k != UNKNOWN_BITS:
+            columns.append(Column(k, k, None, group, f"Q{label}", group))
         columns += [Column(k, ell, None, group, f"PLR{ell}", f"PLR{ell}") for k_, ell in pairs if k_ == k and ell > k]
     return columns
 

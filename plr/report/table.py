@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from plr.core.specs import bits_word
 from plr.report.cells import Line, ResultSet
 from plr.report.metrics import ENDED, show_entry, sort_metrics, unit_note
 from plr.report.results import Contrast, contrasts, value_difference
@@ -111,7 +112,7 @@ def _matrix(results: ResultSet, line: Line, metric: Metric, places: Sequence[tup
         table.add_row("base", *(_console_cell(results, line, ell, ell, metric) for ell in widths))
         return table
     for k in dict.fromkeys(k for k, _ in places):
-        table.add_row(str(k), *(_console_cell(results, line, k, ell, metric) for ell in widths))
+        table.add_row(bits_word(k), *(_console_cell(results, line, k, ell, metric) for ell in widths))
     return table
 
 
@@ -221,7 +222,7 @@ def _used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _failure(cell: CellResult) -> list[str]:
-    places = (str(cell.train_bits), str(cell.restore_bits), cell.mode, str(cell.seed))
+    places = (bits_word(cell.train_bits), str(cell.restore_bits), cell.mode, str(cell.seed))
     return [cell.task, cell.model, cell.adapter, *places, " ".join((cell.error or "").split())]
 
 

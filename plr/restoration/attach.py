@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plr.adapters import adapters
+from plr.bases.given_adapters import ABSORBING_INITS
 from plr.bases.load import Loaded
 from plr.core.fingerprint import JsonObject
-from plr.core.specs import Quantize, Restore, Source, Train
+from plr.core.specs import GivenAdapter, GivenBase, Quantize, Restore, Source, Train
 from plr.errors import IntegrityError, ProvenanceError
 from plr.lm.classify import Probe, probe
 from plr.tasks import Classification, Texts, task_of
@@ -17,18 +18,27 @@ from plr.tasks.data.rows import load_split
 
 __all__ = ["Attachment", "attach", "check_init", "check_provenance", "probe_texts"]
 
-ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
-"""Initialisations that move part of the base (or of its quantization error) into the adapter."""
 PROBE_ROWS = 4
+PROBE_TEXTS = [
+    "Question: What is 17 plus 25?\nAnswer:",
+    "The capital of",
+    "def add(a, b):",
+    "Once upon a time there was a",
+]
+"""Prompts on which an adapter is shown to act whose own task is not known."""
 
 
-def check_provenance(adapter: Train, base: Source | Quantize, *, allow_mismatch: bool = False) -> None:
+def check_provenance(
+    adapter: Train | GivenAdapter, base: Source | Quantize | GivenBase, *, allow_mismatch: bool = False
+) -> None:
     """Refuse a pair that does not belong together.
 
     Raises:
         ProvenanceError: another source model (then also tokenizer and shapes may differ).
     """
     ours, theirs = adapter.base.model, base.model
+    if adapter.base == base:
+        return  # its own base, whatever that was made from
     if ours.identity() != theirs.identity() and not allow_mismatch:
         raise ProvenanceError(
             f"the adapter was trained on {ours.name} ({ours.revision[:12]}), this base comes from {theirs.name} "
@@ -118,7 +128,12 @@ def _count(missing: list[str], unexpected: list[str], step: Restore) -> dict[str
 
 
 def probe_texts(step: Restore) -> list[str] | list[Texts]:
-    """Take a few validation rows of the task the adapter was trained on: prompts, or the texts its head judges."""
+    """Take a few validation rows of the task the adapter was trained on: prompts, or the texts its head judges.
+
+    Of an adapter without a task that is known they are the same few texts for all.
+    """
+    if step.adapter.task is None:
+        return PROBE_TEXTS
     rows = load_split(step.adapter.task, "validation").examples[:PROBE_ROWS]
     task = task_of(step.adapter.task)
     return [task.texts(row.row) for row in rows] if isinstance(task, Classification) else [row.prompt for row in rows]

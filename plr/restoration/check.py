@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plr.adapters import adapters
 from plr.core.modes import mode_of
-from plr.core.specs import Restore
+from plr.core.specs import GivenBase, Restore
 from plr.errors import UsageError
 
 __all__ = ["check_merges", "check_mode"]
@@ -22,8 +22,18 @@ def check_mode(step: Restore) -> None:
             expected="--bits 16 with --merge",
             hint="leave --merge out, or use --mode requantize (merged at 16 bits, then quantized)",
         )
-    trained = step.adapter.base
-    mode_of(step.mode).check(trained.bits, step.base.bits, same_base=step.base == trained, base=step.base.label)
+    if step.form.writes == "quantized" and isinstance(step.base, GivenBase):
+        raise UsageError(
+            f"mode {step.mode} quantizes anew, and {step.base.label} is a checkpoint that was given",
+            hint="leave --base out: plr quantizes the merged model as it does its own bases, or use --mode restore",
+        )
+    mode, own = mode_of(step.mode), step.adapter.own_base
+    if own is None and mode.own_base:
+        raise UsageError(
+            f"mode {mode.name} serves the base the adapter was trained on, and nobody says which that is",
+            hint="say it: --trained-on 16, nf4, int8 or a quantized checkpoint; or use --mode restore",
+        )
+    mode.check(step.adapter.trained_bits, step.base.bits, same_base=step.base == own, base=step.base.label)
 
 
 def check_merges(step: Restore) -> None:

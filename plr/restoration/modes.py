@@ -13,17 +13,20 @@ import torch
 
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
+from plr.bases.given_adapters import bears
 from plr.bases.load import Loaded, load_base, load_source
 from plr.bases.quantize import calibrate, taken_apart
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
-from plr.core.specs import Quantize, Restore
+from plr.core.specs import Quantize, Restore, Train
 from plr.core.store import Store
 from plr.gptq.experts import join
 from plr.lm.classify import probe
 from plr.quantizers import densify, quantizers
 from plr.restoration.attach import Attachment, attach, probe_texts
+from plr.restoration.fit import fit
+from plr.tasks import HeadSpec
 from plr.tasks.data.rows import head_of
 
 __all__ = ["BUILDERS", "Builder", "Restoration", "builder_of"]
@@ -55,10 +58,10 @@ def builder_of(step: Restore) -> Builder:
 def beside(work: Restoration) -> JsonObject:
     """Write the adapter as it was trained, naming the l-bit base, once it is proved to act on it."""
     step, folder = work.step, work.folder
-    loaded = load_base(step.base, work.store, work.runtime, head=head_of(step.adapter.task))
+    loaded = fit(load_base(step.base, work.store, work.runtime, head=_head(step)), step.adapter, work.adapter)
     attached = attach(loaded, step, work.adapter, "restored")
     for file in work.adapter.iterdir():
-        if file.is_file() and file.name != "manifest.json":
+        if file.is_file() and file.name != "manifest.json" and (isinstance(step.adapter, Train) or bears(file.name)):
             shutil.copy2(file, folder / file.name)
     if isinstance(step.base, Quantize) and (folder / "adapter_config.json").is_file():
         name_base(folder, str(work.store.require(step.base).path), None)
@@ -73,8 +76,9 @@ def merged(work: Restoration) -> JsonObject:
     """Merge into the base made dense, in float32, and write that in the dtype of the source checkpoint."""
     step = work.step
     exact = work.runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
-    loaded = load_base(step.base, work.store, exact, head=head_of(step.adapter.task))
+    loaded = load_base(step.base, work.store, exact, head=_head(step))
     densify(loaded.model)
+    loaded = fit(loaded, step.adapter, work.adapter)
     attached = attach(loaded, step, work.adapter, "restored")
     texts = probe_texts(step)
     before = probe(attached.model, loaded.tokenizer, texts)
@@ -102,8 +106,9 @@ def requantized(work: Restoration) -> JsonObject:
         dtype=torch.float32,
         device=runtime.torch_device(),
         offline=runtime.offline,
-        head=head_of(step.adapter.task),
+        head=_head(step),
     )
+    loaded = fit(loaded, step.adapter, work.adapter)
     attached = attach(loaded, step, work.adapter, "restored")
     dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
     if quantizers.get(base.quantization.method).experts:
@@ -113,6 +118,10 @@ def requantized(work: Restoration) -> JsonObject:
     metrics = quantizers.get(spec.method).quantize(dense, batches, spec, work.folder, on_progress=work.on_progress)
     loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
     return {**_proof(attached), "calibration": record, **metrics}
+
+
+def _head(step: Restore) -> HeadSpec | None:
+    return None if step.adapter.task is None else head_of(step.adapter.task)
 
 
 def _source_dtype(step: Restore) -> torch.dtype:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from plr.bases.given_adapters import adapter_folder
 from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
@@ -33,9 +34,11 @@ def restore(
     """
     check_mode(step)
     check_merges(step)
-    work = Restoration(step, store.require(step.adapter).path, folder, store, runtime, on_progress)
+    work = Restoration(
+        step, adapter_folder(step.adapter, store, offline=runtime.offline), folder, store, runtime, on_progress
+    )
     return {
-        "train_bits": step.adapter.base.bits,
+        "train_bits": step.adapter.trained_bits or None,
         "restore_bits": step.base.bits,
         "mode": step.mode,
         "merge": step.merge,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from plr.bases.load import Loaded, load_tokenizer, open_quantized, runtime_dtype
+from plr.bases.load import Loaded, load_tokenizer, open_quantized, runtime_dtype, tokenizer_in, tokenizer_ref
 from plr.core.runtime import Runtime
-from plr.core.specs import Restore
+from plr.core.specs import GivenAdapter, Restore
 from plr.core.store import Store
 from plr.tasks import HeadSpec
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["load_served"]
+
+
+def _tokenizer(step: Restore, folder: Path, runtime: Runtime) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint: a given adapter may have brought its own, which was written beside the weights."""
+    if isinstance(step.adapter, GivenAdapter):
+        return tokenizer_in(folder, step.label)
+    return load_tokenizer(tokenizer_ref(step.base), offline=runtime.offline)
 
 
 def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
@@ -25,4 +36,4 @@ def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | 
         auto: Any = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
         model = auto.from_pretrained(path, dtype=runtime_dtype(runtime), use_safetensors=True, trust_remote_code=False)
         model.to(runtime.torch_device())
-    return Loaded(model.eval(), load_tokenizer(step.base.model, offline=runtime.offline), head)
+    return Loaded(model.eval(), _tokenizer(step, path, runtime), head)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plr.core.specs import Evaluate
+from plr.core.specs import Evaluate, bits_word
 from plr.core.store import Artifact
 from plr.engines import Outcome
 from plr.errors import PlrError
@@ -43,9 +43,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.model} {self.task} {self.adapter} {self.train_bits} -> {self.restore_bits} bits, seed {self.seed}"
-        )
+        return f"{self.model} {self.task} {self.adapter} {bits_word(self.train_bits)} -> {self.restore_bits} bits, seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def command_config(
     adapter: str | None = None,
     seed: int | None = None,
     needs_task: bool = True,
+    source: str | None = None,
 ) -> CommandConfig:
     """Lay options over the recipe, and the `--set` texts over both.
 
@@ -81,6 +82,8 @@ def command_config(
         del values["calibration"]
     value: dict[str, object] = {"preset": preset_for(name), **({} if file is None else _read(Path(file)))}
     value |= {"name": "command", "models": [name], "train_bits": [bits], "restore_bits": [bits]}
+    if source is not None:
+        value["source"] = source
     if preset is not None:
         value["preset"] = preset
     if adapter is not None:

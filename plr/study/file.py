@@ -42,6 +42,8 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
     """`task` (training rows of the cell's task), or a JSONL or text file."""
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
+    path: str | None = None
+    """In `by_bits`: a quantized checkpoint that is the base of this width, instead of one that plr makes."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict[int, dict[str, Any]])
     """Settings that differ at one width: `{4: {method: nf4, group_size: 64}}`."""
 
@@ -150,6 +152,10 @@ class AdapterConfig(_Part, frozen=True):
 
     method: str = "lora"
     """A method of `plr adapters`, or any other name that PEFT knows."""
+    path: str | None = None
+    """An adapter that is there already, instead of training one: a PEFT folder, or `ORG/NAME` of the hub."""
+    trained_on: str | None = None
+    """What that adapter was trained on: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
     name: str | None = None
     """Name in tables; the method's name if left out."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -158,6 +164,15 @@ class AdapterConfig(_Part, frozen=True):
     """Settings that differ from the study's training: a learning rate, above all."""
     train_bits: BitWidths | None = None
     """Bit widths of the bases it trains on, where they differ: `[16]` for full fine-tuning."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> AdapterConfig:
+        beside = [key for key in ("method", "config", "train", "train_bits") if key in self.model_fields_set]
+        if self.path is not None and beside:
+            raise ValueError(f"an adapter with a path is there already: {', '.join(beside)} would train one")
+        if self.path is None and self.trained_on is not None:
+            raise ValueError("trained_on is for an adapter with a path")
+        return self
 
 
 class StudyConfig(_Part, frozen=True):
@@ -168,7 +183,9 @@ class StudyConfig(_Part, frozen=True):
     preset: str | None = None
     """A recipe that the file's own settings are laid over."""
     models: tuple[str, ...] = ("embedded:tiny",)
-    """Source models: `embedded:tiny`, folders, `.gguf` files, or `ORG/NAME[@REVISION]` of the hub."""
+    """Source models: `embedded:tiny`, folders, `.gguf` files, or `ORG/NAME[@REVISION]` of the hub; or quantized checkpoints."""
+    source: str | None = None
+    """The 16-bit model of the quantized checkpoints in `models`, where they do not name it."""
     tasks: tuple[TaskConfig, ...] = (TaskConfig(name="tiny_math"),)
     """Tasks; each trains and is scored by itself."""
     adapters: tuple[AdapterConfig, ...] = (AdapterConfig(),)

@@ -22,11 +22,8 @@ def adapter_names(adapters: Sequence[AdapterConfig]) -> list[str]:
     Raises:
         ConfigError: two entries that are called alike and cannot be told apart, or one called like the bases without an adapter.
     """
-    counts = Counter(adapter.name or adapter.method for adapter in adapters)
-    names = [
-        adapter.name or (_by_settings(adapter) if counts[adapter.method] > 1 else adapter.method)
-        for adapter in adapters
-    ]
+    counts = Counter(adapter.name or adapter.method for adapter in adapters if adapter.path is None)
+    names = [adapter.name or _own_name(adapter, counts) for adapter in adapters]
     for name, count in Counter(names).items():
         if count > 1 or name == NO_ADAPTER:
             raise ConfigError(
@@ -37,6 +34,12 @@ def adapter_names(adapters: Sequence[AdapterConfig]) -> list[str]:
                 hint="write name: NAME into the entries",
             )
     return names
+
+
+def _own_name(adapter: AdapterConfig, counts: Mapping[str, int]) -> str:
+    if adapter.path is not None:
+        return adapter.path.rstrip("/").rpartition("/")[2]
+    return _by_settings(adapter) if counts[adapter.method] > 1 else adapter.method
 
 
 def _by_settings(adapter: AdapterConfig) -> str:

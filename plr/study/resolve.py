@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from plr.core.fingerprint import JsonObject
-from plr.core.specs import Calibration, CalibrationKnobs, Evaluate, ModelRef, Quantization, TaskSpec
+from plr.core.specs import (
+    Calibration,
+    CalibrationKnobs,
+    Evaluate,
+    GivenAdapter,
+    GivenBase,
+    ModelRef,
+    Quantization,
+    Source,
+    TaskSpec,
+)
 from plr.errors import DataError, HubUnreachable, UsageError
 
 __all__ = ["Resolver"]
@@ -43,6 +53,38 @@ class Resolver:
                 raise
             self.unresolved.append(f"model {text}")
             return ModelRef(kind="hub", name=text.partition("@")[0], revision=UNRESOLVED)
+
+    def base(self, text: str, source: str | None = None) -> Source | GivenBase:
+        """Resolve a model: one of 16 bits, or a quantized checkpoint and the `source` it was made from."""
+        from plr.bases.given_bases import given_base
+
+        ref = self.model(text)
+        if ref.revision == UNRESOLVED:
+            return Source(model=ref)
+        return given_base(ref, source=source, offline=self.offline)
+
+    def adapter(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        source: str | None = None,
+        trained_on: str | None = None,
+        task: TaskSpec | None = None,
+        allow_mismatch: bool = False,
+    ) -> GivenAdapter:
+        """Resolve an adapter that another tool trained, as `plr.bases.given_adapters.resolve_adapter` does."""
+        from plr.bases.given_adapters import resolve_adapter
+
+        return resolve_adapter(
+            text,
+            model=model,
+            source=source,
+            trained_on=trained_on,
+            task=task,
+            allow_mismatch=allow_mismatch,
+            offline=self.offline,
+        )
 
     def task(
         self,

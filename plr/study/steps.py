@@ -11,6 +11,7 @@ from plr.core.precision import Precision
 from plr.core.specs import (
     AdapterSpec,
     Evaluate,
+    GivenBase,
     Quantization,
     QuantizationKnobs,
     Quantize,
@@ -19,6 +20,7 @@ from plr.core.specs import (
     TaskSpec,
     TrainSpec,
 )
+from plr.errors import ConfigError
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
@@ -30,8 +32,9 @@ CELL_TASK = "task"
 
 def base_step(
     source: Source, bits: int, settings: QuantizeConfig, task: TaskSpec | None, resolver: Resolver
-) -> Source | Quantize:
-    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`, or on a file.
+) -> Source | Quantize | GivenBase:
+    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`, or on a file;
+    or the checkpoint that the settings name for it.
 
     Raises:
         UsageError: no such quantizer or calibration, or settings that the quantizer cannot carry out.
@@ -40,6 +43,12 @@ def base_step(
     if bits == 16:
         return source
     own = settings.at(bits)
+    if own.path is not None:
+        model = source.model
+        given = resolver.base(own.path, model.title if model.kind == "embedded" else model.path or model.name)
+        if given.bits != bits:
+            raise ConfigError(f"{own.path} has {given.bits} bits", expected=f"a checkpoint of {bits} bits")
+        return given
     text = None if own.calibration == CELL_TASK else own.calibration
     calibration = resolver.calibration(own.method, text, own, task=task)
     value: dict[str, object] = {
@@ -74,7 +83,7 @@ def training_spec(
 
 
 def evaluation_step(
-    target: Source | Quantize | Restore,
+    target: Source | Quantize | GivenBase | Restore,
     task: TaskSpec,
     settings: EvaluateConfig,
     dtype: Precision,

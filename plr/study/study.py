@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plr.core.config import parse
-from plr.core.modes import grid_modes, plain_mode
+from plr.core.modes import MODES, grid_modes, plain_mode
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
-from plr.core.specs import ModelRef, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.core.specs import UNKNOWN_BITS, GivenBase, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.engines import Outcome, engines
 from plr.engines.plan import Event, Plan
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Study"]
 
 
-Bases = Mapping[int, Source | Quantize]
+Base = Source | Quantize | GivenBase
+Bases = Mapping[int, Base]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class _Axes:
     """One task of a study: its own settings laid over the study's, its names resolved."""
 
     where: str
+    title: str
+    """Name of the model in tables."""
+    model: str
+    """The model as the file names it."""
     task: TaskSpec
     quantize: QuantizeConfig
     train: TrainSpec
@@ -73,7 +78,6 @@ class Study:
         for text in (*config.models, *(task.data for task in scored if task.data is not None)):
             config.substituted(text)  # a variable that is not set is said before the network is asked for anything
         self._scored: dict[str, str] = {}  # name of a task -> how the file names it
-        self._titles: dict[ModelRef, str] = {}
         self.cells = list(self._cells())
 
     @property
@@ -125,25 +129,28 @@ class Study:
         return samples_frame(results, {key: read_samples(one.path) for key, one in stored.items() if one is not None})
 
     def _cells(self) -> Iterator[Cell]:
-        models = [self.resolver.model(self.config.substituted(model)) for model in self.config.models]
-        self._titles.update(zip(models, model_names(models), strict=True))
+        texts = [self.config.substituted(model) for model in self.config.models]
+        titles = model_names([self.resolver.model(text) for text in texts])
+        source = None if self.config.source is None else self.config.substituted(self.config.source)
         named = list(zip(self.config.adapters, adapter_names(self.config.adapters), strict=True))
-        for model in models:
-            source = Source(model=model)
+        for text, title in zip(texts, titles, strict=True):
+            model = self.resolver.base(text, source)
             for entry in self.config.tasks:
-                axes = self._axes(entry)
-                bases = self._bases(source, axes)
+                axes = self._axes(entry, title, text)
+                bases = self._bases(model, axes)
                 if self.config.baselines:
                     yield from self._baselines(axes, bases)
                 for adapter, name in named:
                     yield from self._adapter_cells(adapter, name, axes, bases)
 
-    def _axes(self, entry: TaskConfig) -> _Axes:
+    def _axes(self, entry: TaskConfig, title: str, model: str) -> _Axes:
         """Lay the settings of one task over those of the study."""
         config, where = self.config, f"task {entry.name}"
         task = self._task(entry)
         return _Axes(
             where=where,
+            title=title,
+            model=model,
             task=task,
             quantize=parse(QuantizeConfig, {**config.quantize.model_dump(), **entry.quantize}, f"{where}: quantize"),
             train=parse(TrainSpec, {**config.train.model_dump(), **entry.train}, f"{where}: train"),
@@ -175,12 +182,16 @@ class Study:
                 )
             yield _Scored(scored, settings)
 
-    def _bases(self, source: Source, axes: _Axes) -> Bases:
-        """Build the base of every width that a cell trains on or restores to."""
-        own = [bits for adapter in self.config.adapters for bits in adapter.train_bits or ()]
-        return {bits: self._base(source, bits, axes) for bits in {*axes.train_bits, *axes.restore_bits, *own}}
+    def _bases(self, model: Source | GivenBase, axes: _Axes) -> Bases:
+        """Build the base of every width that a cell trains on or restores to; a quantized checkpoint is that of its own width."""
+        trains = [adapter.train_bits or axes.train_bits for adapter in self.config.adapters if adapter.path is None]
+        widths = {*axes.restore_bits, *(bits for own in trains for bits in own)}
+        return {bits: self._base(model, bits, axes) for bits in widths}
 
-    def _base(self, source: Source, bits: int, axes: _Axes) -> Source | Quantize:
+    def _base(self, model: Source | GivenBase, bits: int, axes: _Axes) -> Base:
+        if isinstance(model, GivenBase) and model.bits == bits:
+            return model
+        source = model.source
         own, substituted = axes.quantize.at(bits), self.config.substituted
         texts = {
             "calibration": substituted(own.calibration),
@@ -197,6 +208,9 @@ class Study:
 
     def _adapter_cells(self, adapter: AdapterConfig, name: str, axes: _Axes, bases: Bases) -> Iterator[Cell]:
         """Train one adapter with every seed on every base, and score it on every base it is restored to."""
+        if adapter.path is not None:
+            yield from self._given_cells(adapter, adapter.path, name, axes, bases)
+            return
         spec = adapter_spec(adapter, self.resolver)
         recipe = training_spec(adapter, axes.train, self.resolver, scale_rate=axes.scale_rate, where=axes.where)
         for seed in self.config.seeds:
@@ -206,20 +220,33 @@ class Study:
                 target = Restore(adapter=train, base=bases[ell], mode=mode)
                 yield from self._scores(target, axes, name, k, ell, mode, seed)
 
+    def _given_cells(self, adapter: AdapterConfig, path: str, name: str, axes: _Axes, bases: Bases) -> Iterator[Cell]:
+        """Score an adapter that is there already on its own base, where that is known, and on every base it is restored to."""
+        own = None if adapter.trained_on is None else self.config.substituted(adapter.trained_on)
+        given = self.resolver.adapter(
+            self.config.substituted(path), model=axes.model, source=self.config.source, trained_on=own, task=axes.task
+        )
+        k = given.trained_bits
+        for _, ell, mode in self._grid((k,), axes.restore_bits):
+            base = given.own_base if ell == k and given.own_base is not None else bases[ell]
+            if MODES[mode].writes == "quantized" and isinstance(base, GivenBase):
+                continue  # it cannot be quantized anew as it was
+            target = Restore(adapter=given, base=base, mode=mode)
+            yield from self._scores(target, axes, name, k, ell, mode, self.config.seeds[0])
+
     def _scores(
-        self, target: Source | Quantize | Restore, axes: _Axes, adapter: str, k: int, ell: int, mode: str, seed: int
+        self, target: Base | Restore, axes: _Axes, adapter: str, k: int, ell: int, mode: str, seed: int
     ) -> Iterator[Cell]:
         """Score one target on every task of its axes."""
-        base = target.base if isinstance(target, Restore) else target
         for one in axes.scored:
             step = evaluation_step(target, one.task, one.settings, self.dtype, self.resolver, where=axes.where)
-            yield Cell(self._titles[base.model], one.task.name, adapter, k, ell, mode, seed, step)
+            yield Cell(axes.title, one.task.name, adapter, k, ell, mode, seed, step)
 
     def _grid(self, train_bits: Iterable[int], restore_bits: Iterable[int]) -> Iterator[tuple[int, int, str]]:
         """List (train_bits, restore_bits, mode) of every cell, falling in k and l."""
         config = self.config
         for k in sorted(train_bits, reverse=True):
-            for ell in sorted({*restore_bits, k}, reverse=True):
+            for ell in sorted({*restore_bits, k} - {UNKNOWN_BITS}, reverse=True):
                 if config.cells == "upper" and ell < k:
                     continue
                 yield from ((k, ell, mode) for mode in grid_modes(config.modes, k, ell))
