@@ -67,7 +67,7 @@ class GivenOptions(TypedDict, total=False):
     source: str | Path | None
     """The 16-bit model of a quantized checkpoint, where that does not name it."""
     trained_on: str | Path | None
-    """What the adapter was trained on: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
+    """Base of the training of an adapter: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
 
 
 class QuantizeOptions(RecipeOptions, QuantizeKnobs, total=False):
@@ -165,11 +165,12 @@ class Lab:
             ConfigError: options, a file or `KEY=VALUE` texts that do not fit.
         """
         config = self._config(model, bits, options, knobs=options, needs_task=False)
-        if "tasks" in config.model_fields_set:
-            return self._only_cell(config).base
-        settings, source = config.quantize.at(bits), self.resolver.base(str(model))
+        source = self.resolver.base(str(model))
         if isinstance(source, GivenBase):
             raise _quantized_already(source)
+        if "tasks" in config.model_fields_set:
+            return self._only_cell(config).base
+        settings = config.quantize.at(bits)
         if bits < 16 and settings.calibration == CELL_TASK and quantizers.get(settings.method).needs_calibration:
             raise no_task(str(model))
         return base_step(source, bits, settings, None, self.resolver)

@@ -21,6 +21,7 @@ from plr.adapters.targets import has_module, named_in
 from plr.adapters.typed import adapted
 from plr.adapters.values import check_values
 from plr.core.files import write_atomic
+from plr.core.memory import out_of_memory
 from plr.core.quiet import import_gptqmodel
 from plr.errors import ConfigError, ModelError, PlrError
 from plr.quantizers import is_quantized_layer
@@ -179,8 +180,9 @@ class PeftMethod(AdapterMethod):
             own = get_peft_model_state_dict(adapted(model), adapter_name=name, save_embedding_layers=False).keys()
         stored, names = _names_in(folder), [name for name, _ in model.named_modules()]
         # Beside its own tensors a file may hold biases of the base, and embeddings that PEFT saves with it.
-        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        beside = {key for key in known if key.endswith((".bias", *_embeddings(model)))}
+        known = {_below_adapters(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+        held = {key for key in known if key.endswith((".bias", *_embeddings(model)))}
+        beside = {key for key in stored if _below_adapters(key) in held}
         targets: object = getattr(adapted(model).peft_config[name], "target_modules", None)
         listed = cast("list[str]", [*targets]) if isinstance(targets, set | list) else []
         lost = [item for item in listed if not has_module(names, item)]
@@ -211,7 +213,9 @@ class PeftMethod(AdapterMethod):
         _untie(cast("PreTrainedModel", adapted(model).get_base_model()))
         try:
             return adapted(model).merge_and_unload(safe_merge=True)
-        except (NotImplementedError, ValueError) as error:  # what PEFT has no merge for, or not into these layers
+        except (NotImplementedError, ValueError, RuntimeError) as error:  # no merge in PEFT, or not into these layers
+            if out_of_memory(error):
+                raise
             raise ModelError(
                 f"{self.config_class} cannot be merged into {type(adapted(model).get_base_model()).__name__}: {_first_line(error)}",
                 hint="serve the adapter beside its base (no --merge, mode restore or keep)",
@@ -333,6 +337,8 @@ def _untie(base: PreTrainedModel) -> None:
         config.tie_word_embeddings = False
 
 
+WRAPPERS = (".base_layer.", ".original_module.", ".modules_to_save.default.", ".modules_to_save.")
+"""Names of PEFT's layers around a layer of the base, inside the name of a tensor."""
 OVERWRITTEN = "_plr_overwritten"
 """Attribute of a base: its own tensors in whose place each adapter has written (biases, with `bias: all`), by its name."""
 
@@ -368,7 +374,9 @@ def _named_by(folder: Path, base: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 def _below_adapters(name: str) -> str:
     """Return the name that a tensor of the base has without the layers of adapters around it."""
-    return name.replace(".base_layer.", ".")
+    for layer in WRAPPERS:
+        name = name.replace(layer, ".")
+    return name
 
 
 def _keep_overwritten(base: nn.Module, adapter: str, originals: list[tuple[Tensor, Tensor]]) -> None:

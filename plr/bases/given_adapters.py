@@ -55,7 +55,7 @@ FILES = (
 ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
 """Initialisations that move part of the base (or of its quantization error) into the adapter."""
 FRESH = {"nf4": ("nf4", 4, 64, False), "nf4-double-quant": ("nf4", 4, 64, True), "int8": ("int8", 8, -1, False)}
-"""What bitsandbytes makes of a 16-bit model while it loads: method, bits, block size, double quantization."""
+"""Bases that bitsandbytes makes of a 16-bit model while it loads: method, bits, block size, double quantization."""
 
 
 def bears(name: str) -> bool:

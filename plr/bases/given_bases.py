@@ -23,7 +23,7 @@ __all__ = ["check_origin", "given_base", "quantization_of", "resolve_base", "sma
 
 ROWS = 64
 """Rows of a matrix that are compared, evenly spaced; vectors are compared whole."""
-BASE_MODEL = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?([\w./-]+)", re.MULTILINE)
+BASE_MODEL = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?[\"']?([\w./][\w./-]*)", re.MULTILINE)
 """The source in the head of a model card."""
 CARD = 8192
 """Characters of a card that are looked at."""

@@ -177,8 +177,7 @@ def _dense(model: Any) -> Any:
 def load_base(
     base: Source | Quantize | GivenBase, store: Store, runtime: Runtime, head: HeadSpec | None = None
 ) -> Loaded:
-    """Load a base at its bits: the source, or the quantized checkpoint out of the store or as it was given; with `head`, for
-    classification.
+    """Load a base at its bits: the source, a quantized checkpoint of the store, or one that was given; with `head`, a classifier.
 
     Raises:
         ModelError: an encoder without a head: it writes no text.

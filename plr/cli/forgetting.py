@@ -72,7 +72,7 @@ def forgetting(
         emit(
             {
                 "adapter": step.adapter.label,
-                "train_bits": step.adapter.base.bits,
+                "train_bits": step.adapter.trained_bits or None,
                 "restore_bits": step.base.bits,
                 "rows": [_plain(row) for row in rows],
             }
@@ -85,7 +85,8 @@ def _embedded(step: Restore) -> list[str]:
     """List the other tasks of the embedded base, which need no data."""
     if step.base.model.kind != "embedded":
         return []
-    return [name for name in ("tiny_math", "tiny_sql") if name != step.adapter.task.name]
+    own = None if step.adapter.task is None else step.adapter.task.name
+    return [name for name in ("tiny_math", "tiny_sql") if name != own]
 
 
 def _tasks(here: Lab, step: Restore, wanted: list[str], limit: int | None, quiet: bool) -> list[Change]:

@@ -486,7 +486,7 @@ class GivenAdapter(Step, frozen=True):
     method: str
     """Name of the method; it stands in the adapter's own configuration."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """That configuration, for the record: it is part of the content."""
+    """Its configuration, for the record: it is part of the content."""
     named: Base
     """The base that it names, or that was named for it."""
     trained_on: Base | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
@@ -26,6 +27,7 @@ from plr.evaluation.records import ANSWER_LOSS
 from plr.evaluation.samples import sample_scores
 from plr.lm import perplexity
 from plr.restoration.attach import attach
+from plr.restoration.fit import fit
 from plr.scoring.metric import Metric, metric_named
 from plr.stats import paired_bootstrap
 from plr.tasks.data.rows import head_of
@@ -95,6 +97,8 @@ def text_shift(
         raise UsageError(f"{step.label} is a merged checkpoint", expected="an adapter, and the base it stands beside")
     check_writes(step)
     loaded = load_base(step.base, store, runtime)
+    folder = adapter_folder(step.adapter, store, offline=runtime.offline)
+    loaded = fit(loaded, step.adapter, folder)
     drawn: list[str] = []
     count = 0
     for chunk in chunks(texts):
@@ -118,7 +122,7 @@ def text_shift(
         return measured
 
     before = losses(loaded.model)
-    model = attach(loaded, step, store.require(step.adapter).path, "forgetting").model
+    model = attach(loaded, step, folder, "forgetting").model
     after = losses(model)
     sizes = [size for _, size in before]
 
@@ -157,7 +161,7 @@ def check_writes(step: Restore) -> None:
     Raises:
         UsageError: the adapter was trained with one.
     """
-    if head_of(step.adapter.task) is not None:
+    if step.adapter.task is not None and head_of(step.adapter.task) is not None:
         raise UsageError(
             f"{step.adapter.label} was trained with a classification head: it has no perplexity, and no other task's head",
             expected="an adapter of a task that writes its answer",

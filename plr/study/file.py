@@ -43,7 +43,7 @@ class QuantizeConfig(CalibrationKnobs, QuantizationKnobs, frozen=True):
     gate_text: str | None = None
     """A JSONL or text file on which every base is measured, beside the task; no part of a base's identity."""
     path: str | None = None
-    """In `by_bits`: a quantized checkpoint that is the base of this width, instead of one that plr makes."""
+    """A quantized checkpoint that is the base of this width, instead of one that plr makes; of use in `by_bits`."""
     by_bits: dict[int, dict[str, Any]] = Field(default_factory=dict[int, dict[str, Any]])
     """Settings that differ at one width: `{4: {method: nf4, group_size: 64}}`."""
 
@@ -155,7 +155,7 @@ class AdapterConfig(_Part, frozen=True):
     path: str | None = None
     """An adapter that is there already, instead of training one: a PEFT folder, or `ORG/NAME` of the hub."""
     trained_on: str | None = None
-    """What that adapter was trained on: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
+    """Base of the training of that adapter: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
     name: str | None = None
     """Name in tables; the method's name if left out."""
     config: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,285 @@
+"""Quantized checkpoints of other tools as bases: their bits, their source, the same logits as their own loaders give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from given import float32_base, logits, save_adapter
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GPTQConfig
+
+from plr import Lab
+from plr.bases.given_bases import check_origin, resolve_base
+from plr.bases.load import load_base
+from plr.core.runtime import Runtime
+from plr.core.specs import GivenBase, Quantize, Restore, Source
+from plr.embedded import tiny_path
+from plr.errors import ModelError, PlrError, ProvenanceError, UsageError
+from plr.gptq import load_checkpoint
+from plr.quantizers import densify
+
+
+@pytest.fixture
+def lab(home: Path) -> Lab:
+    return Lab(home, dtype="float32", device="cpu", offline=True)
+
+
+def gptq(lab: Lab, folder: Path, bits: int = 4, **knobs: Any) -> Path:
+    """Copy a GPTQ checkpoint out of the store, as it would lie on the hub."""
+    overrides = [f"quantize.{key}={json.dumps(value)}" for key, value in knobs.items()]
+    made = lab.quantize(bits=bits, task="tiny_math", samples=8, overrides=overrides)
+    shutil.copytree(made.path, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    AutoTokenizer.from_pretrained(tiny_path()).save_pretrained(folder)
+    return folder
+
+
+def loaded(base: Any, lab: Lab) -> Any:
+    return load_base(base, lab.store, Runtime(home=lab.store.home, dtype="float32", device="cpu"))
+
+
+def change(folder: Path, **values: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("bits", "knobs"),
+    [
+        (2, {"group_size": 32}),
+        (3, {"group_size": 32}),
+        (4, {"group_size": 32}),
+        (8, {"group_size": -1}),
+        (4, {"group_size": 32, "sym": False}),
+        (4, {"group_size": 32, "desc_act": True}),
+        (4, {"group_size": 32, "desc_act": True, "static_groups": True}),
+    ],
+)
+def test_a_gptq_checkpoint(lab: Lab, tmp_path: Path, bits: int, knobs: dict[str, Any]) -> None:
+    folder = gptq(lab, tmp_path / "theirs", bits, **knobs)
+    base = resolve_base(str(folder), source="embedded:tiny", offline=True)
+    assert isinstance(base, GivenBase)
+    assert (base.bits, base.method, base.setting["sym"]) == (bits, "gptq", knobs.get("sym", True))
+    expected = logits(load_checkpoint(folder, dtype=torch.float32))
+    torch.testing.assert_close(logits(loaded(base, lab).model), expected, atol=0, rtol=0)
+    assert not torch.allclose(expected, logits(loaded(Source(model=base.model), lab).model))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_computes_what_gptqmodel_computes(lab: Lab, tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("optimum", reason="optimum is not installed: pip install plr[gptqmodel]")
+    pytest.importorskip("gptqmodel", reason="gptqmodel is not installed: pip install plr[gptqmodel]")
+    folder = gptq(lab, tmp_path / "theirs", bits, group_size=32)
+    base = resolve_base(str(folder), offline=True)
+    setting = GPTQConfig(bits=bits, backend="gptq_torch")
+    theirs = logits(AutoModelForCausalLM.from_pretrained(folder, quantization_config=setting, dtype=torch.float32))
+    # GPTQModel multiplies scale and code in float16: each weight is rounded to 11 bits, 5e-4 relative at most.
+    assert (theirs - logits(loaded(base, lab).model)).norm() < 1e-3 * theirs.norm()
+
+
+def test_the_second_version_of_the_format_and_shards(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    expected = logits(load_checkpoint(folder, dtype=torch.float32))
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(".qzeros"):  # the first version stores zero points less one, in each code of a word
+            tensors[name] = tensor + int("1" * 8, 16)
+    names = sorted(tensors)
+    parts = [names[: len(names) // 2], names[len(names) // 2 :]]
+    index: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    change(folder, quantization_config=config["quantization_config"] | {"checkpoint_format": "gptq_v2"})
+    (folder / "quantize_config.json").unlink()
+    base = resolve_base(str(folder), source="embedded:tiny", offline=True)
+    torch.testing.assert_close(logits(loaded(base, lab).model), expected, atol=0, rtol=0)
+
+
+def test_the_files_of_autogptq(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    expected = logits(load_checkpoint(folder, dtype=torch.float32))
+    config = json.loads((folder / "config.json").read_text())
+    setting = config.pop("quantization_config")
+    (folder / "config.json").write_text(json.dumps(config))
+    old = {key: setting[key] for key in ("bits", "group_size", "damp_percent", "desc_act", "sym") if key in setting}
+    (folder / "quantize_config.json").write_text(json.dumps(old | {"model_file_base_name": "gptq_model-4bit-32g"}))
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-32g.safetensors")
+    base = resolve_base(str(folder), source="embedded:tiny", offline=True)
+    assert isinstance(base, GivenBase)
+    assert base.bits == 4
+    torch.testing.assert_close(logits(loaded(base, lab).model), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("bits", "setting"),
+    [
+        (4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}),
+        (4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}),
+        (8, {"load_in_8bit": True}),
+    ],
+)
+def test_a_bitsandbytes_checkpoint(lab: Lab, tmp_path: Path, bits: int, setting: dict[str, Any]) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install plr[bitsandbytes]")
+    source = float32_base(tmp_path / "source")
+    quantized = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=BitsAndBytesConfig(**setting), dtype=torch.float32
+    )
+    folder = tmp_path / "theirs"
+    quantized.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    base = resolve_base(str(folder), source=str(source), offline=True)
+    assert isinstance(base, GivenBase)
+    assert (base.bits, base.method) == (bits, "bitsandbytes")
+    found = logits(loaded(base, lab).model)
+    # On some CPUs bitsandbytes multiplies 4-bit codes in bfloat16; its own dequantized weights are what they stand for.
+    if bits == 4:
+        densify(quantized)
+    torch.testing.assert_close(found, logits(quantized.eval()), atol=1e-3, rtol=1e-3)
+
+
+def test_trained_on_as_it_is_and_restored_to_its_source(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    quick = ["train.epochs=1", "train.train_limit=16", "train.validation_limit=8"]
+    step = lab.adapter(folder, task="tiny_math", overrides=quick)
+    assert isinstance(step.base, GivenBase)
+    assert (
+        step.fingerprint == lab.adapter(folder, task="tiny_math", source="embedded:tiny", overrides=quick).fingerprint
+    )
+    adapter = lab.make(step)
+    assert [one.kind for one in lab.store.all()] == ["base", "adapter"]  # its 4 bits were not quantized again
+    assert adapter.metrics["train_bits"] == 4
+    own = lab.evaluate(adapter, limit=4, max_new_tokens=4)
+    assert (own.metrics["train_bits"], own.metrics["restore_bits"]) == (4, 4)
+    with pytest.raises(UsageError, match="is not known"):
+        lab.restored(adapter, 16)
+    served = lab.restored(adapter, 16, model="embedded:tiny")
+    assert served.mode == "restore"
+    assert lab.make(served).metrics["largest_logit_change"] > 0
+    assert lab.restored(adapter, 4, model="embedded:tiny").mode == "keep"
+    other = lab.restored(adapter, 8, model="embedded:tiny")
+    assert isinstance(other.base, Quantize)
+    shutil.copytree(tiny_path(), tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file(
+        {key: value * 1.5 for key, value in weights.items()}, tmp_path / "other" / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ProvenanceError, match="was not made from"):
+        lab.restored(adapter, 16, model=tmp_path / "other")
+
+
+def test_as_the_base_that_is_restored_to(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    adapter = save_adapter(tmp_path / "adapter")
+    step = lab.restored(adapter, base=folder, model="embedded:tiny")
+    assert isinstance(step.base, GivenBase)
+    assert step.mode == "restore"
+    served = lab.make(step)
+    assert json.loads((served.path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    with pytest.raises(UsageError, match="has 4 bits, and --bits is 8"):
+        lab.restored(adapter, 8, base=folder, model="embedded:tiny")
+    with pytest.raises(UsageError, match="quantizes anew"):
+        lab.restored(adapter, base=folder, model="embedded:tiny", mode="requantize")
+    own = lab.restored(adapter, 4, trained_on=folder, model="embedded:tiny", mode="roundtrip", merge=False)
+    dense = lab.make(own)
+    found = logits(AutoModelForCausalLM.from_pretrained(dense.path, dtype=torch.float32))
+    assert isinstance(own, Restore)
+    kept = lab.make(lab.restored(adapter, 4, trained_on=folder, model="embedded:tiny"))
+    assert kept.metrics["mode"] == "keep"
+    assert torch.isfinite(found).all()
+
+
+def test_scored_by_its_folder_as_a_model_is(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    result = lab.evaluate(str(folder), "tiny_math", limit=4, max_new_tokens=4)
+    assert (result.metrics["train_bits"], result.metrics["restore_bits"]) == (4, 4)
+    shutil.copytree(tiny_path(), tmp_path / "model")
+    plain = lab.evaluate(str(tmp_path / "model"), "tiny_math", limit=4, max_new_tokens=4)
+    assert plain.metrics["restore_bits"] == 16
+    assert (
+        lab.evaluate("embedded:tiny", "tiny_math", limit=4, max_new_tokens=4).metrics["metrics"]
+        == plain.metrics["metrics"]
+    )
+
+
+def test_what_is_quantized_is_no_source(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    with pytest.raises(UsageError, match="quantized already"):
+        lab.base(str(folder), 3, task="tiny_math")
+    with pytest.raises(UsageError, match="--bits is 3"):
+        lab.adapter(str(folder), 3, task="tiny_math")
+    with pytest.raises(UsageError, match="is quantized itself"):
+        resolve_base(str(folder), source=str(folder), offline=True)
+    with pytest.raises(UsageError, match="which is not quantized"):
+        resolve_base("embedded:tiny", source="embedded:tiny", offline=True)
+
+
+@pytest.mark.parametrize("where", ["config", "card", "card list"])
+def test_the_source_that_a_checkpoint_names(lab: Lab, tmp_path: Path, where: str) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    shutil.copytree(tiny_path(), tmp_path / "source")
+    name = str(tmp_path / "source")
+    match where:
+        case "config":
+            change(folder, _name_or_path=name)
+        case "card":
+            (folder / "README.md").write_text(f"---\nlicense: mit\nbase_model: {name}\n---\n# A model\n")
+        case _:
+            (folder / "README.md").write_text(f"---\nbase_model:\n  - {name}\n---\n")
+    base = resolve_base(str(folder), offline=True)
+    assert isinstance(base, GivenBase)
+    assert base.origin is not None
+    assert base.origin.path == name
+    assert check_origin(base)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"quant_method": "fp8"}, "quantized by fp8, which plr does not read"),
+        ({"quant_method": "gptq", "bits": 5}, "to 5 bits"),
+        ({"quant_method": "gptq"}, "to None bits"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"+:x": {"bits": 8}}}, "dynamic"),
+        ({"quant_method": "bitsandbytes"}, "to None bits"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}},
+            },
+            "floating",
+        ),
+        ([4], "object of settings|is \\[4\\]"),
+    ],
+)
+def test_what_is_not_read_is_refused_before_any_work(lab: Lab, tmp_path: Path, setting: Any, words: str) -> None:
+    shutil.copytree(tiny_path(), tmp_path / "theirs")
+    change(tmp_path / "theirs", quantization_config=setting)
+    with pytest.raises((ModelError, PlrError), match=words):
+        lab.adapter(tmp_path / "theirs", task="tiny_math")
+
+
+@pytest.mark.parametrize(
+    ("setting", "bits"),
+    [
+        ({"quant_method": "awq", "bits": 4}, 4),
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 3}}}, 3),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}},
+            8,
+        ),
+    ],
+)
+def test_the_bits_of_other_formats(tmp_path: Path, setting: Any, bits: int) -> None:
+    shutil.copytree(tiny_path(), tmp_path / "theirs")
+    change(tmp_path / "theirs", quantization_config=setting)
+    base = resolve_base(str(tmp_path / "theirs"), offline=True)
+    assert isinstance(base, GivenBase)
+    assert base.bits == bits
