@@ -18,6 +18,7 @@ from plr.core.fingerprint import JsonObject
 from plr.core.specs import BITS, GivenBase, ModelRef, Source
 from plr.errors import HubError, ModelError, PlrError, ProvenanceError, UsageError
 from plr.hub import fetch, is_listed, is_offline, repo_folder
+from plr.quantizers import formats, reader_of
 
 __all__ = ["check_origin", "given_base", "quantization_of", "resolve_base", "small_file"]
 
@@ -27,8 +28,6 @@ BASE_MODEL = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?[\"']?([\w./][\w
 """The source in the head of a model card."""
 CARD = 8192
 """Characters of a card that are looked at."""
-FORMATS = ("gptq", "bitsandbytes", "awq", "hqq", "compressed-tensors")
-"""The `quant_method` of checkpoints whose bits are known by their configuration."""
 
 
 def resolve_base(text: str, *, source: str | None = None, offline: bool = False) -> Source | GivenBase:
@@ -90,27 +89,18 @@ def _bits(setting: Mapping[str, Any], name: str) -> int:
         ModelError: none that is known, or several.
     """
     method = str(setting.get("quant_method", "gptq"))
-    match method:
-        case "gptq" | "awq":
-            found = {setting.get("bits", setting.get("w_bit"))}
-            if setting.get("dynamic"):
-                found.add("others, by `dynamic`")
-        case "bitsandbytes":
-            found = {4 if setting.get("load_in_4bit") else 8 if setting.get("load_in_8bit") else None}
-        case "hqq":
-            weights = cast("Mapping[str, Any]", setting.get("quant_config") or {}).get("weight_quant_params") or {}
-            found = {cast("Mapping[str, Any]", weights).get("nbits")}
-        case "compressed-tensors":
-            groups = cast("Mapping[str, Mapping[str, Any]]", setting.get("config_groups") or {})
-            found = {(group.get("weights") or {}).get("num_bits") for group in groups.values()} or {None}
-            if any((group.get("weights") or {}).get("type", "int") != "int" for group in groups.values()):
-                found.add("floating-point codes")
-        case _:
-            raise ModelError(
-                f"{name} is quantized by {method}, which plr does not read",
-                expected=f"quant_method {', '.join(FORMATS)}",
-                hint="name the 16-bit model it was made from",
-            )
+    if reader_of({**setting, "quant_method": method}) is None:
+        raise ModelError(
+            f"{name} is quantized by {method}, which plr does not read",
+            expected=f"quant_method {' or '.join(formats())}",
+            hint="name the 16-bit model it was made from",
+        )
+    if method == "bitsandbytes":
+        found: set[object] = {4 if setting.get("load_in_4bit") else 8 if setting.get("load_in_8bit") else None}
+    else:
+        found = {setting.get("bits")}
+    if setting.get("dynamic"):
+        found.add("others, by `dynamic`")
     if len(found) == 1 and (bits := found.pop()) in BITS[1:] and isinstance(bits, int):
         return bits
     raise ModelError(
