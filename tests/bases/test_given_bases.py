@@ -254,7 +254,7 @@ def test_the_source_that_a_checkpoint_names(lab: Lab, tmp_path: Path, where: str
                 "quant_method": "compressed-tensors",
                 "config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}},
             },
-            "floating",
+            "quantized by compressed-tensors",
         ),
         ([4], "object of settings|is \\[4\\]"),
     ],
@@ -264,22 +264,3 @@ def test_what_is_not_read_is_refused_before_any_work(lab: Lab, tmp_path: Path, s
     change(tmp_path / "theirs", quantization_config=setting)
     with pytest.raises((ModelError, PlrError), match=words):
         lab.adapter(tmp_path / "theirs", task="tiny_math")
-
-
-@pytest.mark.parametrize(
-    ("setting", "bits"),
-    [
-        ({"quant_method": "awq", "bits": 4}, 4),
-        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 3}}}, 3),
-        (
-            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}},
-            8,
-        ),
-    ],
-)
-def test_the_bits_of_other_formats(tmp_path: Path, setting: Any, bits: int) -> None:
-    shutil.copytree(tiny_path(), tmp_path / "theirs")
-    change(tmp_path / "theirs", quantization_config=setting)
-    base = resolve_base(str(tmp_path / "theirs"), offline=True)
-    assert isinstance(base, GivenBase)
-    assert base.bits == bits
