@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
-from plr.core.modes import mode_of, plain_mode
+from plr.core.modes import MODES, mode_of, plain_mode
 from plr.core.runtime import Runtime, RuntimeOptions
 from plr.core.specs import (
     BITS,
@@ -23,7 +23,7 @@ from plr.core.specs import (
     TaskSpec,
     Train,
 )
-from plr.core.store import Artifact, Store
+from plr.core.store import MANIFEST, Artifact, Store
 from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Base = Source | Quantize | GivenBase
-Target = Artifact | Restore | Train | GivenAdapter | Base | str
+Target = Artifact | Restore | Train | GivenAdapter | Base | str | Path
 OnEvent = Callable[[Event], None]
 DEFAULT_MODEL = "embedded:tiny"
 
@@ -374,11 +374,13 @@ class Lab:
         from plr.bases.resolve import HUB_ID
 
         path = Path(ref).expanduser()
-        if _lies(path / "manifest.json"):
-            return False
-        if _lies(path / "adapter_config.json") or _lies(path / "config.json"):
+        if ref.startswith("embedded:"):
             return True
-        return ref.startswith("embedded:") or _lies(path) or HUB_ID.fullmatch(ref.partition("@")[0]) is not None
+        if _lies(path / MANIFEST) or self.store.home in path.absolute().parents:
+            return False  # what lies in the store is used as it was committed, or not at all
+        if path.suffix == ".gguf" or _lies(path / "adapter_config.json") or _lies(path / "config.json"):
+            return True
+        return HUB_ID.fullmatch(ref.partition("@")[0]) is not None and not _lies(path.parent)
 
     def _used(self, ref: Artifact | str | None, kinds: tuple[str, ...]) -> Artifact:
         """Find the artifact of this store that is to be used, and compare its files with what was committed."""
@@ -388,6 +390,7 @@ class Lab:
 
     def _scored(self, target: Target | None, task: str | None, options: EvaluateOptions) -> Base | Restore:
         given = _given(options)
+        target = str(target) if isinstance(target, Path) else target
         if isinstance(target, str) and self._is_foreign(target):
             step = self._outside(target, {**options, "task": task}, given)
         elif any(value is not None for value in given.values()):
@@ -459,21 +462,20 @@ class Lab:
         if model is not None and isinstance(trained, Train):
             source = Source(model=self.resolver.model(str(model)))
             if isinstance(trained.base, GivenBase) and trained.base.origin is None:
-                known = self.resolver.base(_name_of(trained.base.checkpoint), _name_of(source.model))
+                known = self.resolver.base(trained.base.checkpoint.argument, source.model.argument)
                 trained = trained.replaced(base=known)  # compared with the source; its identity stays
             _check_source(trained.base.model, source.model, allow_mismatch)
         else:
             source = None
         if (named := options.get("base")) is not None:
-            text = _text(options.get("source"))
-            origin = text or (None if trained.base.model.kind == "gguf" else _name_of(trained.base.model))
-            base = self.resolver.base(str(named), origin)
+            base = self.resolver.base(str(named), _text(options.get("source")) or trained.base.model.argument)
             if bits not in (None, base.bits):
                 raise UsageError(f"--base {named} has {base.bits} bits, and --bits is {bits}", hint="leave --bits out")
             return trained, base
         bits = 16 if bits is None else bits
         own = trained.own_base
-        if isinstance(own, GivenBase) and own.bits == bits and options.get("method") is None:
+        anew = MODES[mode].writes == "quantized" if (mode := options.get("mode")) in MODES else False
+        if isinstance(own, GivenBase) and own.bits == bits and options.get("method") is None and not anew:
             return trained, own
         return trained, self._base_like(trained, source or trained.base.source, bits, options)
 
@@ -528,13 +530,6 @@ def _given(options: Mapping[str, object]) -> GivenOptions:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _name_of(ref: ModelRef) -> str:
-    """Write a model as an option would name it."""
-    if ref.kind == "embedded":
-        return ref.title
-    return ref.path or f"{ref.name}@{ref.revision}"
 
 
 def _lies(path: Path) -> bool:

@@ -15,18 +15,20 @@ from typing import cast
 
 from plr.adapters import adapters
 from plr.adapters.known import REFUSED, peft_names
-from plr.bases.given_bases import resolve_base, small_file
+from plr.bases.given_bases import check_committed, resolve_base, small_file
 from plr.bases.look import header_of, json_object
-from plr.bases.resolve import HUB_ID
+from plr.bases.resolve import HUB_ID, hub_reference
 from plr.core.fingerprint import JsonObject, folder_sha256, is_json
 from plr.core.specs import Base, GivenAdapter, GivenBase, ModelRef, Quantization, Quantize, Source, TaskSpec, Train
 from plr.core.store import Store
-from plr.errors import HubError, HubUnreachable, IntegrityError, ModelError, PlrError, ProvenanceError, UsageError
-from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
+from plr.errors import HubError, IntegrityError, ModelError, PlrError, ProvenanceError, UsageError
+from plr.hub import fetch, is_listed, is_offline, repo_folder
 from plr.tasks import task_of
 
 __all__ = [
     "ABSORBING_INITS",
+    "CONFIG",
+    "WEIGHTS",
     "adapter_config",
     "adapter_folder",
     "adapter_path",
@@ -169,27 +171,17 @@ def _reference(text: str, *, offline: bool) -> ModelRef:
     path = Path(os.path.expanduser(text))
     if _is_file(path / CONFIG):
         path = path.absolute()
+        check_committed(path)
         if not (path / WEIGHTS).exists():
             raise _no_weights(str(path), pickled=(path / PICKLED).exists())
         header_of(path / WEIGHTS, str(path))
         return ModelRef(kind="local", name=path.name, revision=folder_sha256(path, patterns=FILES), path=str(path))
-    name, _, revision = text.partition("@")
-    if text.startswith((".", "~", "/")) or path.is_dir() or not HUB_ID.fullmatch(name):
+    if text.startswith((".", "~", "/")) or path.is_dir() or not HUB_ID.fullmatch(text.partition("@")[0]):
         raise UsageError(
             f"{text!r} is no adapter: there is no {path / CONFIG}, and it has not the form of a hub id",
             expected="a PEFT folder (adapter_config.json, adapter_model.safetensors), or ORG/NAME of the hub",
         )
-    if is_offline(offline) or (is_sha(revision) and cached_sha("model", name, revision) is not None):
-        sha = cached_sha("model", name, revision or None)
-        if sha is None:
-            raise HubUnreachable(
-                f"{text} is not in the local hub cache and plr is offline", hint=f"fetch it once: hf download {name}"
-            )
-    else:
-        sha = commit_sha(
-            "model", name, revision or None, advice="use --offline with a cached adapter, or a local folder"
-        )
-    return ModelRef(kind="hub", name=name, revision=sha)
+    return hub_reference(text, offline=offline)
 
 
 def adapter_config(ref: ModelRef, *, offline: bool = False) -> JsonObject:
@@ -328,7 +320,7 @@ def _trained_on(text: str | None, named: Base, config: JsonObject, source: str |
         method, bits, size, double = FRESH[text]
         setting = {"method": method, "bits": bits, "group_size": size, "double_quant": double}
         return Quantize(source=base, quantization=Quantization.model_validate(setting))
-    own = resolve_base(text, source=source or _source_text(named), offline=offline)
+    own = resolve_base(text, source=source or named.model.argument, offline=offline)
     if isinstance(own, Source) and own.model.identity() != named.model.identity():
         raise UsageError(
             f"--trained-on {text} is a 16-bit model, and not the one that the adapter names",
@@ -346,13 +338,8 @@ def _quantized_name(config: JsonObject, named: Source, *, offline: bool) -> Base
         own = resolve_base(name, source=None, offline=offline)
         if isinstance(own, Source):
             return None
-        return resolve_base(name, source=_source_text(named), offline=offline)
+        return resolve_base(name, source=named.model.argument, offline=offline)
+    except ProvenanceError:
+        raise
     except PlrError:
         return None  # a place on another machine: it stays unknown
-
-
-def _source_text(base: Base) -> str | None:
-    model = base.model
-    if model.kind == "embedded":
-        return model.title
-    return model.path if model.path is not None else f"{model.name}@{model.revision}"

@@ -14,14 +14,18 @@ from typing import Any, cast
 
 from plr.bases.look import json_object, tensors_of
 from plr.bases.resolve import model_path, resolve_model
+from plr.core.artifact import Artifact
 from plr.core.fingerprint import JsonObject
+from plr.core.manifest import MANIFEST
 from plr.core.specs import BITS, GivenBase, ModelRef, Source
 from plr.errors import HubError, ModelError, PlrError, ProvenanceError, UsageError
 from plr.hub import fetch, is_listed, is_offline, repo_folder
 from plr.quantizers import formats, reader_of
 
-__all__ = ["check_origin", "given_base", "quantization_of", "resolve_base", "small_file"]
+__all__ = ["check_committed", "check_origin", "given_base", "quantization_of", "resolve_base", "small_file"]
 
+UNCOMMITTED = (".partial-", ".broken-", ".removed-")
+"""Beginnings of the names of folders of a store that are no artifacts."""
 ROWS = 64
 """Rows of a matrix that are compared, evenly spaced; vectors are compared whole."""
 BASE_MODEL = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?[\"']?([\w./][\w./-]*)", re.MULTILINE)
@@ -45,6 +49,8 @@ def resolve_base(text: str, *, source: str | None = None, offline: bool = False)
 
 def given_base(ref: ModelRef, *, source: str | None = None, offline: bool = False) -> Source | GivenBase:
     """Find what a resolved model is, see `resolve_base`."""
+    if ref.kind == "local":
+        check_committed(Path(ref.path or ""))
     setting = quantization_of(ref, offline=offline)
     if setting is None:
         if source is not None:
@@ -63,6 +69,23 @@ def given_base(ref: ModelRef, *, source: str | None = None, offline: bool = Fals
     )
     check_origin(base)
     return base
+
+
+def check_committed(folder: Path) -> None:
+    """Refuse what a store holds and never committed, and an artifact that is not as it was committed.
+
+    Raises:
+        UsageError: a folder that is being written, or was moved aside.
+        IntegrityError: it has a manifest of plr, and its files are others.
+    """
+    if folder.name.startswith(UNCOMMITTED):
+        raise UsageError(
+            f"{folder} was never committed, or moved aside",
+            expected="a finished artifact, or a checkpoint of another tool",
+            hint="run the command that makes it again",
+        )
+    if (folder / MANIFEST).is_file() and "fingerprint" in json_object(folder / MANIFEST, folder.name):
+        Artifact(folder, placed=False).use()
 
 
 def quantization_of(ref: ModelRef, *, offline: bool = False) -> JsonObject | None:

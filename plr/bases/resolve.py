@@ -25,7 +25,7 @@ from plr.errors import HubUnreachable, IntegrityError, ModelError, UnknownNameEr
 from plr.hub import cached_sha, commit_sha, fetch, is_listed, is_offline, is_sha, repo_folder
 from plr.registry import did_you_mean
 
-__all__ = ["EMBEDDED", "HUB_ID", "model_path", "resolve_model"]
+__all__ = ["EMBEDDED", "HUB_ID", "hub_reference", "model_path", "resolve_model"]
 
 EMBEDDED = {"tiny": tiny_path}
 _WEIGHTS = (
@@ -82,7 +82,7 @@ def resolve_model(text: str, *, offline: bool = False) -> ModelRef:
             expected="embedded:tiny, a folder with config.json, a .gguf file, or ORG/NAME",
             hint=did_you_mean(text, ["embedded:tiny"]),
         )
-    return _hub(text, offline=offline)
+    return hub_reference(text, offline=offline)
 
 
 def _local(folder: Path) -> ModelRef:
@@ -102,7 +102,12 @@ def _local(folder: Path) -> ModelRef:
     )
 
 
-def _hub(text: str, *, offline: bool) -> ModelRef:
+def hub_reference(text: str, *, offline: bool = False) -> ModelRef:
+    """Find the commit behind ORG/NAME[@REVISION].
+
+    Raises:
+        HubError: see `resolve_model`.
+    """
     name, _, revision = text.partition("@")
     if is_offline(offline) or (is_sha(revision) and cached_sha("model", name, revision) is not None):
         sha = cached_sha("model", name, revision or None)

@@ -307,7 +307,9 @@ def _tasks(text: str | None, data: str | None) -> list[str | None]:
     Raises:
         UsageError: a task that is named twice, or one folder of data for several.
     """
-    names = [None] if text is None else [name.strip() for name in text.split(",")]
+    if text is None or Path(text).is_file():  # a file may have a comma in its name
+        return [text]
+    names = [name.strip() for name in text.split(",")]
     if len(set(names)) < len(names) or "" in names:
         raise UsageError(
             f"--task is {text!r}", expected="tasks, each once, with commas between them: tiny_math,tiny_sql"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from plr.lab import Lab, LabOptions
 
 __all__ = [
-    "Bits",
     "Columns",
     "Data",
     "Device",
@@ -43,7 +42,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to stan
 Model = Annotated[
     str, typer.Option("--model", "-m", help="embedded:tiny, a folder, a .gguf file, or ORG/NAME[@REVISION] of the hub.")
 ]
-Bits = Annotated[int, typer.Option("--bits", "-b", help="Bit width of the base: 16, 8, 4, 3 or 2.")]
 Source = Annotated[
     str | None, typer.Option("--source", help="The 16-bit model of a quantized checkpoint that does not name it.")
 ]

@@ -115,6 +115,13 @@ class ModelRef(Spec, frozen=True):
         """Name of the model in tables."""
         return f"embedded:{self.name}" if self.kind == "embedded" else self.name
 
+    @property
+    def argument(self) -> str:
+        """The text by which an option names it."""
+        if self.kind == "embedded":
+            return self.title
+        return self.path or f"{self.name}@{self.revision}"
+
     def identity(self) -> dict[str, Any]:
         return super().identity() | ({"name": self.name} if self.kind == "hub" else {})
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from plr.adapters import adapters
 from plr.bases.given_adapters import ABSORBING_INITS
+from plr.bases.given_bases import check_origin
 from plr.bases.load import Loaded
 from plr.core.fingerprint import JsonObject
 from plr.core.specs import GivenAdapter, GivenBase, Quantize, Restore, Source, Train
@@ -88,6 +89,9 @@ def attach(loaded: Loaded, step: Restore, folder: Path, name: str, before: Probe
     """
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, folder)
+    for base in (step.adapter.base, step.base):
+        if isinstance(base, GivenBase) and not step.allow_mismatch:
+            check_origin(base)  # both are on this machine by now, where they were not when this was planned
     texts = probe_texts(step)
     if before is None:
         before = probe(loaded.model, loaded.tokenizer, texts)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from plr.bases.given_adapters import CONFIG, WEIGHTS
 from plr.bases.load import Loaded, tokenizer_in
 from plr.bases.look import header_of
 from plr.core.specs import GivenAdapter, Train
@@ -15,7 +16,6 @@ from plr.quantizers.base import named_modules
 
 __all__ = ["embedding_rows", "fit"]
 
-WEIGHTS = "adapter_model.safetensors"
 NOT_CHOSEN = {"peft_type", "task_type", "peft_version", "auto_mapping"}
 
 
@@ -34,7 +34,7 @@ def fit(loaded: Loaded, adapter: Train | GivenAdapter, folder: Path) -> Loaded:
     if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file():
         loaded = replace(loaded, tokenizer=tokenizer_in(folder, adapter.folder.title))
     rows = embedding_rows(loaded)
-    saved = _saved_rows(loaded.model, folder, adapter.folder.title) or rows
+    saved = _saved_rows(loaded.model, folder, adapter.folder.title, rows)
     most = max(loaded.tokenizer.get_vocab().values())
     if most >= saved:
         raise ProvenanceError(
@@ -53,16 +53,30 @@ def embedding_rows(loaded: Loaded) -> int:
     return int(embedding.weight.shape[0])
 
 
-def _saved_rows(model: Any, folder: Path, name: str) -> int | None:
-    """Find how many tokens the embedding had that was saved with the adapter; None where none was."""
+def _saved_rows(model: Any, folder: Path, name: str, rows: int) -> int:
+    """Find how many tokens the embedding had when the adapter was saved; `rows`, those of the base, where none was saved.
+
+    Raises:
+        ProvenanceError: the embedding and an output layer of its own have other numbers of rows, or one of them is not there and
+            would get rows at random.
+    """
     both = (model.get_input_embeddings(), model.get_output_embeddings())
-    names = {key.rpartition(".")[2] for key, module in named_modules(model) if module in both}
+    names = {key.rpartition(".")[2]: module for key, module in named_modules(model) if module in both}
     header: Any = header_of(folder / WEIGHTS, name)
+    found: dict[str, int] = {}
     for key, entry in header.items():
         stem = key.removesuffix(".weight").removesuffix(".base_layer").removesuffix(".modules_to_save")
-        if key.endswith(".weight") and stem.rpartition(".")[2] in names and len(entry["shape"]) == 2:
-            return int(entry["shape"][0])
-    return None
+        if key.endswith(".weight") and (last := stem.rpartition(".")[2]) in names and len(entry["shape"]) == 2:
+            found[last] = int(entry["shape"][0])
+    sizes = {*found.values()} or {rows}
+    weights = {id(getattr(module, "weight", None)) for module in names.values()}  # one, where they are tied
+    if len(sizes) > 1 or (sizes != {rows} and len(found) < len(weights)):
+        raise ProvenanceError(
+            f"{name} was saved with {found} rows of {' and '.join(names)}, and the base has {rows}",
+            expected="both, with a row for each token",
+            hint="save it with save_embedding_layers=True",
+        )
+    return sizes.pop()
 
 
 def _check_keys(adapter: GivenAdapter, folder: Path) -> None:
@@ -74,7 +88,7 @@ def _check_keys(adapter: GivenAdapter, folder: Path) -> None:
     if not isinstance(method, PeftMethod):
         return
     known = method.known_keys()
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for key, value in config.items():
         if key not in known | NOT_CHOSEN and value not in (None, False, {}, [], ""):
             raise ModelError(

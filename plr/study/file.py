@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from plr.core.config import Read, apply_overrides, as_it_is, load_yaml, parse
 from plr.core.modes import asked_modes
@@ -147,6 +147,10 @@ class TaskConfig(TestConfig, frozen=True):
         return _entries(value, "name")
 
 
+def _text_of_number(value: object) -> object:
+    return str(value) if type(value) is int else value  # `trained_on: 16` is a number in YAML
+
+
 class AdapterConfig(_Part, frozen=True):
     """One adapter method; `config` and `train` hold the settings that differ from its own and from the study's training."""
 
@@ -154,7 +158,7 @@ class AdapterConfig(_Part, frozen=True):
     """A method of `plr adapters`, or any other name that PEFT knows."""
     path: str | None = None
     """An adapter that is there already, instead of training one: a PEFT folder, or `ORG/NAME` of the hub."""
-    trained_on: str | None = None
+    trained_on: Annotated[str | None, BeforeValidator(_text_of_number)] = None
     """Base of the training of that adapter: `16`, `nf4`, `nf4-double-quant`, `int8`, `unknown`, or a quantized checkpoint."""
     name: str | None = None
     """Name in tables; the method's name if left out."""

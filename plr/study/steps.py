@@ -33,8 +33,9 @@ CELL_TASK = "task"
 def base_step(
     source: Source, bits: int, settings: QuantizeConfig, task: TaskSpec | None, resolver: Resolver
 ) -> Source | Quantize | GivenBase:
-    """Build the base at `bits`: the source itself at 16, else its quantization, calibrated and measured on `task`, or on a file;
-    or the checkpoint that the settings name for it.
+    """Build the base at `bits`: the source at 16, the checkpoint that the settings name, or a quantization of the source.
+
+    It is calibrated and measured on `task`, or on a file.
 
     Raises:
         UsageError: no such quantizer or calibration, or settings that the quantizer cannot carry out.
@@ -44,8 +45,7 @@ def base_step(
         return source
     own = settings.at(bits)
     if own.path is not None:
-        model = source.model
-        given = resolver.base(own.path, model.title if model.kind == "embedded" else model.path or model.name)
+        given = resolver.base(own.path, source.model.argument)
         if given.bits != bits:
             raise ConfigError(f"{own.path} has {given.bits} bits", expected=f"a checkpoint of {bits} bits")
         return given

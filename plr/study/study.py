@@ -54,6 +54,8 @@ class _Axes:
     """Name of the model in tables."""
     model: str
     """The model as the file names it."""
+    source: str | None
+    """Its own source, of a quantized checkpoint that does not name it."""
     task: TaskSpec
     quantize: QuantizeConfig
     train: TrainSpec
@@ -134,16 +136,20 @@ class Study:
         source = None if self.config.source is None else self.config.substituted(self.config.source)
         named = list(zip(self.config.adapters, adapter_names(self.config.adapters), strict=True))
         for text, title in zip(texts, titles, strict=True):
-            model = self.resolver.base(text, source)
+            is_source = (
+                source is not None and self.resolver.model(source).identity() == self.resolver.model(text).identity()
+            )
+            origin = None if is_source else source
+            model = self.resolver.base(text, origin)
             for entry in self.config.tasks:
-                axes = self._axes(entry, title, text)
+                axes = self._axes(entry, title, text, origin)
                 bases = self._bases(model, axes)
                 if self.config.baselines:
                     yield from self._baselines(axes, bases)
                 for adapter, name in named:
                     yield from self._adapter_cells(adapter, name, axes, bases)
 
-    def _axes(self, entry: TaskConfig, title: str, model: str) -> _Axes:
+    def _axes(self, entry: TaskConfig, title: str, model: str, source: str | None) -> _Axes:
         """Lay the settings of one task over those of the study."""
         config, where = self.config, f"task {entry.name}"
         task = self._task(entry)
@@ -151,6 +157,7 @@ class Study:
             where=where,
             title=title,
             model=model,
+            source=source,
             task=task,
             quantize=parse(QuantizeConfig, {**config.quantize.model_dump(), **entry.quantize}, f"{where}: quantize"),
             train=parse(TrainSpec, {**config.train.model_dump(), **entry.train}, f"{where}: train"),
@@ -224,7 +231,7 @@ class Study:
         """Score an adapter that is there already on its own base, where that is known, and on every base it is restored to."""
         own = None if adapter.trained_on is None else self.config.substituted(adapter.trained_on)
         given = self.resolver.adapter(
-            self.config.substituted(path), model=axes.model, source=self.config.source, trained_on=own, task=axes.task
+            self.config.substituted(path), model=axes.model, source=axes.source, trained_on=own, task=axes.task
         )
         k = given.trained_bits
         for _, ell, mode in self._grid((k,), axes.restore_bits):

@@ -19,7 +19,7 @@ from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import GivenBase, Quantize, Restore, Source
 from plr.embedded import tiny_path
-from plr.errors import ModelError, PlrError, ProvenanceError, UsageError
+from plr.errors import IntegrityError, ModelError, PlrError, ProvenanceError, UsageError
 from plr.gptq import load_checkpoint
 from plr.quantizers import densify
 
@@ -195,6 +195,28 @@ def test_as_the_base_that_is_restored_to(lab: Lab, tmp_path: Path) -> None:
     kept = lab.make(lab.restored(adapter, 4, trained_on=folder, model="embedded:tiny"))
     assert kept.metrics["mode"] == "keep"
     assert torch.isfinite(found).all()
+
+
+def test_a_base_that_a_store_holds_is_what_was_committed(lab: Lab, tmp_path: Path) -> None:
+    made = lab.quantize(bits=4, task="tiny_math", samples=8, overrides=["quantize.group_size=32"])
+    assert isinstance(resolve_base(str(made.path), offline=True), GivenBase)
+    shutil.copytree(made.path, tmp_path / ".partial-0123456789ab", ignore=shutil.ignore_patterns("manifest.json"))
+    with pytest.raises(UsageError, match="never committed"):
+        resolve_base(str(tmp_path / ".partial-0123456789ab"), offline=True)
+    shutil.copytree(made.path, tmp_path / "copy")
+    weights = tmp_path / "copy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"model\.safetensors was altered"):
+        lab.adapter(tmp_path / "copy", task="tiny_math")
+
+
+def test_merged_and_quantized_anew_for_an_adapter_of_its_own(lab: Lab, tmp_path: Path) -> None:
+    folder = gptq(lab, tmp_path / "theirs", group_size=32)
+    adapter = save_adapter(tmp_path / "adapter")
+    step = lab.restored(adapter, 4, trained_on=folder, model="embedded:tiny", mode="requantize", task="tiny_math")
+    assert isinstance(step.base, Quantize)
 
 
 def test_scored_by_its_folder_as_a_model_is(lab: Lab, tmp_path: Path) -> None:

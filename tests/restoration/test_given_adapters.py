@@ -11,6 +11,7 @@ import pytest
 import torch
 from given import by_peft, float32_base, logits, save_adapter, write_config
 from peft import AdaLoraConfig, IA3Config, LNTuningConfig, VeraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plr import Lab
@@ -294,6 +295,44 @@ def test_options_of_others_are_refused_for_what_plr_trained(lab: Lab) -> None:
         lab.restored(None, 16)
     with pytest.raises(UsageError, match="of other tools"):
         lab.trained("0123456789ab", trained_on="nf4")
+
+
+def test_a_vocabulary_of_which_one_side_is_missing_is_refused(lab: Lab, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32, tie_word_embeddings=False)
+    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
+    base.config.tie_word_embeddings = False
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_path()).save_pretrained(tmp_path / "base")
+    base.resize_token_embeddings(base.get_input_embeddings().weight.shape[0] + 3)
+    adapter = save_adapter(tmp_path / "theirs", model=base, named=str(tmp_path / "base"), modules_to_save=["lm_head"])
+    file = adapter / "adapter_model.safetensors"
+    kept = {key: value for key, value in load_file(file).items() if "embed_tokens" not in key}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ProvenanceError, match="both, with a row for each token"):
+        lab.restore(adapter, 16)
+
+
+@pytest.mark.parametrize("place", ["partial", "in the store", "altered"])
+def test_what_a_store_did_not_commit_is_no_adapter_of_another_tool(lab: Lab, tmp_path: Path, place: str) -> None:
+    made = lab.restore(save_adapter(tmp_path / "theirs"), 16)
+    match place:
+        case "partial":
+            folder = tmp_path / ".partial-0123456789ab"
+            shutil.copytree(made.path, folder, ignore=shutil.ignore_patterns("manifest.json"))
+        case "in the store":
+            folder = made.path
+            (folder / "manifest.json").unlink()
+        case _:
+            folder = tmp_path / "copy"
+            shutil.copytree(made.path, folder)
+            write_config(folder, lora_alpha=99)
+            with pytest.raises(IntegrityError, match=r"adapter_config\.json"):
+                resolve_adapter(str(folder), offline=True)
+            return
+    with pytest.raises(UsageError, match=r"never committed|no artifact matches"):
+        lab.restored(folder, 16)
+    with pytest.raises(UsageError, match=r"never committed|no artifact matches"):
+        lab.result(folder, "tiny_math")
 
 
 def test_a_task_is_needed_to_score_it(lab: Lab, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def test_cells_of_an_adapter_that_is_there(tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "theirs")
     found = study(adapters=[{"path": str(adapter), "trained_on": "nf4"}], restore_bits=[16, 8, 4], seeds=[0, 1])
     assert places(found) == [(4, 16, "restore"), (4, 8, "restore"), (4, 4, "keep")]
+    dense = study(adapters=[{"path": str(adapter), "trained_on": 16}], restore_bits=[16])
+    assert places(dense) == [(16, 16, "keep")]
     targets = [cell.step.target for cell in found.cells]
     assert all(isinstance(target, Restore) and isinstance(target.adapter, GivenAdapter) for target in targets)
     own = targets[-1].base
@@ -69,6 +71,10 @@ def test_a_quantized_checkpoint_as_a_model_and_as_a_width(home: Path, tmp_path: 
     assert isinstance(bases[2], GivenBase)
     assert isinstance(bases[1], Quantize)
     assert {cell.model for cell in found.cells} == {"theirs"}
+    both = study(
+        models=["embedded:tiny", str(folder)], source="embedded:tiny", adapters=[], baselines=True, restore_bits=[4]
+    )
+    assert [type(cell.step.base) for cell in both.cells] == [Quantize, GivenBase]
     width = study(train_bits=[16], restore_bits=[4], cells="all", quantize={"by_bits": {4: {"path": str(folder)}}})
     assert [type(cell.step.base) for cell in width.cells][-1] is GivenBase
     with pytest.raises(ConfigError, match="has 4 bits"):
