@@ -28,14 +28,18 @@ from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
+from plr.report.advice import Advice
+from plr.report.advice import advise as judged
 from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
+from plr.study.advise import Inquiry, cell_of, row_sets, targets
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
 
 __all__ = [
+    "AdviseOptions",
     "EvaluateOptions",
     "GivenOptions",
     "Lab",
@@ -125,6 +129,31 @@ class EvaluateOptions(GivenOptions, total=False):
     fewshot_seed: int | None
     """Draws them; the first of the train split if left out."""
     engine: ServingEngine
+
+
+class AdviseOptions(GivenOptions, total=False):
+    """Options of `Lab.advise` and `Lab.inquiry`."""
+
+    data: str | Path | None
+    """Rows of the task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
+    bits: Sequence[int]
+    """Widths l to serve on (16, 8, 4), beside that of its own base."""
+    modes: Sequence[str]
+    """Modes beside `keep`: `restore` and `requantize` if left out."""
+    rows: int
+    """Test rows that certify (400)."""
+    select_rows: int
+    """Further test rows that choose (200)."""
+    method: str | None
+    """Quantizer of the l-bit bases; that of the adapter's own base if left out."""
+    calibration: str | Path | None
+    """A JSONL or text file that calibrates the l-bit bases; rows of the task if left out."""
+    max_new_tokens: int | None
+    """Longest answer in tokens; what the task says if left out."""
+    allow_mismatch: bool
+    """Attach although the provenance does not agree; recorded in the results."""
 
 
 class Lab:
@@ -306,6 +335,66 @@ class Lab:
         work = Study(config, resolver=self.resolver, runtime=runtime)
         work.run(self.store, runtime, on_event=on_event)
         return work
+
+    def inquiry(
+        self,
+        adapter: Artifact | Train | GivenAdapter | str | Path | None = None,
+        task: str | None = None,
+        **options: Unpack[AdviseOptions],
+    ) -> Inquiry:
+        """Describe the candidates for serving an adapter (the latest one if None), and the rows that choose and certify.
+
+        Raises:
+            UsageError: no task, a width or mode that plr does not know, or fewer than two candidates.
+            DataError: too few test rows.
+            ProvenanceError: `model` is not what the adapter was trained on.
+        """
+        from plr.adapters import adapters
+
+        widths, modes = options.get("bits", (16, 8, 4)), options.get("modes", ("restore", "requantize"))
+        for bits in widths:
+            check_bits(bits)
+        modes = [mode_of(name).name for name in modes]
+        rows: EvaluateOptions = {"data": options.get("data"), "columns": options.get("columns")}
+        allow_mismatch = options.get("allow_mismatch", False)
+        own_task = self._named_task({"task": task, **rows})
+        trained = self.trained(adapter, task=own_task, allow_mismatch=allow_mismatch, **_given(options))
+
+        def restored(bits: int, mode: str | None) -> Restore:
+            kept = mode is None and bits == trained.trained_bits
+            step: RestoreOptions = {
+                "mode": mode,
+                "method": None if kept else options.get("method"),
+                "calibration": options.get("calibration"),
+                "model": options.get("model") if isinstance(trained, Train) else None,
+                "allow_mismatch": allow_mismatch,
+            }
+            return self.restored(trained, bits, **step)
+
+        found = targets(trained, widths, modes, restored, merges=adapters.get(trained.adapter.method).properties.merges)
+        spec = self._task_of(found[0], task, rows.get("data"), rows.get("columns"))
+        parts = row_sets(spec, options.get("rows", 400), options.get("select_rows", 200))
+        rows |= {"limit": parts.limit, "max_new_tokens": options.get("max_new_tokens")}
+        cells = [cell_of(trained, target, self.result(target, task, **rows)) for target in found]
+        return Inquiry(trained, spec, cells, parts)
+
+    def advise(
+        self,
+        adapter: Inquiry | Artifact | Train | GivenAdapter | str | Path | None = None,
+        task: str | None = None,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[AdviseOptions],
+    ) -> Advice:
+        """Find the base that an adapter belongs on: score it on its own and on others, choose, and judge the choice on other rows.
+
+        Raises:
+            PlrError: fewer than two candidates have a score; and as `inquiry`.
+        """
+        asked = adapter if isinstance(adapter, Inquiry) else self.inquiry(adapter, task, **options)
+        runtime = self.runtime(self.recipe_for(asked.cells[0].step).runtime)
+        outcome = asked.run(self.store, runtime, on_event)
+        return judged(asked, self.store, outcome.failed, offline=self.resolver.offline)
 
     # What the options name.
 

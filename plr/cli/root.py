@@ -57,6 +57,7 @@ for _name in (
     "compare",
     "blocks",
     "forgetting",
+    "advise",
     "score",
     "tasks",
     "transform",
