@@ -588,7 +588,7 @@ class Lab:
             settings = settings.model_copy(update={"method": method})
         if (file := options.get("calibration")) is not None:
             settings = settings.model_copy(update={"calibration": str(Path(file).absolute())})
-        at = settings.at(bits)
+        at = settings = self.resolver.fitted(source.model, settings.at(bits))
         if trained.task is None and at.calibration == CELL_TASK and quantizers.get(at.method).needs_calibration:
             raise UsageError(
                 f"nothing is named to calibrate a {bits}-bit base of {source.model.title} on",

@@ -48,7 +48,7 @@ def gptq_base(model: str, texts: list[str], out: Path) -> Any:
         whole = GPTQModel.load(model, QuantizeConfig(bits=4, group_size=64, device="cpu"))
         whole.quantize(texts, batch_size=1)
         whole.save(str(out))
-    loaded = GPTQModel.load(str(out), backend=BACKEND.TORCH, device="cpu", trainable=True, dtype=torch.float32)
+    loaded = GPTQModel.load(str(out), backend=BACKEND.TORCH, device="cpu", trainable=True, dtype=torch.bfloat16)
     return loaded.model
 
 
