@@ -31,6 +31,7 @@ from plr.quantizers import quantizers
 from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
+from plr.study.listing import Listed, ListOptions, arranged, listed, select
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
@@ -306,6 +307,19 @@ class Lab:
         work = Study(config, resolver=self.resolver, runtime=runtime)
         work.run(self.store, runtime, on_event=on_event)
         return work
+
+    # The store.
+
+    def ls(
+        self, kind: str | None = None, *, sort: str = "date", limit: int | None = None, **filters: Unpack[ListOptions]
+    ) -> list[Listed]:
+        """List what is in the store, the newest (best, largest, last by name) at the end, as `plr ls` does.
+
+        Raises:
+            UsageError: an order, or a field, that there is not.
+            IntegrityError: an artifact without a manifest that can be read.
+        """
+        return arranged(select(map(listed, self.store.all(kind)), **filters), sort, limit=limit)
 
     # What the options name.
 

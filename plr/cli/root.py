@@ -61,6 +61,7 @@ for _name in (
     "tasks",
     "transform",
     "schema",
+    "listing",
     "store",
 ):  # the order in which --help lists their commands
     import_module(f"plr.cli.{_name}")
