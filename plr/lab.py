@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
 from plr.core.modes import MODES, mode_of, plain_mode
+from plr.core.removal import Removal
 from plr.core.runtime import Runtime, RuntimeOptions
 from plr.core.specs import (
     BITS,
@@ -320,6 +321,27 @@ class Lab:
             IntegrityError: an artifact without a manifest that can be read.
         """
         return arranged(select(map(listed, self.store.all(kind)), **filters), sort, limit=limit)
+
+    def rm(
+        self,
+        *refs: str | Path | Artifact,
+        older: str | None = None,
+        unused: bool = False,
+        with_dependents: bool = False,
+        dry_run: bool = False,
+    ) -> Removal:
+        """Remove artifacts by path, name or hash, older than `older` ("30d"), or those that no result or restored adapter needs.
+
+        Returns what is gone, and in words what was left alone; `plr.core.removal` has the rules.
+
+        Raises:
+            UsageError: nothing was named; or others in the store were made from it (`with_dependents` takes them too).
+        """
+        names = [str(ref.path) if isinstance(ref, Artifact) else str(ref) for ref in refs]
+        removal = Removal.plan(self.store, names, older=older, unused=unused, with_dependents=with_dependents)
+        if not dry_run:
+            removal.remove()
+        return removal
 
     # What the options name.
 

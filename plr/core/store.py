@@ -286,16 +286,30 @@ class Store:
         """
         if ref is None:
             return self._latest(kinds)
-        try:
-            is_path = _is_there(Path(ref) / MANIFEST)
-        except (ValueError, PlrError):  # NUL, or longer than any name
-            is_path = False
-        if is_path:
+        if _is_path(ref):
             return self._of_kind(self._by_path(Path(ref), outside), kinds)
+        return self._of_kind(self._by_name(ref), kinds)
+
+    def named(self, ref: str) -> Artifact:
+        """Find the artifact of this store that `ref` names, as `find` does, and read nothing of it: it may be broken.
+
+        Raises:
+            UsageError: nothing or several match, or it is a path that leads out of this store.
+        """
+        if not _is_path(ref):
+            return self._by_name(ref)
+        artifact = self._by_path(Path(ref), outside=True)
+        if not self._holds(artifact.path):
+            raise UsageError(
+                f"{artifact.path} lies outside of the store {self.home}", expected="an artifact of this store"
+            )
+        return Artifact(self.home / artifact.path.parent.name / artifact.path.name)
+
+    def _by_name(self, ref: str) -> Artifact:
         artifacts = [artifact for kind in KINDS for artifact in self._of(kind)]
         matches = [a for a in artifacts if a.path.name == ref] or _beginning(artifacts, ref)
         if len(matches) == 1:
-            return self._of_kind(matches[0], kinds)
+            return matches[0]
         if matches:
             shown = ", ".join(f"{a.path.name.rpartition('-')[2]} ({a.path.parent.name})" for a in matches[:_SHOWN])
             more = f" and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
@@ -377,6 +391,14 @@ def _is_there(file: Path) -> bool:
     except OSError as error:
         raise PlrError(f"{file} cannot be looked at: {error.strerror}") from error
     return True
+
+
+def _is_path(ref: str) -> bool:
+    """Tell the path of a folder with a manifest from the name of an artifact."""
+    try:
+        return _is_there(Path(ref) / MANIFEST)
+    except (ValueError, PlrError):  # NUL, or longer than any name
+        return False
 
 
 def _beginning(artifacts: list[Artifact], ref: str) -> list[Artifact]:

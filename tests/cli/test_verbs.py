@@ -19,7 +19,7 @@ from plr.core.store import Store
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
-    "score", "ls", "show", "verify", "gc", "doctor", "config-schema",
+    "score", "ls", "rm", "show", "verify", "gc", "doctor", "config-schema",
 ]  # fmt: skip
 
 
