@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
 from plr.core.modes import MODES, mode_of, plain_mode
+from plr.core.removal import Removal
 from plr.core.runtime import Runtime, RuntimeOptions
 from plr.core.specs import (
     BITS,
@@ -34,6 +35,7 @@ from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
 from plr.study.advise import Inquiry, cell_of, row_sets, targets
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
+from plr.study.listing import Listed, ListOptions, arranged, listed, select
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
@@ -395,6 +397,40 @@ class Lab:
         runtime = self.runtime(self.recipe_for(asked.cells[0].step).runtime)
         outcome = asked.run(self.store, runtime, on_event)
         return judged(asked, self.store, outcome.failed, offline=self.resolver.offline)
+
+    # The store.
+
+    def ls(
+        self, kind: str | None = None, *, sort: str = "date", limit: int | None = None, **filters: Unpack[ListOptions]
+    ) -> list[Listed]:
+        """List what is in the store, the newest (best, largest, last by name) at the end, as `plr ls` does.
+
+        Raises:
+            UsageError: an order, or a field, that there is not.
+            IntegrityError: an artifact without a manifest that can be read.
+        """
+        return arranged(select(map(listed, self.store.all(kind)), **filters), sort, limit=limit)
+
+    def rm(
+        self,
+        *refs: str | Path | Artifact,
+        older: str | None = None,
+        unused: bool = False,
+        with_dependents: bool = False,
+        dry_run: bool = False,
+    ) -> Removal:
+        """Remove artifacts by path, name or hash, older than `older` ("30d"), or those that no result or restored adapter needs.
+
+        Returns what is gone, and in words what was left alone; `plr.core.removal` has the rules.
+
+        Raises:
+            UsageError: nothing was named; or others in the store were made from it (`with_dependents` takes them too).
+        """
+        names = [str(ref.path) if isinstance(ref, Artifact) else str(ref) for ref in refs]
+        removal = Removal.plan(self.store, names, older=older, unused=unused, with_dependents=with_dependents)
+        if not dry_run:
+            removal.remove()
+        return removal
 
     # What the options name.
 

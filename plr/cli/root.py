@@ -62,6 +62,8 @@ for _name in (
     "tasks",
     "transform",
     "schema",
+    "listing",
+    "removal",
     "store",
 ):  # the order in which --help lists their commands
     import_module(f"plr.cli.{_name}")
