@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
 from plr.core.modes import MODES, mode_of, plain_mode
@@ -28,6 +28,7 @@ from plr.core.store import MANIFEST, Artifact, Store
 from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
+from plr.export.formats import formats
 from plr.quantizers import quantizers
 from plr.report.advice import Advice
 from plr.report.advice import advise as judged
@@ -40,9 +41,13 @@ from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
 
+if TYPE_CHECKING:
+    from plr.export.run import Exported, WrittenCard
+
 __all__ = [
     "AdviseOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "GivenOptions",
     "Lab",
     "LabOptions",
@@ -156,6 +161,25 @@ class AdviseOptions(GivenOptions, total=False):
     """Longest answer in tokens; what the task says if left out."""
     allow_mismatch: bool
     """Attach although the provenance does not agree; recorded in the results."""
+
+
+class ExportOptions(GivenOptions, total=False):
+    """Options of `Lab.export`."""
+
+    bits: int | None
+    """Put an adapter on a base of these bits first; its own base if left out."""
+    mode: str | None
+    """Mode of that, as of `Lab.restore`."""
+    task: str | None
+    """Task that an adapter of another tool was trained on."""
+    data: str | Path | None
+    """Rows of that task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
+    force: bool
+    """Write an earlier export anew."""
+    shard_gb: float | None
+    """Largest file of weights in GB (5)."""
 
 
 class Lab:
@@ -431,6 +455,55 @@ class Lab:
         if not dry_run:
             removal.remove()
         return removal
+
+    def export(
+        self, target: Target | None, folder: str | Path, form: str = "merged", **options: Unpack[ExportOptions]
+    ) -> Exported:
+        """Write what plr made in a format of other tools (`plr.export.formats`), with a model card, to `folder`.
+
+        `target` is a base, an adapter or a restored adapter, the latest if None; or an adapter of another tool.
+
+        Raises:
+            UsageError: a format that does not hold it, or something lies at `folder`.
+            PlrError, IntegrityError: see `plr.export.run.export`.
+        """
+        from plr.export.run import check_place, export
+
+        row, force, gigabytes = formats.get(form), options.get("force", False), options.get("shard_gb")
+        check_place(Path(folder), force=force)
+        step = self._exported(target, options)
+        row.check(step)
+        missing = step.inputs if isinstance(step, Restore) and not step.is_checkpoint else (step,)
+        if missing:
+            self.make_all(missing)
+        runtime = self.runtime(self.recipe_for(step).runtime)
+        shard_bytes = None if gigabytes is None else int(gigabytes * 1e9)
+        return export(step, row, Path(folder), self.store, runtime, force=force, shard_bytes=shard_bytes)
+
+    def _exported(self, target: Target | None, options: ExportOptions) -> Restore | Quantize:
+        """Find what is exported: as it is, or the adapter on a base of other bits."""
+        if options.get("bits") is not None or options.get("mode") is not None:
+            names = RestoreOptions.__annotations__
+            chosen = cast("RestoreOptions", {key: value for key, value in options.items() if key in names})
+            given = str(target) if isinstance(target, Path) else target
+            if not isinstance(given, Artifact | Train | GivenAdapter | str | None):
+                raise UsageError("--bits and --mode are for adapters", hint="leave them out")
+            return self.restored(given, options.get("bits"), **chosen)
+        scored = cast("EvaluateOptions", {k: v for k, v in options.items() if k in EvaluateOptions.__annotations__})
+        step = self._scored(target, options.get("task"), scored)
+        if not isinstance(step, Restore | Quantize):
+            raise UsageError(f"{step.label} was not made by plr", expected="an adapter, or a base that plr quantized")
+        return step
+
+    def card(self, target: Target | None = None, folder: str | Path | None = None) -> WrittenCard:
+        """Write the model card of an artifact (of a result: of what was scored); into `folder`, if one is given."""
+        from plr.export.run import write_card
+
+        if target is None or isinstance(target, str):
+            artifact = self._used(target, ("base", "adapter", "restored", "result"))
+            step = self.store.identify(artifact)
+            target = step.target if isinstance(step, Evaluate) else artifact
+        return write_card(self._scored(target, None, {}), self.store, None if folder is None else Path(folder))
 
     # What the options name.
 

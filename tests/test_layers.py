@@ -20,7 +20,7 @@ ROOMS = (
     ("training", "restoration", "evaluation"),
     ("engines",),
     ("study",),
-    ("report",),
+    ("report", "export"),
     ("lab",),
     ("__init__", "__main__", "cli"),
 )

@@ -58,6 +58,7 @@ for _name in (
     "blocks",
     "forgetting",
     "advise",
+    "export",
     "score",
     "tasks",
     "transform",

@@ -14,7 +14,7 @@ from plr.core.specs import GivenAdapter, Train
 from plr.errors import ModelError, ProvenanceError
 from plr.quantizers.base import named_modules
 
-__all__ = ["embedding_rows", "fit"]
+__all__ = ["check_keys", "embedding_rows", "fit"]
 
 NOT_CHOSEN = {"peft_type", "task_type", "peft_version", "auto_mapping"}
 
@@ -30,7 +30,7 @@ def fit(loaded: Loaded, adapter: Train | GivenAdapter, folder: Path) -> Loaded:
     """
     if not isinstance(adapter, GivenAdapter):
         return loaded
-    _check_keys(adapter, folder)
+    check_keys(adapter, folder)
     if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file():
         loaded = replace(loaded, tokenizer=tokenizer_in(folder, adapter.folder.title))
     rows = embedding_rows(loaded)
@@ -79,7 +79,7 @@ def _saved_rows(model: Any, folder: Path, name: str, rows: int) -> int:
     return sizes.pop()
 
 
-def _check_keys(adapter: GivenAdapter, folder: Path) -> None:
+def check_keys(adapter: GivenAdapter, folder: Path) -> None:
     """Refuse settings that the installed PEFT does not know, and would pass over."""
     from plr.adapters import adapters
     from plr.adapters.peft import PeftMethod

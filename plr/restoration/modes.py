@@ -15,6 +15,7 @@ from plr.adapters import adapters
 from plr.adapters.peft import name_base
 from plr.bases.given_adapters import bears
 from plr.bases.load import Loaded, load_base, load_source
+from plr.bases.named import public_name
 from plr.bases.quantize import calibrate, taken_apart
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
@@ -63,8 +64,8 @@ def beside(work: Restoration) -> JsonObject:
     for file in work.adapter.iterdir():
         if file.is_file() and file.name != "manifest.json" and (isinstance(step.adapter, Train) or bears(file.name)):
             shutil.copy2(file, folder / file.name)
-    if isinstance(step.base, Quantize) and (folder / "adapter_config.json").is_file():
-        name_base(folder, str(work.store.require(step.base).path), None)
+    if (folder / "adapter_config.json").is_file():
+        name_base(folder, *public_name(step.base))
     return _proof(attached)
 
 

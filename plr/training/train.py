@@ -20,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from plr.adapters import Kind, adapters
 from plr.adapters.peft import name_base
 from plr.bases.load import Loaded, load_base
+from plr.bases.named import name_of
 from plr.core.launcher import world_size
 from plr.core.runtime import Runtime
 from plr.core.specs import ModelRef, Train
@@ -258,9 +259,7 @@ def _curve(log: list[dict[str, float]]) -> list[dict[str, float]]:
 def _name_base(folder: Path, model: ModelRef) -> None:
     if not (folder / "adapter_config.json").is_file():
         return  # a whole checkpoint (full fine-tuning) stands by itself
-    is_hub = model.kind == "hub"
-    name = model.name if is_hub else model.path or f"{model.kind}:{model.name}"
-    name_base(folder, name, model.revision if is_hub else None)
+    name_base(folder, *name_of(model))
 
 
 def _step_of(checkpoint: str | None) -> int:
