@@ -29,7 +29,7 @@ from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
-from plr.restoration.check import check_mode
+from plr.restoration.check import check_mode, check_scales
 from plr.study import Study, StudyConfig, load_study, study_config
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
 from plr.study.listing import Listed, ListOptions, arranged, listed, select
@@ -234,6 +234,7 @@ class Lab:
             allow_mismatch=allow_mismatch,
         )
         check_mode(step)
+        check_scales(trained, base, allow_mismatch=allow_mismatch)
         return step
 
     def result(
