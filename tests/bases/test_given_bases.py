@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -370,3 +371,33 @@ def test_another_source_of_an_awq_checkpoint(lab: Lab, tmp_path: Path) -> None:
     save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
     with pytest.raises(ProvenanceError, match=r"was not made from other: model\.norm\.weight differs"):
         resolve_base(str(folder), source=str(tmp_path / "other"), offline=True)
+
+
+@pytest.mark.slow
+def test_awq_as_gptqmodel_makes_it(lab: Lab, tmp_path: Path) -> None:
+    pytest.importorskip("gptqmodel", reason="gptqmodel is not installed: pip install plr[gptqmodel]")
+    from plr.core.quiet import import_gptqmodel
+
+    import_gptqmodel()
+    package: Any = importlib.import_module("gptqmodel")
+    quantization: Any = importlib.import_module("gptqmodel.quantization")
+    backend: Any = importlib.import_module("gptqmodel.utils.backend").BACKEND.AWQ_TORCH
+    source, folder = float32_base(tmp_path / "source"), tmp_path / "theirs"
+    settings = quantization.AWQConfig(bits=4, group_size=32, format=quantization.FORMAT.GEMM)
+    model = package.GPTQModel.load(str(source), settings, device="cpu", dtype=torch.bfloat16)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    texts = [
+        f"Ann has 4 pens. She buys {n} more. How many pens has Ann? The answer is {n + 4}. " * 4 for n in range(64)
+    ]
+    model.quantize(backend=backend, calibration=[tokenizer(text)["input_ids"] for text in texts], batch_size=1)
+    model.save(str(folder))
+    tokenizer.save_pretrained(folder)
+    base = resolve_base(str(folder), source=str(source), offline=True)
+    assert isinstance(base, GivenBase)
+    found = logits(loaded(base, lab).model)
+    theirs = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    assert (found - theirs).norm() < 1e-2 * theirs.norm()  # their kernel multiplies in 16 bits
+    original = logits(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32))
+    assert (found - original).norm() < 0.2 * original.norm()
+    with pytest.raises(ProvenanceError, match=r"scales the inputs of its layers: .*layernorm"):
+        check_inputs(base)
