@@ -32,7 +32,7 @@ from plr.export.formats import formats
 from plr.quantizers import quantizers
 from plr.report.advice import Advice
 from plr.report.advice import advise as judged
-from plr.restoration.check import check_mode
+from plr.restoration.check import check_mode, check_scales
 from plr.study import Study, StudyConfig, load_study, study_config
 from plr.study.advise import Inquiry, cell_of, row_sets, targets
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
@@ -287,6 +287,7 @@ class Lab:
             allow_mismatch=allow_mismatch,
         )
         check_mode(step)
+        check_scales(trained, base, allow_mismatch=allow_mismatch)
         return step
 
     def result(

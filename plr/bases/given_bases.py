@@ -22,12 +22,31 @@ from plr.errors import HubError, ModelError, PlrError, ProvenanceError, UsageErr
 from plr.hub import fetch, is_listed, is_offline, repo_folder
 from plr.quantizers import formats, reader_of
 
-__all__ = ["check_committed", "check_origin", "given_base", "quantization_of", "resolve_base", "small_file"]
+__all__ = [
+    "check_committed",
+    "check_inputs",
+    "check_origin",
+    "given_base",
+    "quantization_of",
+    "resolve_base",
+    "small_file",
+]
 
 UNCOMMITTED = (".partial-", ".broken-", ".removed-")
 """Beginnings of the names of folders of a store that are no artifacts."""
 ROWS = 64
 """Rows of a matrix that are compared, evenly spaced; vectors are compared whole."""
+RESCALING = ("awq", "compressed-tensors")
+"""Methods that may scale the inputs of layers, and the norms and layers before them by the inverse."""
+INSIDE = re.compile(r"\.\d+\.")
+"""Part of the name of a tensor that belongs to one of the blocks."""
+UNREAD = {
+    "hqq": (
+        ": its zero points are fractions, and transformers 5 loads no HQQ checkpoint either",
+        "dequantize it with hqq and save the 16-bit model, or ",
+    ),
+}
+"""Reasons for methods that are asked for, and what to do."""
 BASE_MODEL = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-[ \t]*)?[\"']?([\w./][\w./-]*)", re.MULTILINE)
 """The source in the head of a model card."""
 CARD = 8192
@@ -111,17 +130,20 @@ def _bits(setting: Mapping[str, Any], name: str) -> int:
     Raises:
         ModelError: none that is known, or several.
     """
-    method = str(setting.get("quant_method", "gptq"))
-    if reader_of({**setting, "quant_method": method}) is None:
+    setting = {"quant_method": "gptq", **setting}
+    method = str(setting["quant_method"])
+    reader = reader_of(setting)
+    if reader is None:
+        why, advice = UNREAD.get(method, ("", ""))
         raise ModelError(
-            f"{name} is quantized by {method}, which plr does not read",
+            f"{name} is quantized by {method}, which plr does not read{why}",
             expected=f"quant_method {' or '.join(formats())}",
-            hint="name the 16-bit model it was made from",
+            hint=f"{advice}name the 16-bit model it was made from",
         )
-    if method == "bitsandbytes":
-        found: set[object] = {4 if setting.get("load_in_4bit") else 8 if setting.get("load_in_8bit") else None}
-    else:
-        found = {setting.get("bits")}
+    try:
+        found: set[object] = {reader.width(setting)}
+    except ModelError as error:
+        raise ModelError(f"{name}: {error.message}", expected=error.expected, hint=error.hint) from error
     if setting.get("dynamic"):
         found.add("others, by `dynamic`")
     if len(found) == 1 and (bits := found.pop()) in BITS[1:] and isinstance(bits, int):
@@ -163,36 +185,71 @@ def check_origin(base: GivenBase) -> int | None:
     """Compare what a checkpoint keeps unquantized with its source; the number of tensors compared, None if nothing could be.
 
     Names that both have, of one shape and of floating point: vectors whole, of a matrix some rows. Nothing is fetched for it.
+    AWQ changes what lies inside the blocks, and keeps what they compute: there `check_inputs` says more.
 
     Raises:
         ProvenanceError: a tensor differs by more than its storage rounds.
     """
+    compared, differing = _compare(base)
+    wrong = [name for name in differing if base.method not in RESCALING or not INSIDE.search(name)]
+    if wrong:
+        raise ProvenanceError(
+            f"{base.checkpoint.title} was not made from {base.model.title}: {wrong[0]} differs, which quantizing leaves alone",
+            expected="the 16-bit model that it was quantized from",
+            hint="name that with --source",
+        )
+    return compared or None
+
+
+def check_inputs(base: GivenBase, *, must_know: bool = False) -> None:
+    """Refuse a base whose layers get inputs of another scale than those of its source: an adapter does not fit both.
+
+    AWQ and SmoothQuant divide the inputs of a layer by a number for each channel and multiply its weights by it. The model computes
+    the same, but an adapter beside the layer sees x / s where it was trained on x. Norms that differ from the source's show it.
+
+    Raises:
+        ProvenanceError: a norm or a bias inside the blocks differs; with `must_know`, also where the source is not here to compare.
+    """
+    if base.method not in RESCALING:
+        return
+    compared, differing = _compare(base)
+    inside = [name for name in differing if INSIDE.search(name)]
+    if inside:
+        raise ProvenanceError(
+            f"{base.checkpoint.title} ({base.method}) scales the inputs of its layers: {inside[0]} is not that of "
+            f"{base.model.title}, so an adapter of one does not fit the other",
+            expected="a checkpoint that keeps the norms of its source, such as one of GPTQ, or this one for an adapter of its own",
+            hint="train an adapter on it, or attach all the same with --allow-mismatch (recorded in the result)",
+        )
+    if must_know and not compared:
+        raise ProvenanceError(
+            f"{base.checkpoint.title} ({base.method}) may scale the inputs of its layers, and the weights of its source are not "
+            "here to compare its norms with",
+            expected="the weights of the 16-bit model on this machine",
+            hint="fetch them, or attach all the same with --allow-mismatch (recorded in the result)",
+        )
+
+
+def _compare(base: GivenBase) -> tuple[int, list[str]]:
+    """Count the tensors of a checkpoint that could be compared with its source, and name those that differ."""
     if base.origin is None or base.origin.kind == "gguf":
-        return None
-    folders = [_here(ref) for ref in (base.checkpoint, base.origin)]
-    if folders[0] is None or folders[1] is None:
-        return None
-    return _compare(folders[0], folders[1], base)
-
-
-def _compare(theirs: Path, source: Path, base: GivenBase) -> int | None:
+        return 0, []
+    theirs, source = (_here(ref) for ref in (base.checkpoint, base.origin))
+    if theirs is None or source is None:
+        return 0, []
     import torch
 
     ours, original = tensors_of(theirs, base.checkpoint.title), tensors_of(source, base.model.title)
-    compared = 0
-    for name in ours.keys() & original.keys():
+    compared, differing = 0, list[str]()
+    for name in sorted(ours.keys() & original.keys()):
         one, two = _sample(ours[name], name), _sample(original[name], name)
         if one is None or two is None or one.shape != two.shape:
             continue
         compared += 1
         # bfloat16 keeps 8 bits, float16 11: either may have rounded.
         if not torch.allclose(one, two, rtol=2**-7, atol=1e-4 * float(two.abs().max()) + 1e-6):
-            raise ProvenanceError(
-                f"{base.checkpoint.title} was not made from {base.model.title}: {name} differs, which quantizing leaves alone",
-                expected="the 16-bit model that it was quantized from",
-                hint="name that with --source",
-            )
-    return compared or None
+            differing.append(name)
+    return compared, differing
 
 
 def _sample(file: Path, name: str) -> Any:

@@ -262,7 +262,8 @@ def load_quantized(folder: Path, *, dtype: torch.dtype, device: str, kernel: str
 
 def _reader_of(folder: Path) -> Quantizer:
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = config.get("quantization_config") or config.get("compression_config") or {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} has no config.json that can be read: {error}") from error
     if "quant_method" not in settings and (folder / "quantize_config.json").is_file():

@@ -5,9 +5,9 @@
     generation_config.json
     model.safetensors      qweight, qzeros, scales, g_idx (and bias) of each quantized layer; all other weights dense
 
-The folder may be ours (`plr.gptq.saving`) or another tool's (GPTQModel, AutoGPTQ, optimum). Which layers are quantized is
-read from the tensors, not from a list; every tensor must find its place and every place its tensor. Scales keep the dtype
-they were stored in.
+The folder may be ours (`plr.gptq.saving`) or another tool's (GPTQModel, AutoGPTQ, optimum; AWQ and compressed-tensors by way
+of `plr.gptq.foreign`). Which layers are quantized is read from the tensors, not from a list; every tensor must find its place
+and every place its tensor. Scales keep the dtype they were stored in.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from transformers.initialization import no_init_weights
 from plr.gptq.blocks import bias_of, features, is_linear, replace_module
 from plr.gptq.errors import CheckpointError
 from plr.gptq.experts import separate
+from plr.gptq.foreign import CODES, FOREIGN, bits_of, dense_elements, relaid
 from plr.gptq.linear import BUFFERS, PackedLinear
 from plr.gptq.packing import V1, V2
 from plr.gptq.typed import open_tensors
 
 __all__ = ["dense_bytes", "load_checkpoint"]
 
-EXPERT = re.compile(r"\.experts\.\d+\.(gate|up|down)_proj\.qweight$")
+EXPERT = re.compile(r"\.experts\.\d+\.(gate|up|down)_proj\.(qweight|weight_packed)$")
 """The codes of one expert, which transformers keeps in one tensor with the others."""
 
 
@@ -47,6 +48,7 @@ class _Format(NamedTuple):
 
     bits: int
     checkpoint_format: str
+    method: str = "gptq"
 
 
 class _Keys(Protocol):
@@ -72,7 +74,7 @@ def load_checkpoint(
     """Load the model in `folder`, its quantized layers as `PackedLinear`, in eval mode.
 
     Args:
-        folder: a GPTQ checkpoint, ours or another tool's.
+        folder: a GPTQ checkpoint, ours or another tool's, or one of `plr.gptq.foreign`.
         dtype: of the dense weights and of computation; None: as config.json says (float32 if it does not).
         device: where to put the model.
         kernel: of the packed layers, see `PackedLinear`.
@@ -93,6 +95,8 @@ def load_checkpoint(
     renamings = [m for m in get_model_conversion_mapping(model) if isinstance(m, WeightRenaming)]
     state = {rename_source_key(key, renamings, [])[0]: value for key, value in _read_tensors(folder, device)}
 
+    if stored.method in FOREIGN:
+        state = relaid(state, stored.method, stored.bits)
     for name in [key.removesuffix(".qweight") for key in state if key.endswith(".qweight")]:
         _replace_layer(model, name, state, stored, dtype, kernel)
     for key, value in state.items():
@@ -144,10 +148,15 @@ def dense_bytes(folder: str | Path, itemsize: int = 4) -> int:
         CheckpointError: no weights, or shards that are missing.
     """
     total = 0
-    for path in _weight_files(Path(folder)):
+    folder = Path(folder)
+    stored = _read_format(folder, _read_config(folder))
+    for path in _weight_files(folder):
         with open_tensors(path) as file:
             for key in file.keys():  # noqa: SIM118  (it is no mapping)
-                if key.endswith(".g_idx"):
+                if stored.method in FOREIGN:
+                    shape = file.get_slice(key).get_shape() if key.endswith(CODES) else []
+                    total += dense_elements(key, shape, stored.method, stored.bits) * itemsize if shape else 0
+                elif key.endswith(".g_idx"):
                     out_features = file.get_slice(f"{key.removesuffix('.g_idx')}.qweight").get_shape()[1]
                     total += file.get_slice(key).get_shape()[0] * out_features * itemsize
     return total
@@ -162,11 +171,13 @@ def _read_config(folder: Path) -> PretrainedConfig:
 
 def _read_format(folder: Path, config: PretrainedConfig) -> _Format:
     """Read how the codes are stored, and check that it is a way this module reads."""
-    own = getattr(config, "quantization_config", None)
+    own = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
     if own is None and (folder / "quantize_config.json").is_file():
         own = json.loads((folder / "quantize_config.json").read_text(encoding="utf-8"))
     settings = cast(dict[str, Any], own.to_dict() if own is not None and hasattr(own, "to_dict") else own or {})
     method = settings.get("quant_method", "gptq" if settings else None)
+    if method in FOREIGN:
+        return _Format(bits_of(settings), V2, method)
     if not settings or method != "gptq":
         raise CheckpointError(
             f"{folder} is quantized by {method}." if settings else f"{folder} has no quantization_config.",

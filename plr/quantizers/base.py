@@ -95,6 +95,14 @@ class Quantizer(ABC):
         """Tell whether `load` reads checkpoints with this `quantization_config`; imports nothing heavy."""
         return config.get("quant_method") in self.formats
 
+    def width(self, config: Mapping[str, Any]) -> object:
+        """Read the bits of a checkpoint off its `quantization_config`; None, or no width of plr, where it does not say.
+
+        Raises:
+            ModelError: settings with which `load` reads no checkpoint, although it reads the format.
+        """
+        return config.get("bits")
+
     def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
         """Load the k-bit model in `folder`, computing in `dtype`, in eval mode.
 

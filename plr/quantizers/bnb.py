@@ -28,7 +28,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,6 +74,9 @@ class BitsAndBytesQuantizer(Quantizer):
 
     def check(self, spec: Quantization) -> None:
         check_settings(self.method, spec, {"bits": self.widths, **_TAKES[self.method]}, free=_FREE[self.method])
+
+    def width(self, config: Mapping[str, Any]) -> object:
+        return 4 if config.get("load_in_4bit") else 8 if config.get("load_in_8bit") else None
 
     def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
         return load_bitsandbytes(folder, dtype=dtype, device=device)

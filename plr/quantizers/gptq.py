@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ class GPTQQuantizer(Quantizer):
     Rounding has no Hessian: it takes none of what orders columns or weighs errors, and passes over `damp_percent`.
     """
 
-    formats = ("gptq",)
+    formats = ("gptq", "awq", "compressed-tensors")
     grouped = True
     experts = True
 
@@ -84,22 +84,34 @@ class GPTQQuantizer(Quantizer):
             "resumed_from_layer": told[0] if told and told[0] > 1 else 0,
         }
 
+    def width(self, config: Mapping[str, Any]) -> object:
+        if config.get("quant_method") == "gptq":
+            return super().width(config)
+        from plr.gptq import GPTQError
+        from plr.gptq.foreign import bits_of
+
+        try:
+            return bits_of(config)
+        except GPTQError as error:
+            raise ModelError(
+                error.given.rstrip("."), expected=error.expected.rstrip("."), hint=error.next_step
+            ) from error
+
     def load(self, folder: Path, *, dtype: torch.dtype, device: str, kernel: str) -> PreTrainedModel:
         from plr.gptq import load_checkpoint
 
         try:
             return load_checkpoint(folder, dtype=dtype, device=device, kernel=kernel).eval()
         except (ValueError, OSError) as error:  # a GPTQError is a ValueError; transformers raises both
-            raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+            raise ModelError(f"the quantized checkpoint {folder} cannot be loaded: {error}") from error
 
     def dense_bytes(self, folder: Path, itemsize: int) -> int:
-        from plr.gptq import GPTQError
         from plr.gptq.checkpoint import dense_bytes
 
         try:
             return dense_bytes(folder, itemsize)
-        except GPTQError as error:
-            raise ModelError(f"the GPTQ checkpoint {folder} cannot be loaded: {error}") from error
+        except (ValueError, OSError) as error:
+            raise ModelError(f"the quantized checkpoint {folder} cannot be loaded: {error}") from error
 
     def is_layer(self, module: nn.Module) -> bool:
         from plr.gptq import PackedLinear

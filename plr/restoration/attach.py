@@ -14,6 +14,7 @@ from plr.core.fingerprint import JsonObject
 from plr.core.specs import GivenAdapter, GivenBase, Quantize, Restore, Source, Train
 from plr.errors import IntegrityError, ProvenanceError
 from plr.lm.classify import Probe, probe
+from plr.restoration.check import check_scales
 from plr.tasks import Classification, Texts, task_of
 from plr.tasks.data.rows import load_split
 
@@ -35,7 +36,7 @@ def check_provenance(
     """Refuse a pair that does not belong together.
 
     Raises:
-        ProvenanceError: another source model (then also tokenizer and shapes may differ).
+        ProvenanceError: another source model (then also tokenizer and shapes may differ), or see `check_scales`.
     """
     ours, theirs = adapter.base.model, base.model
     if adapter.base == base:
@@ -47,6 +48,7 @@ def check_provenance(
             expected="a base made from the same source model",
             hint=f"use --model {ours.path or ours.name}, or --allow-mismatch (recorded in the result)",
         )
+    check_scales(adapter, base, allow_mismatch=allow_mismatch, must_know=True)
 
 
 def check_init(step: Restore, folder: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from plr.adapters import adapters
+from plr.bases.given_bases import check_inputs
 from plr.core.modes import mode_of
-from plr.core.specs import GivenBase, Restore
+from plr.core.specs import GivenAdapter, GivenBase, Quantize, Restore, Source, Train
 from plr.errors import UsageError
 
-__all__ = ["check_merges", "check_mode"]
+__all__ = ["check_merges", "check_mode", "check_scales"]
 
 
 def check_mode(step: Restore) -> None:
@@ -49,3 +50,18 @@ def check_merges(step: Restore) -> None:
             expected="a method that merges (plr adapters lists them)",
             hint="use --mode restore: the adapter stays beside the base",
         )
+
+
+def check_scales(
+    adapter: Train | GivenAdapter, base: Source | Quantize | GivenBase, *, allow_mismatch: bool, must_know: bool = False
+) -> None:
+    """Refuse a base whose layers get inputs of another scale than those beside which the adapter was trained, as AWQ's do.
+
+    Raises:
+        ProvenanceError: see `plr.bases.given_bases.check_inputs`.
+    """
+    if allow_mismatch or adapter.base == base:
+        return
+    for one in (adapter.base, base):
+        if isinstance(one, GivenBase):
+            check_inputs(one, must_know=must_know)

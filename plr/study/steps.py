@@ -21,6 +21,7 @@ from plr.core.specs import (
     TrainSpec,
 )
 from plr.errors import ConfigError
+from plr.restoration.check import check_scales
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
@@ -97,6 +98,8 @@ def evaluation_step(
         UsageError: examples for a task that is answered by a head, or an engine that cannot serve the target.
         ConfigError: settings that exclude each other.
     """
+    if isinstance(target, Restore):
+        check_scales(target.adapter, target.base, allow_mismatch=target.allow_mismatch)
     value: dict[str, object] = {**settings.model_dump(), "target": target, "task": task, "dtype": dtype}
     if settings.max_new_tokens is None:
         value["max_new_tokens"] = resolver.max_new_tokens(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -9,19 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from given import float32_base, logits, save_adapter
+from given import by_peft, float32_base, logits, quantized_by, save_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GPTQConfig
 
 from plr import Lab
-from plr.bases.given_bases import check_origin, resolve_base
+from plr.bases.given_bases import check_inputs, check_origin, resolve_base
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
-from plr.core.specs import GivenBase, Quantize, Restore, Source
+from plr.core.specs import GivenBase, ModelRef, Quantize, Restore, Source
 from plr.embedded import tiny_path
 from plr.errors import IntegrityError, ModelError, PlrError, ProvenanceError, UsageError
 from plr.gptq import load_checkpoint
 from plr.quantizers import densify
+from plr.restoration.attach import attach
 
 
 @pytest.fixture
@@ -276,8 +278,11 @@ def test_the_source_that_a_checkpoint_names(lab: Lab, tmp_path: Path, where: str
                 "quant_method": "compressed-tensors",
                 "config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}},
             },
-            "quantized by compressed-tensors",
+            "layout of a of the compressed-tensors checkpoint is None",
         ),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "layout of the AWQ checkpoint is gemv"),
+        ({"quant_method": "awq", "bits": 8}, "AWQ checkpoint has 8 bits"),
+        ({"quant_method": "hqq"}, "zero points are fractions"),
         ([4], "object of settings|is \\[4\\]"),
     ],
 )
@@ -286,3 +291,113 @@ def test_what_is_not_read_is_refused_before_any_work(lab: Lab, tmp_path: Path, s
     change(tmp_path / "theirs", quantization_config=setting)
     with pytest.raises((ModelError, PlrError), match=words):
         lab.adapter(tmp_path / "theirs", task="tiny_math")
+
+
+FOREIGN = [
+    ("awq", {"sym": False}),
+    ("compressed-tensors", {}),
+    ("compressed-tensors", {"bits": 8, "strategy": "channel"}),
+]
+
+
+@pytest.mark.parametrize(("method", "knobs"), FOREIGN)
+def test_awq_and_compressed_tensors_as_the_base_that_is_restored_to(
+    lab: Lab, tmp_path: Path, method: str, knobs: dict[str, Any]
+) -> None:
+    folder, dense = quantized_by(tmp_path / "theirs", method, **knobs)
+    base = resolve_base(str(folder), source="embedded:tiny", offline=True)
+    assert isinstance(base, GivenBase)
+    assert (base.method, base.bits) == (method, knobs.get("bits", 4))
+    torch.testing.assert_close(logits(loaded(base, lab).model), logits(dense), atol=0, rtol=0)
+    adapter = save_adapter(tmp_path / "adapter")
+    step = lab.restored(adapter, base=folder, model="embedded:tiny")
+    assert lab.make(step).metrics["restore_bits"] == base.bits
+    alone = lab.evaluate(str(folder), "tiny_math", limit=4, max_new_tokens=4, source="embedded:tiny")
+    assert alone.metrics["restore_bits"] == base.bits
+    scored = lab.evaluate(step, "tiny_math", limit=4, max_new_tokens=4)
+    assert scored.metrics["largest_logit_change"] > 0
+    # What PEFT computes on the dense model that the checkpoint stands for.
+    attached = attach(loaded(base, lab), step, adapter, "x").model
+    torch.testing.assert_close(logits(attached), logits(by_peft(adapter, dense)), atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("method", ["awq", "compressed-tensors"])
+def test_a_base_that_scales_the_inputs_of_its_layers_takes_no_adapter_of_others(
+    lab: Lab, tmp_path: Path, method: str
+) -> None:
+    folder, dense = quantized_by(tmp_path / "theirs", method, rescaled=True)
+    source = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32)
+    change(folder, _name_or_path="embedded:tiny")
+    base = resolve_base(str(folder), offline=True)
+    assert isinstance(base, GivenBase)
+    assert base.origin is not None  # embeddings and the last norm are those of the source
+    torch.testing.assert_close(logits(loaded(base, lab).model), logits(dense), atol=0, rtol=0)
+    assert (logits(dense) - logits(source)).norm() < 0.5 * logits(source).norm()
+    adapter = save_adapter(tmp_path / "adapter")
+    with pytest.raises(
+        ProvenanceError, match=rf"\({method}\) scales the inputs of its layers: model\.layers\.0\.input_layernorm"
+    ):
+        lab.restored(adapter, base=folder, model="embedded:tiny")
+    allowed = lab.restored(adapter, base=folder, model="embedded:tiny", allow_mismatch=True)
+    assert lab.make(allowed).metrics["allow_mismatch"] is True
+    with pytest.raises(ProvenanceError, match="scales the inputs"):
+        attach(loaded(base, lab), allowed.replaced(allow_mismatch=False), adapter, "x")
+    quick = ["train.epochs=1", "train.train_limit=16", "train.validation_limit=8"]
+    own = lab.train(folder, task="tiny_math", overrides=quick)
+    assert lab.evaluate(own, limit=4, max_new_tokens=4).metrics["restore_bits"] == 4
+    with pytest.raises(ProvenanceError, match="scales the inputs"):
+        lab.restored(own, 16)
+    with pytest.raises(ProvenanceError, match="scales the inputs"):
+        lab.restored(own, 4, mode="requantize")
+    assert lab.restored(own, 4).mode == "keep"
+
+
+def test_scales_that_nobody_can_compare_are_refused_when_an_adapter_is_attached(lab: Lab, tmp_path: Path) -> None:
+    folder, _ = quantized_by(tmp_path / "theirs", "awq")
+    base = resolve_base(str(folder), source="embedded:tiny", offline=True)
+    assert isinstance(base, GivenBase)
+    check_inputs(base, must_know=True)
+    elsewhere = base.replaced(origin=ModelRef(kind="hub", name="org/none", revision="0" * 40))
+    check_inputs(elsewhere)
+    with pytest.raises(ProvenanceError, match="may scale the inputs of its layers"):
+        check_inputs(elsewhere, must_know=True)
+
+
+def test_another_source_of_an_awq_checkpoint(lab: Lab, tmp_path: Path) -> None:
+    folder, _ = quantized_by(tmp_path / "theirs", "awq", rescaled=True)
+    shutil.copytree(tiny_path(), tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ProvenanceError, match=r"was not made from other: model\.norm\.weight differs"):
+        resolve_base(str(folder), source=str(tmp_path / "other"), offline=True)
+
+
+@pytest.mark.slow
+def test_awq_as_gptqmodel_makes_it(lab: Lab, tmp_path: Path) -> None:
+    pytest.importorskip("gptqmodel", reason="gptqmodel is not installed: pip install plr[gptqmodel]")
+    from plr.core.quiet import import_gptqmodel
+
+    import_gptqmodel()
+    package: Any = importlib.import_module("gptqmodel")
+    quantization: Any = importlib.import_module("gptqmodel.quantization")
+    backend: Any = importlib.import_module("gptqmodel.utils.backend").BACKEND.AWQ_TORCH
+    source, folder = float32_base(tmp_path / "source"), tmp_path / "theirs"
+    settings = quantization.AWQConfig(bits=4, group_size=32, format=quantization.FORMAT.GEMM)
+    model = package.GPTQModel.load(str(source), settings, device="cpu", dtype=torch.bfloat16)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    texts = [
+        f"Ann has 4 pens. She buys {n} more. How many pens has Ann? The answer is {n + 4}. " * 4 for n in range(64)
+    ]
+    model.quantize(backend=backend, calibration=[tokenizer(text)["input_ids"] for text in texts], batch_size=1)
+    model.save(str(folder))
+    tokenizer.save_pretrained(folder)
+    base = resolve_base(str(folder), source=str(source), offline=True)
+    assert isinstance(base, GivenBase)
+    found = logits(loaded(base, lab).model)
+    theirs = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    assert (found - theirs).norm() < 1e-2 * theirs.norm()  # their kernel multiplies in 16 bits
+    original = logits(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32))
+    assert (found - original).norm() < 0.2 * original.norm()
+    with pytest.raises(ProvenanceError, match=r"scales the inputs of its layers: .*layernorm"):
+        check_inputs(base)

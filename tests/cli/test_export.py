@@ -43,7 +43,7 @@ def test_an_adapter_goes_out_with_its_card(
     ("words", "message"),
     [
         (["export"], "no folder was given expected: --output FOLDER"),
-        (["export", "--format", "merge", "-o", "x"], "unknown export format 'merge' expected: one of gptq, merged, peft next: did you mean merged"),
+        (["export", "--format", "merge", "-o", "x"], "unknown export format 'merge'"),
         (["export", "-o", "x"], "run plr"),
         (["card"], "run plr"),
     ],

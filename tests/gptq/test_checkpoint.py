@@ -193,7 +193,7 @@ def test_tensors_that_do_not_fit_are_named(change: Any, message: str, tmp_path: 
     [
         ({"checkpoint_format": "marlin"}, "checkpoint_format='marlin'.*'gptq' or 'gptq_v2'"),
         ({"pack_dtype": "int64"}, "pack_dtype='int64'"),
-        ({"quant_method": "awq"}, "is quantized by awq"),
+        ({"quant_method": "aqlm"}, "is quantized by aqlm"),
         ({"architectures": ["NoSuchModel"]}, r"names the architectures \['NoSuchModel'\]"),
         ({"bits": 8}, r"down_proj\.qweight \(16, 64\) instead of \(32, 64\)"),
         ({"bits": 5}, "bits=5 was given"),

@@ -144,7 +144,7 @@ def test_a_missing_package_is_named_with_its_pip_command(
     [
         (None, "no config.json"),
         ("{}", "is not quantized"),
-        ('{"quantization_config": {"quant_method": "awq"}}', "is quantized by awq"),
+        ('{"quantization_config": {"quant_method": "aqlm"}}', "is quantized by aqlm"),
         ('{"quantization_config": {"quant_method": "gptq", "bits": 4}}', "architectures|model_type"),
     ],
 )

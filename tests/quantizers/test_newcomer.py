@@ -187,8 +187,11 @@ def test_a_decoder_of_it_carries_a_head_and_an_encoder_is_refused_as_declared(
 def test_it_is_named_where_methods_are(tmp_path: Path) -> None:
     assert methods_help() == "gptq, gptqmodel, int8 (8 bits), nf4 (4 bits), rtn, toy (8 or 4 bits)"
     assert reader_of({"quant_method": "toy"}) is quantizers.get("toy")
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
-    with pytest.raises(ModelError, match="is quantized by awq\n  expected: quant_method bitsandbytes or gptq or toy"):
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "aqlm"}}')
+    with pytest.raises(
+        ModelError,
+        match="is quantized by aqlm\n  expected: quant_method awq or bitsandbytes or compressed-tensors or gptq or toy",
+    ):
         load_quantized(tmp_path, dtype=torch.float32, device="cpu")
 
 

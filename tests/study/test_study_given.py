@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from given import save_adapter
+from given import quantized_by, save_adapter
 
 from plr import Lab
 from plr.core.specs import UNKNOWN_BITS, GivenAdapter, GivenBase, Quantize, Restore, Train
 from plr.embedded import tiny_path
-from plr.errors import ConfigError, PlrError
+from plr.errors import ConfigError, PlrError, ProvenanceError
 from plr.report import write_study
 from plr.study import Study, study_config
 from plr.study.resolve import Resolver
@@ -124,3 +124,16 @@ def test_the_whole_way_to_the_page(home: Path, tmp_path: Path) -> None:
     frame = work.frame(lab.store)
     assert set(frame["train_bits"]) == {0, 16}
     assert "train_bits" in files["csv"].read_text()
+
+
+def test_a_base_that_scales_the_inputs_of_its_layers_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder, _ = quantized_by(tmp_path / "theirs", "awq", rescaled=True)
+    by_bits = {"by_bits": {4: {"path": str(folder)}}}
+    for bits in ({"train_bits": [4], "restore_bits": [16]}, {"train_bits": [16], "restore_bits": [4]}):
+        with pytest.raises(ProvenanceError, match="scales the inputs of its layers"):
+            study(quantize={"samples": 8, **by_bits}, cells="all", **bits)
+    own = study(quantize={"samples": 8, **by_bits}, train_bits=[4], restore_bits=[4])
+    assert places(own) == [(4, 4, "keep")]
+    plain, _ = quantized_by(tmp_path / "plain", "awq")
+    found = study(quantize={"samples": 8, "by_bits": {4: {"path": str(plain)}}}, train_bits=[4], restore_bits=[16])
+    assert places(found) == [(4, 16, "restore"), (4, 4, "keep")]
