@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
@@ -43,6 +44,7 @@ from plr.study.steps import CELL_TASK, base_step
 
 if TYPE_CHECKING:
     from plr.export.run import Exported, WrittenCard
+    from plr.hub import Pushed
 
 __all__ = [
     "AdviseOptions",
@@ -495,6 +497,42 @@ class Lab:
         if not isinstance(step, Restore | Quantize):
             raise UsageError(f"{step.label} was not made by plr", expected="an adapter, or a base that plr quantized")
         return step
+
+    def push(
+        self,
+        target: Target | None,
+        name: str,
+        *,
+        form: str | None = None,
+        private: bool = False,
+        revision: str | None = None,
+    ) -> Pushed:
+        """Send a folder that was written for others, or an artifact (exported first), to the repository ORG/NAME of the Hub.
+
+        Raises:
+            UsageError: nothing that can be sent, see `plr.hub.upload.look_before_pushing`.
+            HubError: the Hub refuses it, or cannot be asked.
+        """
+        from plr.hub import push
+
+        folder = Path(str(target)) if isinstance(target, str | Path) else None
+        if folder is not None and folder.is_dir() and not (folder / MANIFEST).exists():
+            if form is not None:
+                raise UsageError(
+                    f"{folder} is a folder as it goes out: it is not exported anew", hint="leave --format out"
+                )
+            return push(folder, name, private=private, revision=revision, offline=self.resolver.offline)
+        with tempfile.TemporaryDirectory() as place:
+            out = Path(place) / "out"
+            step = self._exported(target, {})
+            chosen = (
+                form
+                or {"adapter": "peft", "dense": "merged", "quantized": "gptq"}[
+                    step.form.writes if isinstance(step, Restore) else "quantized"
+                ]
+            )
+            self.export(step, out, chosen)
+            return push(out, name, private=private, revision=revision, offline=self.resolver.offline)
 
     def card(self, target: Target | None = None, folder: str | Path | None = None) -> WrittenCard:
         """Write the model card of an artifact (of a result: of what was scored); into `folder`, if one is given."""

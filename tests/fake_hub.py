@@ -8,6 +8,7 @@ The client's side of it is ``hub_client``.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -105,6 +106,11 @@ class FakeHub:
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.endpoint = self.store = ""
+        self.uploaded: dict[str, bytes] = {}
+        """Large files by sha256, before the commit that names them."""
+        self.private: dict[str, bool] = {}
+        self.writers: set[str] | None = None
+        """The ``Authorization`` of those who may write; None: whoever asks."""
 
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -157,8 +163,22 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self._answer()
 
         def do_POST(self) -> None:
-            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.body = self._read()
             self._answer()
+
+        def do_PUT(self) -> None:
+            self.body = self._read()
+            self._answer()
+
+        def _read(self) -> bytes:
+            if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         def _answer(self) -> None:
             asked = (self.headers.get("Range"), self.headers.get("Authorization"))
@@ -170,6 +190,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return self._refuse(fault)
             if not urlsplit(self.path).path.startswith((hub.prefix, "/content/")):
                 return self._send(404, b"not here")
+            if self.command in ("POST", "PUT") and (answer := self._written(path)) is not None:
+                return self._send(answer[0], json.dumps(answer[1]).encode(), answer[2])
             if path.startswith("/content/") and (body := hub.content(path.removeprefix("/content/"))) is not None:
                 return self._bytes(body, fault)
             match = re.match(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.+))?$", path)
@@ -179,6 +201,68 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if match:
                 return self._resolve((match[1] or "models/").rstrip("/"), match[2], match[3], match[4], fault)
             return self._send(404, b"no", {"X-Error-Code": "RepoNotFound"})
+
+        def _written(self, path: str) -> tuple[int, Any, dict[str, str]] | None:
+            """Answer what writes: a new repository, and a commit with the files before it. None: it is no such request."""
+            if self.command == "PUT" and path.startswith("/upload/"):
+                if hashlib.sha256(self.body).hexdigest() != path.removeprefix("/upload/"):
+                    return 400, {"error": "other bytes"}, {}
+                hub.uploaded[path.removeprefix("/upload/")] = self.body
+                return 200, {}, {}
+            if path == "/api/validate-yaml":
+                return 200, {"errors": [], "warnings": []}, {}
+            if path == "/api/repos/create":
+                asked = json.loads(self.body)
+                name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
+                if hub.writers is not None and self.headers.get("Authorization") not in hub.writers:
+                    status = 401 if self.headers.get("Authorization") is None else 403
+                    return status, {"error": "no"}, {"X-Error-Message": "you may not write there"}
+                if name in hub.repos:
+                    return 409, {"error": "it is there", "url": f"{hub.endpoint}/{name}"}, {}
+                hub.repos[name] = Repo({}, "models")
+                hub.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
+                return 200, {"url": f"{hub.endpoint}/{name}", "name": name, "id": "1"}, {}
+            found = re.match(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)$", path)
+            batch = re.match(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch$", path)
+            if batch:
+                objects = [
+                    {**one, "actions": {"upload": {"href": f"{hub.endpoint}{hub.prefix}/upload/{one['oid']}"}}}
+                    for one in json.loads(self.body)["objects"]
+                ]
+                return 200, {"transfer": "basic", "objects": objects}, {}
+            if not found:
+                return None
+            name, verb, branch = found.groups()
+            repo = hub.repos[name]
+            if verb == "branch":
+                repo.revisions = {**repo.revisions, branch: SHA}
+                return 200, {}, {}
+            if verb == "preupload":
+                files = json.loads(self.body)["files"]
+                modes = {one["path"]: "lfs" if one["path"].endswith((*LFS, ".gguf")) else "regular" for one in files}
+                answer = [{"path": one, "uploadMode": mode, "shouldIgnore": False} for one, mode in modes.items()]
+                return 200, {"files": answer}, {}
+            lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
+            new = {}
+            for line in lines:
+                value = line["value"]
+                if line["key"] == "file":
+                    new[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    if value["oid"] not in hub.uploaded:
+                        return 400, {"error": "not uploaded"}, {}
+                    new[value["path"]] = hub.uploaded[value["oid"]]
+            repo.files = {**repo.files, **new}
+            return (
+                200,
+                {
+                    "success": True,
+                    "commitOid": SHA,
+                    "commitUrl": f"{hub.endpoint}/{name}/commit/{SHA}",
+                    "hookOutput": "",
+                },
+                {},
+            )
 
         def _repo(self, kind: str, name: str) -> Repo | None:
             repo = hub.repos.get(name)

@@ -1,4 +1,4 @@
-"""The commands export and card: what plr made, for other tools and for people."""
+"""The commands export, card and push: what plr made, for other tools and for people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def export(
     ref: Ref = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder to write.")] = None,
     format_: Annotated[
-        str, typer.Option("--format", "-f", help="peft, merged, gptq, or one of another package.")
+        str,
+        typer.Option(
+            "--format", "-f", help="peft, merged, gptq, compressed-tensors, gguf-lora, or one of another package."
+        ),
     ] = "merged",
     bits: Annotated[
         int | None,
@@ -120,3 +123,34 @@ def card(
             print(file)
         for reason in written.left_out:
             print(f"no .eval_results for {reason}")
+
+
+@app.command()
+def push(
+    ref: Annotated[
+        str, typer.Argument(help="A folder that plr export wrote, or an artifact, which is exported first.")
+    ],
+    name: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if it is not there.")],
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="Of an artifact: peft, merged or gptq, whichever it is, if left out."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch to commit to; main if left out.")] = None,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Send a folder or an artifact to the Hugging Face Hub as one commit, with its card. Log in first: hf auth login.
+
+    Example: [bold]plr push served my-org/my-adapter --private[/bold]
+    """
+    from plr.cli.show import console, emit
+
+    done = lab(device, offline).push(ref, name, form=format_, private=private, revision=revision)
+    if as_json:
+        emit({"url": done.url, "commit": done.commit, "files": list(done.files)})
+    else:
+        console().print(
+            f"[bold]pushed[/bold] {len(done.files)} files to {done.url} at {done.commit[:12]}", highlight=False
+        )

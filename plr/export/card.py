@@ -88,7 +88,14 @@ def card_text(target: Carded, store: Store, row: ExportFormat | None = None) -> 
     lines = [f"# {target.label}", "", _lead(target), ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in _facts(target)), ""]
     if row is not None:
-        lines += ["## Use", "", f"```{'bash' if row.library == 'bash' else 'python'}", _usage(row, name), "```", ""]
+        lines += [
+            "## Use",
+            "",
+            f"```{'bash' if ' ' in row.opens.partition('(')[0] else 'python'}",
+            _usage(row, name),
+            "```",
+            "",
+        ]
     if own or others:
         lines += ["## Scores", "", *_table([*own, *others]), ""]
         lines += [

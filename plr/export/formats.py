@@ -96,6 +96,18 @@ def _gptq(work: Work) -> JsonObject:
     return write_gptq(work)
 
 
+def _compressed(work: Work) -> JsonObject:
+    from plr.export.compressed import write_from_store
+
+    return write_from_store(work)
+
+
+def _gguf_lora(work: Work) -> JsonObject:
+    from plr.export.gguf_lora import write_from_store
+
+    return write_from_store(work)
+
+
 _add(
     ExportFormat(
         "peft",
@@ -125,5 +137,26 @@ _add(
         _is_gptq,
         _gptq,
         relation="quantized",
+    )
+)
+_add(
+    ExportFormat(
+        "compressed-tensors",
+        "one checkpoint in the layout of compressed-tensors, 2 and 3 bits too",
+        "vllm serve FOLDER",
+        _is_gptq,
+        _compressed,
+        relation="quantized",
+    )
+)
+_add(
+    ExportFormat(
+        "gguf-lora",
+        "the adapter as one GGUF file",
+        "llama-cli -m BASE.gguf --lora FOLDER/adapter.gguf",
+        _adapter_of_peft,
+        _gguf_lora,
+        relation="adapter",
+        library="llama.cpp",
     )
 )

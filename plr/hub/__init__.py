@@ -5,10 +5,12 @@ from __future__ import annotations
 from plr.hub.files import Fetched, fetch, is_listed, listing
 from plr.hub.names import cached_sha, commit_sha, is_offline, is_sha, repo_folder
 from plr.hub.patience import Patience
+from plr.hub.upload import Pushed, push
 
 __all__ = [
     "Fetched",
     "Patience",
+    "Pushed",
     "cached_sha",
     "commit_sha",
     "fetch",
@@ -16,5 +18,6 @@ __all__ = [
     "is_offline",
     "is_sha",
     "listing",
+    "push",
     "repo_folder",
 ]
