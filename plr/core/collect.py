@@ -1,7 +1,8 @@
 """Leftovers of killed runs: which there are, and how they are removed.
 
 A leftover is a folder, by its own name and nothing else: `.partial-<hash>` and `.broken-<hash>-<time>` beside the artifacts,
-`<hash>` in `.work`. Links are not followed, other devices not entered, and the lock of a step is held while its leftover goes.
+`<hash>` in `.work`; the copies of sources in `.sources` leave the same. Links are not followed, other devices not entered, and the
+lock of a step is held while its leftover goes.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import Timeout
 
+from plr.core.artifact import Artifact
 from plr.core.locks import hold, lock_file
+from plr.core.sources import FOLDER, SourceCopy, copies, spare
 from plr.core.specs import KINDS
+from plr.errors import IntegrityError
 
 __all__ = ["Leftovers"]
 
@@ -42,9 +47,22 @@ class Leftovers:
             device = home.stat().st_dev
         except OSError:
             return found
-        for folder, names in (*((home / kind, _BESIDE) for kind in KINDS), (home / ".work", _WORK)):
+        for folder, names in (*((home / kind, _BESIDE) for kind in (*KINDS, FOLDER)), (home / ".work", _WORK)):
             found._look(folder, names, device)
         return found
+
+    def look_at_copies(self, artifacts: Iterable[Artifact], *, everything: bool = False) -> None:
+        """Add the copies of sources that none of `artifacts` needs; with `everything` all copies."""
+        try:
+            spared = copies(self.home) if everything else spare(self.home, artifacts)
+            device = self.home.stat().st_dev
+        except (IntegrityError, OSError) as error:
+            self.alone.append(f"{self.home / FOLDER}: which copies are needed cannot be told: {error}")
+            return
+        for copy in spared:
+            if (size := self._size(copy.path, device)) is not None and not self._held(copy.path):
+                self.folders.append(copy.path)
+                self.bytes += size
 
     def _look(self, folder: Path, names: re.Pattern[str], device: int) -> None:
         if folder.is_symlink():
@@ -100,17 +118,23 @@ class Leftovers:
     def remove(self) -> list[Path]:
         """Remove the folders, each under the lock of its step; return those that are gone, and note the others."""
         gone: list[Path] = []
+        in_use: list[Path] = []
         device = self.home.stat().st_dev if self.folders else 0
         for path in self.folders:
             try:
+                if path.parent.name == FOLDER and not path.name.startswith("."):
+                    if self._size(path, device) is not None:
+                        (gone if SourceCopy(path).remove() else in_use).append(path)
+                    continue
                 with hold(self.home, _hash_of(path), blocking=False):
                     if self._size(path, device) is not None:
                         shutil.rmtree(path)
                         gone.append(path)
             except Timeout:
-                self.alone.append(f"{path} is in use now")
+                in_use.append(path)
             except OSError as error:
                 self.alone.append(f"{path} cannot be removed: {error.strerror}")
+        self.alone += [f"{path} is in use now" for path in in_use]
         return gone
 
 
