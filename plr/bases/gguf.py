@@ -20,8 +20,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,7 @@ from plr.core.files import disk_full, not_writable
 from plr.core.fingerprint import JsonObject
 from plr.core.memory import out_of_memory
 from plr.core.quiet import silenced
-from plr.core.sources import copy_of, make_copy, source_key
+from plr.core.sources import SourceCopy, copy_of, make_copy, source_key
 from plr.core.specs import ModelRef
 from plr.errors import IntegrityError
 
@@ -55,9 +55,6 @@ _PROBES = (
 )
 _given_up: set[tuple[Path, str, str]] = set()
 """Store, file and form of copies that could not be made in this process."""
-
-Files = tuple[Path, Mapping[str, Any]]
-"""A folder, and the arguments with which `from_pretrained` reads it."""
 
 
 class _Unlike(Exception):
@@ -105,42 +102,41 @@ def _files(
     ref: ModelRef, file: Path, home: Path | None, form: str, build: Callable[[Path], None]
 ) -> Generator[tuple[Path, dict[str, Any]]]:
     direct = (file.parent, {"gguf_file": file.name})
-    mark = None if home is None else (home, ref.revision, form)
-    if home is None or mark in _given_up:
+    if home is None or (mark := (home, ref.revision, form)) in _given_up:
         yield direct
         return
-    key = copy_key(ref, form)
-    failed: Exception | None = None
-    for last in (False, True):
+    with ExitStack() as held:
         try:
-            copy = (copy_of(home, key) if not last else None) or make_copy(home, key, f"{ref.name} {form}", build)
-            reading = copy.reading()
-            folder = reading.__enter__()
+            folder = held.enter_context(_copy(home, copy_key(ref, form), f"{ref.name} {form}", build).reading())
         except (
             Exception
-        ) as error:  # whatever a file of others does to a reader; the direct way says it in its own words
+        ) as error:  # a file can hurt its reader in many ways, and the direct way says it in its own words
             if out_of_memory(error):
                 raise
             failed = error
-            if last or not isinstance(error, IntegrityError | FileNotFoundError):
-                break
-            continue
-        try:
+        else:
             yield folder, {}
-        finally:
-            reading.__exit__(None, None, None)
-        return
+            return
     yield direct
-    assert mark is not None
     _given_up.add(mark)
     log.warning("%s", _why(failed, file, form, home))
 
 
-def _why(error: Exception | None, file: Path, form: str, home: Path) -> str:
+def _copy(home: Path, key: JsonObject, label: str, build: Callable[[Path], None]) -> SourceCopy:
+    """Find the copy, which takes no lock and writes nothing, or make it; one that is broken is made again."""
+    copy = copy_of(home, key)
+    if copy is not None:
+        with suppress(IntegrityError):
+            copy.use()
+            return copy
+    return make_copy(home, key, label, build)
+
+
+def _why(error: Exception, file: Path, form: str, home: Path) -> str:
     what = "the tokenizer" if form == "tokenizer" else f"the {form} weights"
     if isinstance(error, OSError) and not_writable(error):
         reason = f"{home} cannot be written: {error.strerror}"
-    elif isinstance(error, _NoRoom) or (error is not None and disk_full(error)):
+    elif isinstance(error, _NoRoom) or disk_full(error):
         reason = f"the disk of {home} has no room for it"
     elif isinstance(error, _Unlike):
         reason = f"it would not be read as the file is: {error} differs"
@@ -157,7 +153,7 @@ def _write_model(file: Path, folder: Path, dtype: torch.dtype | Literal["auto"])
     with silenced():  # the reader of GGUF files has bars of its own
         more = {"gguf_file": file.name}
         model, info = auto_class(file.parent, **more).from_pretrained(
-            file.parent, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
+            file.parent, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
         )
         if missing := sorted(info["missing_keys"]):
             raise _Unlike(missing[0])  # it began at random: with a copy it would pass for one of the file's
