@@ -8,6 +8,7 @@ from typing import Literal, TypedDict, Unpack, cast
 
 from plr.core.config import parse
 from plr.core.modes import MODES, mode_of, plain_mode
+from plr.core.removal import Removal
 from plr.core.runtime import Runtime, RuntimeOptions
 from plr.core.specs import (
     BITS,
@@ -28,14 +29,19 @@ from plr.engines.jobs import make
 from plr.engines.plan import Event
 from plr.errors import ProvenanceError, UsageError
 from plr.quantizers import quantizers
+from plr.report.advice import Advice
+from plr.report.advice import advise as judged
 from plr.restoration.check import check_mode
 from plr.study import Study, StudyConfig, load_study, study_config
+from plr.study.advise import Inquiry, cell_of, row_sets, targets
 from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, command_config, no_task
+from plr.study.listing import Listed, ListOptions, arranged, listed, select
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
 
 __all__ = [
+    "AdviseOptions",
     "EvaluateOptions",
     "GivenOptions",
     "Lab",
@@ -125,6 +131,31 @@ class EvaluateOptions(GivenOptions, total=False):
     fewshot_seed: int | None
     """Draws them; the first of the train split if left out."""
     engine: ServingEngine
+
+
+class AdviseOptions(GivenOptions, total=False):
+    """Options of `Lab.advise` and `Lab.inquiry`."""
+
+    data: str | Path | None
+    """Rows of the task: a folder or a file."""
+    columns: Mapping[str, str] | None
+    """Fields that the rows have under other names: field -> column."""
+    bits: Sequence[int]
+    """Widths l to serve on (16, 8, 4), beside that of its own base."""
+    modes: Sequence[str]
+    """Modes beside `keep`: `restore` and `requantize` if left out."""
+    rows: int
+    """Test rows that certify (400)."""
+    select_rows: int
+    """Further test rows that choose (200)."""
+    method: str | None
+    """Quantizer of the l-bit bases; that of the adapter's own base if left out."""
+    calibration: str | Path | None
+    """A JSONL or text file that calibrates the l-bit bases; rows of the task if left out."""
+    max_new_tokens: int | None
+    """Longest answer in tokens; what the task says if left out."""
+    allow_mismatch: bool
+    """Attach although the provenance does not agree; recorded in the results."""
 
 
 class Lab:
@@ -306,6 +337,100 @@ class Lab:
         work = Study(config, resolver=self.resolver, runtime=runtime)
         work.run(self.store, runtime, on_event=on_event)
         return work
+
+    def inquiry(
+        self,
+        adapter: Artifact | Train | GivenAdapter | str | Path | None = None,
+        task: str | None = None,
+        **options: Unpack[AdviseOptions],
+    ) -> Inquiry:
+        """Describe the candidates for serving an adapter (the latest one if None), and the rows that choose and certify.
+
+        Raises:
+            UsageError: no task, a width or mode that plr does not know, or fewer than two candidates.
+            DataError: too few test rows.
+            ProvenanceError: `model` is not what the adapter was trained on.
+        """
+        from plr.adapters import adapters
+
+        widths, modes = options.get("bits", (16, 8, 4)), options.get("modes", ("restore", "requantize"))
+        for bits in widths:
+            check_bits(bits)
+        modes = [mode_of(name).name for name in modes]
+        rows: EvaluateOptions = {"data": options.get("data"), "columns": options.get("columns")}
+        allow_mismatch = options.get("allow_mismatch", False)
+        own_task = self._named_task({"task": task, **rows})
+        trained = self.trained(adapter, task=own_task, allow_mismatch=allow_mismatch, **_given(options))
+
+        def restored(bits: int, mode: str | None) -> Restore:
+            kept = mode is None and bits == trained.trained_bits
+            step: RestoreOptions = {
+                "mode": mode,
+                "method": None if kept else options.get("method"),
+                "calibration": options.get("calibration"),
+                "model": options.get("model") if isinstance(trained, Train) else None,
+                "allow_mismatch": allow_mismatch,
+            }
+            return self.restored(trained, bits, **step)
+
+        found = targets(trained, widths, modes, restored, merges=adapters.get(trained.adapter.method).properties.merges)
+        spec = self._task_of(found[0], task, rows.get("data"), rows.get("columns"))
+        parts = row_sets(spec, options.get("rows", 400), options.get("select_rows", 200))
+        rows |= {"limit": parts.limit, "max_new_tokens": options.get("max_new_tokens")}
+        cells = [cell_of(trained, target, self.result(target, task, **rows)) for target in found]
+        return Inquiry(trained, spec, cells, parts)
+
+    def advise(
+        self,
+        adapter: Inquiry | Artifact | Train | GivenAdapter | str | Path | None = None,
+        task: str | None = None,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[AdviseOptions],
+    ) -> Advice:
+        """Find the base that an adapter belongs on: score it on its own and on others, choose, and judge the choice on other rows.
+
+        Raises:
+            PlrError: fewer than two candidates have a score; and as `inquiry`.
+        """
+        asked = adapter if isinstance(adapter, Inquiry) else self.inquiry(adapter, task, **options)
+        runtime = self.runtime(self.recipe_for(asked.cells[0].step).runtime)
+        outcome = asked.run(self.store, runtime, on_event)
+        return judged(asked, self.store, outcome.failed, offline=self.resolver.offline)
+
+    # The store.
+
+    def ls(
+        self, kind: str | None = None, *, sort: str = "date", limit: int | None = None, **filters: Unpack[ListOptions]
+    ) -> list[Listed]:
+        """List what is in the store, the newest (best, largest, last by name) at the end, as `plr ls` does.
+
+        Raises:
+            UsageError: an order, or a field, that there is not.
+            IntegrityError: an artifact without a manifest that can be read.
+        """
+        return arranged(select(map(listed, self.store.all(kind)), **filters), sort, limit=limit)
+
+    def rm(
+        self,
+        *refs: str | Path | Artifact,
+        older: str | None = None,
+        unused: bool = False,
+        with_dependents: bool = False,
+        dry_run: bool = False,
+    ) -> Removal:
+        """Remove artifacts by path, name or hash, older than `older` ("30d"), or those that no result or restored adapter needs.
+
+        Returns what is gone, and in words what was left alone; `plr.core.removal` has the rules.
+
+        Raises:
+            UsageError: nothing was named; or others in the store were made from it (`with_dependents` takes them too).
+        """
+        names = [str(ref.path) if isinstance(ref, Artifact) else str(ref) for ref in refs]
+        removal = Removal.plan(self.store, names, older=older, unused=unused, with_dependents=with_dependents)
+        if not dry_run:
+            removal.remove()
+        return removal
 
     # What the options name.
 
@@ -499,7 +624,7 @@ class Lab:
             settings = settings.model_copy(update={"method": method})
         if (file := options.get("calibration")) is not None:
             settings = settings.model_copy(update={"calibration": str(Path(file).absolute())})
-        at = settings.at(bits)
+        at = settings = self.resolver.fitted(source.model, settings.at(bits))
         if trained.task is None and at.calibration == CELL_TASK and quantizers.get(at.method).needs_calibration:
             raise UsageError(
                 f"nothing is named to calibrate a {bits}-bit base of {source.model.title} on",

@@ -20,8 +20,9 @@ HEAD = """# Commands
 |---|---|
 {table}
 
-Where a command takes a REF, give a path, a folder name, or the first digits of a hash; left out, it is the latest artifact that
-fits. Every command has `--help`. `--json` prints one JSON value to standard output. Long work shows its progress on standard error.
+Where a command takes a REF, give a path, a folder name, or the first digits of a hash, as many as no other artifact has; left
+out, it is the latest artifact that fits, by the date on record. Every command has `--help`. `--json` prints one JSON value to
+standard output. Long work shows its progress on standard error.
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 some cells failed, 4 out of memory or disk, 5 an artifact is broken or does not fit,
 130 interrupted, 143 terminated.

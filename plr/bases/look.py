@@ -19,7 +19,15 @@ from plr.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_group_size", "header_of", "json_object", "look_at_files", "look_at_model", "tensors_of"]
+__all__ = [
+    "check_group_size",
+    "fitting_group_size",
+    "header_of",
+    "json_object",
+    "look_at_files",
+    "look_at_model",
+    "tensors_of",
+]
 
 INDEX = "model.safetensors.index.json"
 _MOST_JSON = 64 << 20
@@ -98,17 +106,27 @@ def check_group_size(folder: Path, name: str, group_size: int) -> None:
     Raises:
         UsageError: a width that the group size does not divide.
     """
-    config = json_object(folder / "config.json", name)
-    inner = () if any("expert" in key for key in config) else _INNER
-    for key in (*_OUTER, *inner):
-        width = config.get(key)
-        if isinstance(width, int) and width % group_size:
-            fitting = [size for size in (128, 64, 32, 16, 8) if not width % size]
+    for key, width in _widths(folder, name):
+        if width % group_size:
             raise UsageError(
                 f"group_size {group_size} does not divide {key} {width} of {name}",
                 expected="a divisor of the inputs of every layer, or -1 (one group a row)",
-                hint=f"give --group-size {fitting[0] if fitting else -1}",
+                hint=f"give --group-size {fitting_group_size(folder, name, 128)}",
             )
+
+
+def fitting_group_size(folder: Path, name: str, most: int) -> int:
+    """Choose the largest group size up to `most` that divides the widths of config.json; -1 (a whole row) if none does."""
+    widths = [width for _, width in _widths(folder, name)]
+    sizes = (most, 128, 64, 32, 16, 8)
+    return next((size for size in sizes if size <= most and not any(width % size for width in widths)), -1)
+
+
+def _widths(folder: Path, name: str) -> list[tuple[str, int]]:
+    """List the inputs of layers that config.json tells."""
+    config = json_object(folder / "config.json", name)
+    inner = () if any("expert" in key for key in config) else _INNER
+    return [(key, width) for key in (*_OUTER, *inner) if isinstance(width := config.get(key), int)]
 
 
 def look_at_model(

@@ -57,10 +57,13 @@ for _name in (
     "compare",
     "blocks",
     "forgetting",
+    "advise",
     "score",
     "tasks",
     "transform",
     "schema",
+    "listing",
+    "removal",
     "store",
 ):  # the order in which --help lists their commands
     import_module(f"plr.cli.{_name}")

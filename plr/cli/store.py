@@ -1,10 +1,10 @@
-"""ls, show, verify, gc, doctor: looking at the store and at the machine."""
+"""show, verify, gc, doctor: looking at the store and at the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,79 +19,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-class Listed(TypedDict):
-    """An artifact in the list of `plr ls`."""
-
-    kind: str
-    name: str
-    bytes: int
-    seconds: float
-    date: str
-
-
 Ref = Annotated[str | None, typer.Argument(help="Path, name or hash prefix; the latest if left out.")]
-
-
-@app.command("ls")
-def list_(
-    kind: Annotated[str | None, typer.Argument(help="base, adapter, restored or result.")] = None, as_json: Json = False
-) -> None:
-    """List the artifacts of the store, the newest last.
-
-    Example: [bold]plr ls adapter[/bold]
-    """
-    from plr.cli.show import emit
-    from plr.core.specs import KINDS
-    from plr.errors import UsageError
-    from plr.registry import did_you_mean
-
-    if kind is not None and kind not in KINDS:
-        raise UsageError(
-            f"unknown kind {kind!r}", expected="one of " + ", ".join(KINDS), hint=did_you_mean(kind, KINDS)
-        )
-    rows: list[Listed] = []
-    broken: list[IntegrityError] = []
-    for artifact in lab().store.all(kind):
-        try:
-            record = artifact.record
-        except IntegrityError as error:
-            broken.append(error)
-            continue
-        rows.append(
-            {
-                "kind": record.kind,
-                "name": artifact.path.name,
-                "bytes": sum(file.size for file in record.files.values()),
-                "seconds": record.seconds,
-                "date": record.provenance["date"],
-            }
-        )
-    if as_json:
-        emit(rows)
-    else:
-        _print_list(rows)
-    if broken:
-        raise IntegrityError(
-            f"{len(broken)} more without a manifest to go by; the first: {broken[0].message}",
-            expected=broken[0].expected,
-            hint=broken[0].hint,
-        )
-
-
-def _print_list(rows: list[Listed]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from plr.cli.show import console, size, span
-
-    table = Table("kind", "hash", "what", "size", "made in", "date", box=None, header_style="bold")
-    for column in table.columns:
-        column.no_wrap, column.overflow = column.header != "what", "fold"
-    for row in rows:
-        what, _, short = row["name"].rpartition("-")
-        date = row["date"][:16].replace("T", " ")
-        table.add_row(row["kind"], escape(short), escape(what), size(row["bytes"]), span(row["seconds"]), date)
-    console().print(table if rows else escape(f"the store {lab().store.home} is empty: run plr quantize"))
 
 
 @app.command()

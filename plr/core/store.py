@@ -38,7 +38,8 @@ from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
 
 __all__ = ["MANIFEST", "Artifact", "Store"]
 
-_MIN_REF = 4
+_SHOWN = 8
+"""Artifacts that are listed where several match."""
 _SETTLED = 3.0
 """Seconds after which a folder that is changed again has another time of change, on every file system in use."""
 
@@ -256,7 +257,7 @@ class Store:
         return [Artifact(folder) for folder in folders if _is_there(folder / MANIFEST)]
 
     def find(self, ref: str | None, kinds: tuple[str, ...] = (*KINDS,), *, outside: bool = False) -> Artifact:
-        """Find the artifact `ref` names: a path, a folder name, or a unique prefix of the hash; None is the latest of `kinds`.
+        """Find the artifact `ref` names: a path, or the beginning of one hash or folder name; None is the latest of `kinds`.
 
         A path may lead out of this store with `outside`; else see `own`.
 
@@ -266,27 +267,41 @@ class Store:
         """
         if ref is None:
             return self._latest(kinds)
-        try:
-            is_path = _is_there(Path(ref) / MANIFEST)
-        except (ValueError, PlrError):  # NUL, or longer than any name
-            is_path = False
-        if is_path:
+        if _is_path(ref):
             return self._of_kind(self._by_path(Path(ref), outside), kinds)
+        return self._of_kind(self._by_name(ref), kinds)
+
+    def named(self, ref: str) -> Artifact:
+        """Find the artifact of this store that `ref` names, as `find` does, and read nothing of it: it may be broken.
+
+        Raises:
+            UsageError: nothing or several match, or it is a path that leads out of this store.
+        """
+        if not _is_path(ref):
+            return self._by_name(ref)
+        artifact = self._by_path(Path(ref), outside=True)
+        if not self._holds(artifact.path):
+            raise UsageError(
+                f"{artifact.path} lies outside of the store {self.home}", expected="an artifact of this store"
+            )
+        return Artifact(self.home / artifact.path.parent.name / artifact.path.name)
+
+    def _by_name(self, ref: str) -> Artifact:
         artifacts = [artifact for kind in KINDS for artifact in self._of(kind)]
-        matches = [a for a in artifacts if a.path.name == ref]
-        if not matches and len(ref) >= _MIN_REF:
-            matches = [a for a in artifacts if a.path.name.rpartition("-")[2].startswith(ref[:SHORT])]
-            matches = [a for a in matches if len(ref) <= SHORT or a.fingerprint.startswith(ref)]
+        matches = [a for a in artifacts if a.path.name == ref] or _beginning(artifacts, ref)
         if len(matches) == 1:
-            return self._of_kind(matches[0], kinds)
+            return matches[0]
         if matches:
+            shown = ", ".join(f"{a.path.name.rpartition('-')[2]} ({a.path.parent.name})" for a in matches[:_SHOWN])
+            more = f" and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
             raise UsageError(
                 f"{ref!r} is ambiguous: {len(matches)} artifacts match",
-                expected="a unique hash prefix: " + ", ".join(a.fingerprint[:SHORT] for a in matches[:5]),
+                expected=f"one of them, by more digits of its hash: {shown}{more}",
+                hint="plr ls tells them apart",
             )
         raise UsageError(
             f"no artifact matches {ref!r} in {self.home}",
-            expected=f"a path, a folder name, or at least {_MIN_REF} digits of its hash",
+            expected="a path, a folder name, or the first digits of its hash",
             hint="plr ls lists what is there",
         )
 
@@ -357,6 +372,23 @@ def _is_there(file: Path) -> bool:
     except OSError as error:
         raise PlrError(f"{file} cannot be looked at: {error.strerror}") from error
     return True
+
+
+def _is_path(ref: str) -> bool:
+    """Tell the path of a folder with a manifest from the name of an artifact."""
+    try:
+        return _is_there(Path(ref) / MANIFEST)
+    except (ValueError, PlrError):  # NUL, or longer than any name
+        return False
+
+
+def _beginning(artifacts: list[Artifact], ref: str) -> list[Artifact]:
+    """List the artifacts whose hash begins with `ref`, or, where none does, whose name does."""
+    if not ref:
+        return []
+    hashes = [a for a in artifacts if a.path.name.rpartition("-")[2].startswith(ref[:SHORT])]
+    hashes = [a for a in hashes if len(ref) <= SHORT or a.fingerprint.startswith(ref)]
+    return hashes or [a for a in artifacts if a.path.name.startswith(ref)]
 
 
 def _date(artifact: Artifact) -> float:

@@ -11,6 +11,7 @@ from typing import NotRequired, TypedDict
 
 from plr.core.fingerprint import text_sha256
 from plr.evaluation.protocol import GenerationSettings, ProtocolRecord
+from plr.evaluation.samples import document_of
 from plr.tasks import Example
 
 __all__ = ["ANSWER_LOSS", "HeadRecord", "MetricRecord", "Sample", "Scored", "TaskSettings", "summary"]
@@ -69,7 +70,7 @@ class Sample:
     @property
     def number(self) -> int:
         """The place of the row in its source."""
-        return int(self.row.id.rsplit("-", 1)[1])
+        return int(document_of(self.row.id))
 
     @property
     def metrics(self) -> tuple[str, ...]:

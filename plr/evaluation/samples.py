@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plr.core.fingerprint import JsonObject
 
-__all__ = ["read_samples", "sample_scores"]
+__all__ = ["document_of", "read_samples", "sample_scores"]
 
 
 def read_samples(folder: Path) -> list[JsonObject]:
@@ -18,6 +18,15 @@ def read_samples(folder: Path) -> list[JsonObject]:
         with file.open(encoding="utf-8") as stream:
             records += [json.loads(line) for line in stream]
     return records
+
+
+def document_of(row_id: str) -> str:
+    """Return the id under which a result has the row `row_id`: the row's place in its source.
+
+    >>> document_of("gsm8k-test-0012")
+    '12'
+    """
+    return str(int(row_id.rpartition("-")[2]))
 
 
 def sample_scores(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, float | None]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from plr.adapters.sparse.reading import SparseAdapter
+from plr.report.advice import ADVICE_HEAD, Advice, advice_notes, advice_rows, advice_words
 from plr.report.bases import GATE_HEAD, BaseGate, answers_text, gate_rows, severity
 from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
@@ -63,6 +64,7 @@ def report_html(
     bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
     found: Sequence[Contrast] | None = None,
+    advice: Advice | None = None,
 ) -> str:
     """Write the whole page as text.
 
@@ -73,6 +75,7 @@ def report_html(
         bases: for each quantized base its `name` and the `gate` of its manifest; none, and the section is left out.
         sparse: the study's sparse adapters, whose block scores are drawn; none, and the section is left out.
         found: `contrasts` of the same cells, if already computed.
+        advice: where the cells are the candidates of one: its sentence and table stand first, and its place is marked.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -86,10 +89,15 @@ def report_html(
     done = len(results.cells) - len(results.failed)
     return template.render(
         title=title,
-        headline=headline(results, found),
-        lines=line_words(results, found),
+        headline=headline(results, found) if advice is None else advice_words(advice),
+        lines=line_words(results, found) if advice is None else [],
+        advice_head=ADVICE_HEAD,
+        advice_rows=[] if advice is None else advice_rows(advice),
+        advice_notes=[] if advice is None else advice_notes(advice),
         facts=_facts(results, done),
-        heats=[(_full_name(line), _heats(results, line)) for line in results.lines() if line.adapter != NO_ADAPTER],
+        heats=[
+            (_full_name(line), _heats(results, line, advice)) for line in results.lines() if line.adapter != NO_ADAPTER
+        ],
         figures=sections(results),
         chart_style=svg_style("svg.chart"),
         stop=stop_words(results),
@@ -185,13 +193,11 @@ def _full_name(line: Line) -> str:
     return ", ".join(dict.fromkeys([line.task, line.model, adapter_label(line.adapter)]))
 
 
-def _heats(results: ResultSet, line: Line) -> list[Heat]:
+def _heats(results: ResultSet, line: Line, advice: Advice | None) -> list[Heat]:
     primary = results.primary(line)
+    place = deployment(results, line).place if advice is None else advice.place
     shown = [primary, *([LOSS] if LOSS in results.metrics(line) and primary != LOSS else [])]
-    return [
-        _heat(results, line, name, chosen=deployment(results, line).place if name == primary else None)
-        for name in shown
-    ]
+    return [_heat(results, line, name, chosen=place if name == primary else None) for name in shown]
 
 
 def _heat(results: ResultSet, line: Line, name: str, chosen: tuple[int, int] | None) -> Heat:

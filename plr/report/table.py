@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from plr.core.specs import bits_word
+from plr.report.advice import ADVICE_HEAD, Advice, advice_notes, advice_rows, advice_words
 from plr.report.cells import Line, ResultSet
 from plr.report.metrics import ENDED, show_entry, sort_metrics, unit_note
 from plr.report.results import Contrast, contrasts, value_difference
@@ -44,17 +45,20 @@ CONTRAST_HEAD = (
 MetricOf = Callable[[Line], str | None]
 
 
-def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = None) -> str:
+def table_md(cells: Iterable[CellResult], found: Sequence[Contrast] | None = None, advice: Advice | None = None) -> str:
     """Write the text of `table.md`.
 
     Args:
         cells: in the order in which models, tasks and adapters are to appear.
         found: `contrasts` of the same cells, if already computed.
+        advice: where the cells are the candidates of one: its sentence and table stand first.
     """
     results = cells if isinstance(cells, ResultSet) else ResultSet(cells)
     found = contrasts(results) if found is None else found
-    parts: list[str] = [_text(headline(results, found))]
-    if words := line_words(results, found):
+    parts: list[str] = [_text(headline(results, found) if advice is None else advice_words(advice))]
+    if advice is not None:
+        parts += [markdown(ADVICE_HEAD, advice_rows(advice)), *map(_text, advice_notes(advice))]
+    elif words := line_words(results, found):
         parts.append("\n".join(f"- {_text(name)}: {_text(text)}" for name, text in words))
     primaries = primary_metrics(results)
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(metric.name for metric in primaries))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from plr.core.provenance import provenance
 from plr.core.specs import Quantize
 from plr.core.store import Store
 from plr.engines.plan import closure
+from plr.report.advice import Advice, advice_json
 from plr.report.bases import BaseGate
 from plr.report.cells import ResultSet
 from plr.report.compare import write_compare
@@ -21,7 +23,7 @@ from plr.study.cells import CellResult
 from plr.study.costs import costs_of
 from plr.study.study import Study
 
-__all__ = ["write_report", "write_study"]
+__all__ = ["write_advice", "write_report", "write_study"]
 
 
 def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, str] | None = None) -> dict[str, Path]:
@@ -52,6 +54,35 @@ def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, s
     )
 
 
+def write_advice(advice: Advice, store: Store, folder: Path) -> dict[str, Path]:
+    """Write results.csv, table.md, report.html and advice.json, of the rows that certify; return the paths."""
+    inquiry = advice.inquiry
+    steps = closure([cell.step for cell in inquiry.cells])
+    stored = [(step, artifact) for step in steps if (artifact := store.get(step)) is not None]
+    paths = write_report(
+        advice.cells,
+        folder,
+        title=f"Which base for {inquiry.adapter.label}?",
+        settings={
+            "adapter": inquiry.adapter.adapter.model_dump(mode="json"),
+            "task": inquiry.task.model_dump(mode="json"),
+            "rows": {"choosing": len(inquiry.rows.choosing), "certifying": len(inquiry.rows.certifying)},
+            "dtype": inquiry.cells[0].step.dtype,
+        },
+        provenance=provenance(),
+        timings=[{"kind": step.kind, "step": step.label, "seconds": one.manifest["seconds"]} for step, one in stored],
+        bases=[
+            {"name": step.label, "gate": one.metrics["gate"]}
+            for step, one in stored
+            if isinstance(step, Quantize) and "gate" in one.metrics
+        ],
+        advice=advice,
+    )
+    paths["json"] = folder / "advice.json"
+    write_atomic(paths["json"], json.dumps(advice_json(advice), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return paths
+
+
 def write_report(
     cells: Iterable[CellResult],
     folder: Path,
@@ -62,16 +93,17 @@ def write_report(
     timings: Sequence[Mapping[str, object]],
     bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
+    advice: Advice | None = None,
 ) -> dict[str, Path]:
     """Write the three files into `folder`, each whole or not at all, and return them as csv, table and html.
 
-    `cells` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. `bases` and
-    `sparse`: see `report_html`.
+    `cells` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. `bases`,
+    `sparse` and `advice`: see `report_html`.
     """
     results = ResultSet(cells)
     pairs = contrasts(results)
     paths = {"csv": folder / "results.csv", "table": folder / "table.md", "html": folder / "report.html"}
-    table = table_md(results, pairs)
+    table = table_md(results, pairs, advice)
     page = report_html(
         results,
         title=title,
@@ -81,6 +113,7 @@ def write_report(
         bases=bases,
         sparse=sparse,
         found=pairs,
+        advice=advice,
     )
     write_csv(results.cells, paths["csv"])
     write_atomic(paths["table"], table)

@@ -6,11 +6,12 @@ resolved or embedded models stays quick and free of torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from plr.core.fingerprint import JsonObject
 from plr.core.specs import (
@@ -21,6 +22,7 @@ from plr.core.specs import (
     GivenBase,
     ModelRef,
     Quantization,
+    QuantizationKnobs,
     Source,
     TaskSpec,
 )
@@ -29,6 +31,8 @@ from plr.errors import DataError, HubUnreachable, UsageError
 __all__ = ["Resolver"]
 
 UNRESOLVED = "unresolved"
+KnobsT = TypeVar("KnobsT", bound=QuantizationKnobs)
+log = logging.getLogger(__name__)
 
 
 class Resolver:
@@ -41,6 +45,7 @@ class Resolver:
         self.strict = strict
         self.offline = offline
         self.unresolved: list[str] = []
+        self._fitted: set[str] = set()  # models of which it was said that the recipe's groups do not fit
         self.model = cache(self._model)
 
     def _model(self, text: str) -> ModelRef:
@@ -165,12 +170,27 @@ class Resolver:
 
         method = quantizers.get(quantization.method)
         method.check(quantization)
-        if method.grouped and quantization.group_size > 0 and model.kind in ("local", "embedded"):
+        if method.grouped and quantization.group_size > 0 and (folder := _folder(model)) is not None:
             from plr.bases.look import check_group_size
-            from plr.bases.resolve import EMBEDDED
 
-            folder = Path(model.path) if model.path is not None else EMBEDDED[model.name]()
             check_group_size(folder, model.title, quantization.group_size)
+
+    def fitted(self, model: ModelRef, quantization: KnobsT) -> KnobsT:
+        """Lower the group size of a recipe to one that divides the inputs of the model's layers, where its files are here."""
+        from plr.quantizers import quantizers
+
+        size = quantization.group_size
+        if not quantizers.get(quantization.method).grouped or size < 1 or (folder := _folder(model)) is None:
+            return quantization
+        from plr.bases.look import fitting_group_size
+
+        fitting = fitting_group_size(folder, model.title, size)
+        if fitting == size:
+            return quantization
+        if model.title not in self._fitted:
+            log.warning("group_size %d of the recipe does not fit %s: %d is taken", size, model.title, fitting)
+        self._fitted.add(model.title)
+        return quantization.model_copy(update={"group_size": fitting})
 
     def gate_text(self, text: str) -> str:
         """Resolve the absolute path of a text to measure bases on.
@@ -200,3 +220,12 @@ class Resolver:
         check_shots(step.task, step.num_fewshot)
         check_engine(step)
         return step
+
+
+def _folder(model: ModelRef) -> Path | None:
+    """Find the folder of a model whose files are on this machine in any case."""
+    from plr.bases.resolve import EMBEDDED
+
+    if model.kind not in ("local", "embedded"):
+        return None
+    return Path(model.path) if model.path is not None else EMBEDDED[model.name]()

@@ -19,7 +19,7 @@ from plr.core.store import Store
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
-    "score", "ls", "show", "verify", "gc", "doctor", "config-schema",
+    "score", "advise", "ls", "show", "verify", "gc", "doctor", "config-schema", "rm",
 ]  # fmt: skip
 
 
@@ -75,6 +75,10 @@ BAD: list[tuple[list[str], int, str]] = [
     (["quantize", "--group-size", "0"], 2, "group_size is 0"),
     (["quantize", "--preset", "tny"], 2, "unknown preset 'tny'"),
     (["train", "--task", "gms8k"], 2, "unknown task 'gms8k'"),
+    (["advise", "--bits", "16,x"], 2, "--bits has 'x' expected: widths with commas between them"),
+    (["advise", "--bits", "5"], 2, "bits is 5"),
+    (["advise", "--modes", "requantise"], 2, "unknown mode 'requantise'"),
+    (["advise", "--trained-on", "nf4"], 2, "--trained-on and --source are for adapters and checkpoints of other tools"),
     (["train", "--adapter", "doraa"], 2, "next: did you mean dora"),
     (["train", "--set", "train.epoch=2"], 2, "unknown key train.epoch, did you mean epochs?"),
     (["train", "--set", "adapters.0.config.rank=2"], 2, "LoraConfig has no key 'rank'"),

@@ -200,13 +200,35 @@ def test_find_says_what_is_wrong(tmp_path: Path) -> None:
         store.require(base(3))
 
 
-def test_ambiguous_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beginning_of_any_length_that_one_artifact_has(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for bits in (8, 4):
-        store.make(base(bits), build)
-    monkeypatch.setattr("plr.core.store._MIN_REF", 0)
-    with pytest.raises(UsageError, match="is ambiguous: 2 artifacts match"):
-        store.find("")
+    steps = [base(bits, name) for bits in (8, 4, 3, 2) for name in ("m", "n")]
+    steps += [base(4, "m").replaced(quantization=Quantization(bits=4, group_size=size)) for size in (8, 16, 32, 64)]
+    made = [store.make(step, build)[0] for step in steps]
+    hashes = {artifact.fingerprint for artifact in made}
+    for artifact in made:
+        for length in (1, 2, 3, 5, 11, 12, 13, 64):
+            ref = artifact.fingerprint[:length]
+            several = sum(one.startswith(ref) for one in hashes) > 1
+            if several:
+                with pytest.raises(UsageError, match=f"{ref}' is ambiguous") as caught:
+                    store.find(ref)
+                assert artifact.fingerprint[:12] in str(caught.value)
+            else:
+                assert store.find(ref).fingerprint == artifact.fingerprint
+    with pytest.raises(UsageError, match="no artifact matches"):
+        store.find(made[0].fingerprint[:20] + "x")
+    with pytest.raises(UsageError, match="no artifact matches ''"):
+        store.find("")  # a variable that is not set
+
+
+def test_a_beginning_of_a_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    eight, _ = store.make(base(8), build)
+    store.make(base(4), build)
+    assert store.find("m-gptq-8").path == eight.path
+    with pytest.raises(UsageError, match=rf"ambiguous: 2 artifacts(.|\n)*{eight.fingerprint[:12]} \(base\)"):
+        store.find("m-gptq")
 
 
 def test_a_name_that_begins_with_a_dot_is_no_artifact(tmp_path: Path) -> None:
