@@ -14,7 +14,7 @@ What it gives up: the dense layers are loaded and let go again, once a base.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plr.adapters.base import NEW_MODULES
 from plr.errors import ModelError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["HEAD_SEED", "graft", "is_encoder", "load_classifier"]
+__all__ = ["HEAD_SEED", "auto_class", "graft", "is_encoder", "load_classifier"]
 
 HEAD_SEED = 0
 """Seed of the random start of a head that no checkpoint holds."""
@@ -37,6 +37,14 @@ def is_encoder(config: PreTrainedConfig) -> bool:
 
     decodes = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
     return config.model_type in MASKED and not decodes
+
+
+def auto_class(folder: Path, **gguf: Any) -> Any:
+    """Return the class that loads a model without a head of its own."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
+    return AutoModel if is_encoder(config) else AutoModelForCausalLM
 
 
 def load_classifier(

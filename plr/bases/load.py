@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plr.bases.gguf import model_files, tokenizer_files
 from plr.bases.given_bases import small_file
-from plr.bases.heads import graft, is_encoder, load_classifier
+from plr.bases.heads import auto_class, graft, is_encoder, load_classifier
 from plr.bases.look import look_at_files, look_at_model
 from plr.bases.resolve import model_path
 from plr.core.memory import out_of_memory
@@ -56,15 +57,21 @@ class Loaded:
     """True if the head's weights are a random start, and no checkpoint's."""
 
 
-def load_tokenizer(ref: ModelRef, *, offline: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(ref: ModelRef, *, offline: bool = False, home: Path | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of `ref`, with a padding token (the EOS token where the model has none).
+
+    `home` is the store that keeps the tokenizer of a `.gguf` file in a form that loads quickly.
 
     Raises:
         ModelError: it cannot be loaded, or has no EOS token, and no separator as an encoder's has.
     """
     path = model_path(ref, offline=offline)
-    folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
-    return tokenizer_in(folder, ref.name, **gguf)
+    if ref.kind != "gguf":
+        return tokenizer_in(path, ref.name)
+    with tokenizer_files(ref, path, home) as (folder, gguf):
+        tokenizer = tokenizer_in(folder, ref.name, **gguf)
+    tokenizer.name_or_path = str(path.parent)
+    return tokenizer
 
 
 def tokenizer_in(folder: Path, name: str, **gguf: str) -> PreTrainedTokenizerBase:
@@ -94,19 +101,36 @@ def load_source(
     device: str,
     offline: bool = False,
     head: HeadSpec | None = None,
+    home: Path | None = None,
 ) -> Loaded:
     """Load the unquantized model and its tokenizer; `auto` is the dtype it is stored in.
 
+    `home` is the store that keeps the weights of a `.gguf` file, once they are dequantized; without it they are each time.
     With `head` it is a sequence classification model; without, a causal language model, or of an encoder the body alone.
 
     Raises:
         ModelError: transformers cannot load the checkpoint; its own words are given.
     """
     path = model_path(ref, offline=offline)
-    folder, gguf = (path.parent, {"gguf_file": path.name}) if ref.kind == "gguf" else (path, {})
-    if not gguf:
-        look_at_files(folder, ref.name)
-    tokenizer = load_tokenizer(ref, offline=offline)
+    tokenizer = load_tokenizer(ref, offline=offline, home=home)
+    if ref.kind != "gguf":
+        look_at_files(path, ref.name)
+        return _loaded(ref, path, tokenizer, dtype, device, head)
+    with model_files(ref, path, home, dtype) as (folder, gguf):
+        loaded = _loaded(ref, folder, tokenizer, dtype, device, head, **gguf)
+    loaded.model.name_or_path = loaded.model.config.name_or_path = str(path.parent)
+    return loaded
+
+
+def _loaded(
+    ref: ModelRef,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype | Literal["auto"],
+    device: str,
+    head: HeadSpec | None,
+    **gguf: str,
+) -> Loaded:
     own_bars = (
         silenced() if gguf else nullcontext()
     )  # of reading a GGUF file, which no setting of transformers turns off
@@ -119,16 +143,16 @@ def load_source(
     try:
         with own_bars:
             safely = {"trust_remote_code": False} if gguf else SAFELY | {"ignore_mismatched_sizes": True}
-            auto = _auto_class(folder, **gguf)
+            auto = auto_class(folder, **gguf)
             model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safely, **gguf)
     except Exception as error:  # a config or a file that is wrong shows in errors of many types
         if out_of_memory(error):
             raise
         raise ModelError(
-            f"{ref.name} cannot be loaded from {path}: {type(error).__name__}: {error}",
+            f"{ref.name} cannot be loaded from {folder / gguf.get('gguf_file', '')}: {type(error).__name__}: {error}",
             expected="a causal language model, or an encoder, that this version of transformers knows",
         ) from error
-    look_at_model(model, tokenizer, ref.name, None if gguf else info)
+    look_at_model(model, tokenizer, ref.name, info)
     _name_end(model, tokenizer)
     return Loaded(_dense(model).to(device).eval(), tokenizer)
 
@@ -162,7 +186,7 @@ def empty_experts(ref: ModelRef, *, offline: bool = False) -> PreTrainedModel | 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with init_empty_weights():
-            return _auto_class(folder).from_config(config, trust_remote_code=False)
+            return auto_class(folder).from_config(config, trust_remote_code=False)
     except Exception:
         return None
 
@@ -184,17 +208,21 @@ def load_base(
     """
     dtype, device = runtime_dtype(runtime), runtime.torch_device()
     if isinstance(base, Source):
-        loaded = load_source(base.model, dtype=dtype, device=device, offline=runtime.offline, head=head)
+        loaded = load_source(
+            base.model, dtype=dtype, device=device, offline=runtime.offline, head=head, home=store.home
+        )
     else:
         folder = base_folder(base, store, offline=runtime.offline)
         model = open_quantized(folder, runtime)
         if head is None:
-            loaded = Loaded(model, load_tokenizer(tokenizer_ref(base), offline=runtime.offline))
+            loaded = Loaded(model, load_tokenizer(tokenizer_ref(base), offline=runtime.offline, home=store.home))
             if isinstance(base, GivenBase):
                 look_at_model(model, loaded.tokenizer, base.checkpoint.title, None)
                 _name_end(model, loaded.tokenizer)
         else:
-            loaded = load_source(base.source.model, dtype=dtype, device="cpu", offline=runtime.offline, head=head)
+            loaded = load_source(
+                base.source.model, dtype=dtype, device="cpu", offline=runtime.offline, head=head, home=store.home
+            )
             graft(loaded.model, model)
             loaded.model.to(device)  # type: ignore[arg-type]
     if head is None and is_encoder(loaded.model.config):
@@ -227,14 +255,6 @@ def tokenizer_ref(base: Source | Quantize | GivenBase) -> ModelRef:
         small_file(base.checkpoint, name, offline=True) for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
     )
     return base.checkpoint if own or base.origin is None else base.origin
-
-
-def _auto_class(folder: Path, **gguf: Any) -> Any:
-    """Return the class that loads a model without a head of its own."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
-    return AutoModel if is_encoder(config) else AutoModelForCausalLM
 
 
 def open_quantized(folder: Path, runtime: Runtime) -> PreTrainedModel:

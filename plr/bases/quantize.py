@@ -124,7 +124,9 @@ class SourceHolder:
             # Scales and Hessians are float32 numbers; a float32 source keeps the solver's input exact on every device.
             # Where memory is short it stays as stored, which is as exact, and each block is cast when its turn comes.
             dtype, device = (torch.float32, runtime.torch_device()) if not runtime.low_memory else ("auto", "cpu")
-            loaded = load_source(step.source.model, dtype=dtype, device=device, offline=runtime.offline)
+            loaded = load_source(
+                step.source.model, dtype=dtype, device=device, offline=runtime.offline, home=runtime.home
+            )
             if quantizers.get(spec.method).experts:
                 taken_apart(loaded.model)
             batches, record = calibrate(spec.calibration, loaded, text) if spec.calibration else ([], {})

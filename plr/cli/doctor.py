@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plr.core.runtime import Runtime, device_refusal
+from plr.core.sources import copies
+from plr.errors import IntegrityError
 
 __all__ = ["Check", "examine"]
 
@@ -42,7 +44,7 @@ def examine(home: Path) -> list[Check]:
         checks.append(
             Check("auto-gptq", False, "installed", "end of life: remove it; plr and GPTQModel read its checkpoints")
         )
-    return [*checks, *_torch(), _memory(), _disk(home), _compiler()]
+    return [*checks, *_torch(), _memory(), _disk(home), *_copies(home), _compiler()]
 
 
 def _package(name: str, advice: str) -> Check:
@@ -89,6 +91,18 @@ def _disk(home: Path) -> Check:
     return Check(
         "disk", free >= 1, f"{free:.0f} GB free at {home}", "" if free >= 1 else "set PLR_HOME to a larger disk"
     )
+
+
+def _copies(home: Path) -> list[Check]:
+    """Add up the copies of `.gguf` sources; without any there is nothing to say."""
+    found = copies(home)
+    if not found:
+        return []
+    try:
+        total = sum(copy.bytes for copy in found)
+    except IntegrityError as error:
+        return [Check("copies", False, error.message, "plr gc removes broken copies of sources")]
+    return [Check("copies", True, f"{len(found)} of .gguf sources, {total / 1e9:.2f} GB")]
 
 
 def _compiler() -> Check:

@@ -36,6 +36,7 @@ __all__ = [
     "finish",
     "finish_all",
     "lab",
+    "store_to_read",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
@@ -98,6 +99,14 @@ def lab(
     options = {"device": device, "offline": offline, "low_memory": low_memory, "dtype": dtype}
     settings |= {key: value for key, value in options.items() if value not in (False, "auto")}
     return Lab(**cast("LabOptions", settings))  # Runtime refuses what is none of them
+
+
+def store_to_read() -> Path | None:
+    """Return the store for a command that makes no artifact, and no store either: None if there is none yet."""
+    from plr.core.runtime import default_home
+
+    home = default_home()
+    return home if home.is_dir() else None
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:

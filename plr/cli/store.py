@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,6 +13,7 @@ from plr.cli.root import app
 from plr.errors import IntegrityError
 
 if TYPE_CHECKING:
+    from plr.core.artifact import SealedFolder
     from plr.core.store import Artifact
 
 __all__: list[str] = []
@@ -131,43 +132,61 @@ def verify(
     from rich.markup import escape
 
     from plr.cli.show import console, emit
+    from plr.core.sources import copies
 
     store = lab().store
     artifacts = [store.find(ref, outside=True)] if ref else store.all()
-    broken: list[dict[str, str]] = []
-    for artifact in artifacts:
-        try:
-            artifact.check()
-        except IntegrityError as error:
-            broken.append({"name": artifact.path.name, "error": error.message})
+    copied = [] if ref else copies(store.home)
+    broken, spoilt = _broken(artifacts), _broken(copied)
     if as_json:
-        emit({"checked": len(artifacts), "broken": broken})
+        emit({"checked": len(artifacts), "broken": broken, "copies": len(copied), "broken_copies": spoilt})
     else:
-        for entry in broken:
+        for entry in (*broken, *spoilt):
             console().print("[red]broken[/red] " + escape(f"{entry['name']}: {entry['error']}"), highlight=False)
-        console().print(
-            f"{len(artifacts) - len(broken)} of {len(artifacts)} artifacts are as they were committed", highlight=False
-        )
+        for count, bad, what in ((len(artifacts), broken, "artifacts"), (len(copied), spoilt, "copies of sources")):
+            if count or what == "artifacts":
+                console().print(f"{count - len(bad)} of {count} {what} are as they were committed", highlight=False)
     if broken:
         raise IntegrityError(
             f"{len(broken)} of {len(artifacts)} artifacts are broken: {broken[0]['error']}",
             hint="delete the folder and run the command that made it again",
         )
+    if spoilt:
+        raise IntegrityError(
+            f"{len(spoilt)} of {len(copied)} copies of sources are broken: {spoilt[0]['error']}",
+            hint="plr gc removes them, and what needs one makes it again",
+        )
+
+
+def _broken(folders: Sequence[SealedFolder]) -> list[dict[str, str]]:
+    """Compare every file of these folders with its hash; name those that are broken, and why."""
+    broken: list[dict[str, str]] = []
+    for folder in folders:
+        try:
+            folder.check()
+        except IntegrityError as error:
+            broken.append({"name": folder.path.name, "error": error.message})
+    return broken
 
 
 @app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Remove all copies of .gguf sources, those in use by an artifact too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove leftovers of killed runs: partial folders and checkpoints nothing is working on. Artifacts stay.
+    """Remove leftovers of killed runs (partial folders, checkpoints nothing works on) and spare copies of sources. Artifacts stay.
 
     Example: [bold]plr gc --dry-run[/bold]
     """
     from plr.cli.show import console, emit, size
     from plr.core.collect import Leftovers
 
-    left = Leftovers.find(lab().store.home)
+    store = lab().store
+    left = Leftovers.find(store.home)
+    left.look_at_copies(store.all(), everything=sources)
     gone = [] if dry_run else left.remove()
     if as_json:
         found = [str(path) for path in left.folders]

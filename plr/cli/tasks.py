@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Columns, Data, Json, Offline, columns_of
+from plr.cli.options import Columns, Data, Json, Offline, columns_of, store_to_read
 from plr.cli.root import app
 from plr.core.fingerprint import JsonObject
 from plr.errors import DataError, UsageError
@@ -237,7 +237,7 @@ def _counter(model: str, offline: bool) -> Any:
     from plr.lm.tokens import encode_pair
 
     quiet_libraries()
-    tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline)
+    tokenizer = load_tokenizer(resolve_model(model, offline=offline), offline=offline, home=store_to_read())
 
     def lengths(row: Any) -> tuple[int, int]:
         prompt, target = encode_pair(tokenizer, row.prompt, row.target)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Columns, Data, Json, Offline, columns_of
+from plr.cli.options import Columns, Data, Json, Offline, columns_of, store_to_read
 from plr.cli.tasks import Name, SplitSeed, tasks_app
 from plr.errors import UsageError
 
@@ -94,4 +94,4 @@ def _tokenizer(model: str | None, offline: bool) -> Any:
     from plr.core.quiet import quiet_libraries
 
     quiet_libraries()
-    return load_tokenizer(resolve_model(model, offline=offline), offline=offline)
+    return load_tokenizer(resolve_model(model, offline=offline), offline=offline, home=store_to_read())

@@ -1,8 +1,8 @@
 """Leftovers of killed runs: which there are, and how they are removed.
 
 A leftover is a folder, by its own name and nothing else: `.partial-<hash>`, `.broken-<hash>-<time>` and `.removed-<hash>-<time>`
-beside the artifacts, `<hash>` in `.work`. Links are not followed, other devices not entered, and the lock of a step is held while
-its leftover goes. Artifacts go by the same rules (`plr.core.removal`).
+beside the artifacts, `<hash>` in `.work`; the copies of sources in `.sources` leave the same. Links are not followed, other devices
+not entered, and the lock of a step is held while its leftover goes. Artifacts go by the same rules (`plr.core.removal`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import Timeout
 
+from plr.core.artifact import Artifact
 from plr.core.files import flush
 from plr.core.locks import hold, lock_file
+from plr.core.sources import FOLDER, SourceCopy, copies, spare
 from plr.core.specs import KINDS
+from plr.errors import IntegrityError
 
 __all__ = ["Leftovers", "folder_bytes", "is_held", "take_away"]
 
@@ -44,9 +48,22 @@ class Leftovers:
             device = home.stat().st_dev
         except OSError:
             return found
-        for folder, names in (*((home / kind, _BESIDE) for kind in KINDS), (home / ".work", _WORK)):
+        for folder, names in (*((home / kind, _BESIDE) for kind in (*KINDS, FOLDER)), (home / ".work", _WORK)):
             found._look(folder, names, device)
         return found
+
+    def look_at_copies(self, artifacts: Iterable[Artifact], *, everything: bool = False) -> None:
+        """Add the copies of sources that none of `artifacts` needs; with `everything` all copies."""
+        try:
+            spared = copies(self.home) if everything else spare(self.home, artifacts)
+            device = self.home.stat().st_dev
+        except (IntegrityError, OSError) as error:
+            self.alone.append(f"{self.home / FOLDER}: which copies are needed cannot be told: {error}")
+            return
+        for copy in spared:
+            if (size := self._size(copy.path, device)) is not None and not self._held(copy.path):
+                self.folders.append(copy.path)
+                self.bytes += size
 
     def _look(self, folder: Path, names: re.Pattern[str], device: int) -> None:
         if folder.is_symlink():
@@ -90,7 +107,8 @@ class Leftovers:
         gone: list[Path] = []
         device = self.home.stat().st_dev if self.folders else 0
         for path in self.folders:
-            if reason := take_away(self.home, path, _hash_of(path), device):
+            is_copy = path.parent.name == FOLDER and not path.name.startswith(".")
+            if reason := (_take_copy(path, device) if is_copy else take_away(self.home, path, _hash_of(path), device)):
                 self.alone.append(reason)
             else:
                 gone.append(path)
@@ -145,6 +163,16 @@ def take_away(home: Path, path: Path, short: str, device: int, *, aside: Path | 
     except OSError as error:
         return f"{path} cannot be removed: {error.strerror}"
     return ""
+
+
+def _take_copy(path: Path, device: int) -> str:
+    """Remove a copy of a source that nobody makes or reads now; in words why not, where it stays."""
+    try:
+        if isinstance(reason := folder_bytes(path, device), str):
+            return reason
+        return "" if SourceCopy(path).remove() else f"{path} is in use now"
+    except OSError as error:
+        return f"{path} cannot be removed: {error.strerror}"
 
 
 def _hash_of(path: Path) -> str:

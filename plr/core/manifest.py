@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
@@ -26,7 +26,15 @@ from plr.core.fingerprint import JsonObject
 from plr.core.specs import KINDS
 from plr.errors import IntegrityError, PlrError
 
-__all__ = ["MANIFEST", "FileRecord", "Manifest", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "FileRecord",
+    "Manifest",
+    "SourceManifest",
+    "read_manifest",
+    "read_source_manifest",
+    "write_manifest",
+]
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -36,6 +44,7 @@ _SEAL = re.compile(rb'\A\{\n "format": 2,\n(?P<body>.*),\n "sha256": "(?P<seal>[
 _SEAL_LENGTH = len(b',\n "sha256": ""\n}') + 64
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Form = TypeVar("_Form", bound="_Files")
 
 
 class _Strict(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -57,27 +66,13 @@ class InputRecord(_Strict, frozen=True):
     label: str
 
 
-class Manifest(_Strict, frozen=True):
-    """All that is on record of an artifact."""
+class _Files(_Strict, frozen=True):
+    """The part of every manifest that says which files there are."""
 
     format: Literal[2] | None = None
-    kind: str
-    fingerprint: Sha256
-    label: str
-    step: JsonObject
-    inputs: list[InputRecord]
-    metrics: JsonObject
     files: dict[str, FileRecord]
-    seconds: float = Field(ge=0, allow_inf_nan=False)
     provenance: JsonObject
     sha256: Sha256 | None = None
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in KINDS:
-            raise ValueError(f"{value[:20]!r} is none of {', '.join(KINDS)}")
-        return value
 
     @field_validator("files")
     @classmethod
@@ -85,6 +80,33 @@ class Manifest(_Strict, frozen=True):
         for name in value:
             if not _is_inside(name):
                 raise ValueError(f"{name[:80]!r} is no name of a file inside the folder")
+        return value
+
+
+class SourceManifest(_Files, frozen=True):
+    """All that is on record of a copy of a source."""
+
+    label: str
+    key: JsonObject
+    """Its source, its form, and what made it."""
+
+
+class Manifest(_Files, frozen=True):
+    """All that is on record of an artifact."""
+
+    kind: str
+    fingerprint: Sha256
+    label: str
+    step: JsonObject
+    inputs: list[InputRecord]
+    metrics: JsonObject
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"{value[:20]!r} is none of {', '.join(KINDS)}")
         return value
 
     @field_validator("provenance")
@@ -125,6 +147,26 @@ def read_manifest(path: Path) -> tuple[Manifest, JsonObject]:
     Raises:
         IntegrityError: no regular file, too large, no JSON, of another form, or changed since it was sealed.
     """
+    content, sealed = _parsed(path)
+    if ("format" in content or "sha256" in content) and not sealed:
+        raise _unreadable(path, "was altered: it is not what was sealed at the commit")
+    return _of_form(path, Manifest, content), content
+
+
+def read_source_manifest(path: Path) -> SourceManifest:
+    """Read and check the manifest of a copy of a source, which is sealed without exception.
+
+    Raises:
+        IntegrityError: see `read_manifest`.
+    """
+    content, sealed = _parsed(path)
+    if not sealed:
+        raise _unreadable(path, "was altered: it is not what was sealed when it was written")
+    return _of_form(path, SourceManifest, content)
+
+
+def _parsed(path: Path) -> tuple[JsonObject, bool]:
+    """Read a JSON object; and tell whether it is sealed."""
     raw = _read(path)
     try:
         value: object = json.loads(raw)
@@ -132,11 +174,12 @@ def read_manifest(path: Path) -> tuple[Manifest, JsonObject]:
         raise _unreadable(path, f"cannot be read: {str(error)[:200]}") from error
     if not isinstance(value, dict):
         raise _unreadable(path, "is no JSON object")
-    content = cast("JsonObject", value)
-    if ("format" in content or "sha256" in content) and not _is_sealed(raw):
-        raise _unreadable(path, "was altered: it is not what was sealed at the commit")
+    return cast("JsonObject", value), _is_sealed(raw)
+
+
+def _of_form(path: Path, form: type[_Form], content: JsonObject) -> _Form:
     try:
-        return Manifest.model_validate(content), content
+        return form.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:80] for part in first["loc"])

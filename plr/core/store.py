@@ -25,14 +25,13 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from plr.core.artifact import SHORT, Artifact
-from plr.core.files import disk_full, flush, not_writable, write_mode
-from plr.core.fingerprint import JsonObject, known_sha256
+from plr.core.artifact import SHORT, Artifact, commit, move_aside, record_files
+from plr.core.files import disk_full, flush, not_writable
+from plr.core.fingerprint import JsonObject
 from plr.core.locks import hold
-from plr.core.manifest import MANIFEST, write_manifest
+from plr.core.manifest import MANIFEST
 from plr.core.provenance import provenance
 from plr.core.specs import KINDS, Evaluate, GivenAdapter, GivenBase, Quantize, Restore, Source, Step, Train
 from plr.errors import DiskFullError, IntegrityError, PlrError, UsageError
@@ -209,25 +208,13 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             for path in (partial, final):
                 if os.path.lexists(path):
-                    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-                    aside = final.parent / f".broken-{step.fingerprint[:SHORT]}-{now}"
-                    os.rename(path, aside)
+                    aside = move_aside(path, step.fingerprint[:SHORT])
                     print(f"{path} has no manifest: it was moved aside to {aside.name}", file=sys.stderr)
             partial.mkdir()
         return partial
 
     def _commit(self, step: Step, partial: Path, metrics: JsonObject, seconds: float) -> None:
         final = self.path(step)
-        files: JsonObject = {}
-        mode = write_mode(partial)
-        for file in sorted(partial.rglob("*")):
-            if file.is_file():
-                file.chmod(mode)  # some libraries write 0600 whatever the umask
-                flush(file)
-                files[file.relative_to(partial).as_posix()] = {
-                    "sha256": known_sha256(file),
-                    "size": file.stat().st_size,
-                }
         manifest = {
             "kind": step.kind,
             "fingerprint": step.fingerprint,
@@ -235,17 +222,11 @@ class Store:
             "step": step.model_dump(mode="json"),
             "inputs": [self._named(need) for need in step.inputs],
             "metrics": metrics,
-            "files": files,
+            "files": record_files(partial),
             "seconds": round(seconds, 3),
             "provenance": provenance(),
         }
-        write_manifest(partial / MANIFEST, manifest)
-        for folder in partial.rglob("*"):
-            if folder.is_dir():
-                flush(folder)
-        flush(partial)
-        os.rename(partial, final)
-        flush(final.parent)
+        commit(partial, final, manifest)
 
     def _named(self, need: Step) -> dict[str, str]:
         """Name an input by the artifact that stands for it, which may be of before."""

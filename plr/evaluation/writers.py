@@ -133,7 +133,7 @@ class ServingBase:
             self._key = key
         facts: EngineFacts = {"dtype": self._engine.dtype, "version": require_vllm().__version__}
         change = None if adapter is None else _change(self._engine, step, adapter)
-        tokenizer = load_tokenizer(tokenizer_ref(step.base), offline=self.runtime.offline)
+        tokenizer = load_tokenizer(tokenizer_ref(step.base), offline=self.runtime.offline, home=self.store.home)
         return Served(self._engine, adapter, tokenizer, facts, change)
 
     def _folder(self, step: Evaluate) -> Path:

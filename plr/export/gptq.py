@@ -47,7 +47,7 @@ def add_tokenizer(work: Work) -> None:
     if has_tokenizer(work.folder):
         return
     if base.model.kind == "gguf":
-        load_tokenizer(base.model).save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
+        load_tokenizer(base.model, home=work.store.home).save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
         return
     source = model_path(base.model, offline=work.runtime.offline)
     copy_tokenizer(work.folder, source)

@@ -108,6 +108,7 @@ def requantized(work: Restoration) -> JsonObject:
         device=runtime.torch_device(),
         offline=runtime.offline,
         head=_head(step),
+        home=work.store.home,
     )
     loaded = fit(loaded, step.adapter, work.adapter)
     attached = attach(loaded, step, work.adapter, "restored")

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["load_served"]
 
 
-def _tokenizer(step: Restore, folder: Path, runtime: Runtime) -> PreTrainedTokenizerBase:
+def _tokenizer(step: Restore, folder: Path, store: Store, runtime: Runtime) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint: a given adapter may have brought its own, which was written beside the weights."""
     if isinstance(step.adapter, GivenAdapter):
         return tokenizer_in(folder, step.label)
-    return load_tokenizer(tokenizer_ref(step.base), offline=runtime.offline)
+    return load_tokenizer(tokenizer_ref(step.base), offline=runtime.offline, home=store.home)
 
 
 def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | None = None) -> Loaded:
@@ -36,4 +36,4 @@ def load_served(step: Restore, store: Store, runtime: Runtime, head: HeadSpec | 
         auto: Any = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
         model = auto.from_pretrained(path, dtype=runtime_dtype(runtime), use_safetensors=True, trust_remote_code=False)
         model.to(runtime.torch_device())
-    return Loaded(model.eval(), _tokenizer(step, path, runtime), head)
+    return Loaded(model.eval(), _tokenizer(step, path, store, runtime), head)

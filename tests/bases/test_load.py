@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 from fake_hub import SHA, serve
+from ggufs import write_gguf
 
 from plr.bases.load import load_base, load_source, runtime_dtype
 from plr.bases.resolve import resolve_model
@@ -70,7 +70,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An F32 GGUF of the embedded base, written with the gguf package."""
     folder = load_source(resolve_model("embedded:tiny"), dtype=torch.float32, device="cpu")
     file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    _write_gguf(folder.model, folder.tokenizer, file)
+    write_gguf(file, folder.model, folder.tokenizer)
     return file
 
 
@@ -107,57 +107,6 @@ def test_a_gguf_file_is_quantized_and_served(tiny_gguf: Path, tmp_path: Path) ->
     for bits, merge in ((16, True), (8, False)):
         served = lab.restore(adapter, bits=bits, merge=merge)
         assert lab.evaluate(served, limit=2, max_new_tokens=4).metrics["n"] == 2
-
-
-def _write_gguf(model: torch.nn.Module, tokenizer: object, file: Path) -> None:
-    config = model.config
-    writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)  # type: ignore[attr-defined]
-    writer.add_token_list(vocabulary)
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]  # type: ignore[attr-defined]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_eos_token_id(tokenizer.eos_token_id)  # type: ignore[attr-defined]
-    names = {
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
-    for name, tensor in model.state_dict().items():
-        array = tensor.float()
-        if name == "lm_head.weight":
-            continue
-        if name == "model.embed_tokens.weight":
-            target = "token_embd.weight"
-        elif name == "model.norm.weight":
-            target = "output_norm.weight"
-        else:
-            _, _, index, *rest, _ = name.split(".")
-            target = f"blk.{index}.{names['.'.join(rest)]}.weight"
-            if rest[-1] in ("q_proj", "k_proj"):
-                heads = config.num_attention_heads if rest[-1] == "q_proj" else config.num_key_value_heads
-                rows, columns = array.shape
-                array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-        writer.add_tensor(target, array.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def ask(endpoint: str, cache: Path, code: str) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from command_line import run
 
 from plr.cli.show import watch
 from plr.core.manifest import MANIFEST
+from plr.core.sources import copies, make_copy, source_key
 from plr.core.specs import ModelRef, Quantization, Quantize, Source
 from plr.core.store import Artifact, Store
 from plr.engines.plan import Event
@@ -91,6 +92,42 @@ def test_gc_says_what_it_removes_and_what_it_leaves_alone(plr: Any, home: Path, 
     assert "is a link" in err
     assert not partial.exists()
     assert (tmp_path / "scratch" / "precious").exists()
+
+
+def test_copies_of_sources_are_verified_counted_and_collected(plr: Any, artifact: Artifact, home: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"x" * 1000)
+
+    used, spare = (make_copy(home, source_key(sha * 64, "float32", ()), "m float32", build) for sha in "0f")
+    assert json.loads(plr("verify", "--json")[1]) == {"checked": 1, "broken": [], "copies": 2, "broken_copies": []}
+    assert "2 of .gguf sources, 0.00 GB" in plr("doctor")[1]
+    assert json.loads(plr("gc", "--dry-run", "--json")[1])["found"] == [str(spare.path)]
+    code, out, _ = plr("gc")
+    assert code == 0
+    assert "removed 1 leftovers" in out
+    assert copies(home) == [used]
+    (used.path / "model.safetensors").write_bytes(b"y" * 1000)
+    code, out, err = plr("verify")
+    assert code == 5
+    assert "0 of 1 copies of sources are as they were committed" in out
+    assert "1 of 1 copies of sources are broken" in err
+    assert "plr gc removes them" in err
+    assert plr("gc", "--sources")[0] == 0
+    assert copies(home) == []
+    artifact.check()
+
+
+def test_gc_leaves_copies_alone_where_a_manifest_does_not_say_what_is_needed(
+    plr: Any, artifact: Artifact, home: Path
+) -> None:
+    copy = make_copy(home, source_key("f" * 64, "float32", ()), "m", lambda folder: None)
+    (artifact.path / MANIFEST).write_text("{")
+    code, _, err = plr("gc")
+    assert code == 0
+    assert "which copies are needed cannot be told" in err.replace("\n", " ")
+    assert copies(home) == [copy]
+    assert plr("gc", "--sources")[0] == 0
+    assert copies(home) == []
 
 
 def test_an_artifact_of_another_store_is_not_made_anew(artifact: Artifact, tmp_path: Path) -> None:

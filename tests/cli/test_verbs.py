@@ -265,7 +265,12 @@ def test_ls_gc_and_verify_on_an_empty_store(
 ) -> None:
     assert "is empty: run plr quantize" in run(monkeypatch, capsys, "ls")[1].replace("\n", " ")
     assert json.loads(run(monkeypatch, capsys, "gc", "--json")[1])["bytes"] == 0
-    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {"checked": 0, "broken": []}
+    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {
+        "checked": 0,
+        "broken": [],
+        "copies": 0,
+        "broken_copies": [],
+    }
 
 
 def test_doctor_says_what_this_machine_can_run(
@@ -345,7 +350,12 @@ def test_show_verify_and_ls_tell_of_an_artifact(
     assert artifact.fingerprint[:12] in listed, (
         "the hash names an artifact: it must be there whole on a narrow terminal"
     )
-    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {"checked": 1, "broken": []}
+    assert json.loads(run(monkeypatch, capsys, "verify", "--json")[1]) == {
+        "checked": 1,
+        "broken": [],
+        "copies": 0,
+        "broken_copies": [],
+    }
 
 
 def test_verify_of_a_corrupted_artifact_exits_with_5(
