@@ -115,7 +115,7 @@ def _dense_linears(folder: Path, layers: list[str]) -> list[str]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)  # pyright: ignore[reportUnknownMemberType]
+    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):

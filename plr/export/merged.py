@@ -79,7 +79,7 @@ def _skeleton(step: Restore, adapter: Path, source: Path) -> Any:
         check_keys(step.adapter, adapter)
     if not (adapter / CONFIG).is_file() or not _is_plain(json.loads((adapter / CONFIG).read_text()), adapter):
         return None
-    config: Any = AutoConfig.from_pretrained(source, local_files_only=True)  # pyright: ignore[reportUnknownMemberType]
+    config: Any = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)  # pyright: ignore[reportUnknownMemberType]
     if type(config) not in AutoModelForCausalLM._model_mapping:  # pyright: ignore  # an encoder
         return None
     with torch.device("meta"):
