@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def write_gguf_lora(adapter: Path, config: JsonObject, out: Path) -> JsonObject:
     number = next(one for one, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
     names = gguf.get_tensor_name_map(number, layers)
     pairs = _pairs(adapter)
-    scales = _scales(adapter, settings, config)
+    scales = _scales(settings, config)
     if scales.keys() != pairs.keys():
         lost = sorted(scales.keys() ^ pairs.keys())
         raise ModelError(
@@ -179,18 +180,19 @@ def _pairs(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return pairs
 
 
-def _scales(adapter: Path, settings: JsonObject, config: JsonObject) -> dict[str, float]:
+def _scales(settings: JsonObject, config: JsonObject) -> dict[str, float]:
     """Ask PEFT for the scale of every layer, on a base without weights: patterns are its own to read."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    names = {field.name for field in fields(LoraConfig)} - {"peft_type", "auto_mapping", "inference_mode"}
+    known_settings: dict[str, Any] = {key: value for key, value in settings.items() if key in names}
     known = {key: value for key, value in config.items() if key not in ("model_type", "quantization_config")}
     base_config: Any = AutoConfig.for_model(str(config["model_type"]), **known)  # pyright: ignore[reportUnknownMemberType]
     with torch.device("meta"), calm():
         model: Any = AutoModelForCausalLM.from_config(base_config)  # pyright: ignore[reportUnknownMemberType]
-        lora: Any = LoraConfig.from_pretrained(str(adapter))  # pyright: ignore[reportUnknownMemberType]
-        lora.init_lora_weights = False
+        lora = LoraConfig(**known_settings | {"init_lora_weights": False})
         wrapped: Any = get_peft_model(model, lora)
     found = {}
     for name, module in wrapped.get_base_model().named_modules():
