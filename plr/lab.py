@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
@@ -43,8 +44,10 @@ from plr.study.resolve import Resolver
 from plr.study.steps import CELL_TASK, base_step
 
 if TYPE_CHECKING:
+    from plr.evaluation.speaker import Asked, Speaker
     from plr.export.run import Exported, WrittenCard
     from plr.hub import Pushed
+    from plr.report.diff import Diff
 
 __all__ = [
     "AdviseOptions",
@@ -459,6 +462,67 @@ class Lab:
             removal.remove()
         return removal
 
+    def target(
+        self, ref: Target | None = None, task: str | None = None, **options: Unpack[EvaluateOptions]
+    ) -> Base | Restore:
+        """Find what a REF serves: a model, a base, or an adapter on one; the latest of the store if None.
+
+        Raises:
+            UsageError: nothing matches; or an adapter of another tool whose base is not known.
+        """
+        from plr.bases.given_adapters import names_adapter
+
+        foreign = isinstance(ref, str) and task is None and self._is_foreign(ref)
+        if foreign and names_adapter(str(ref), offline=self.resolver.offline):
+            own = self.trained(str(ref), **_given(options)).own_base
+            return self.restored(str(ref), 16 if own is None else own.bits, **cast("RestoreOptions", _given(options)))
+        return self._scored(ref, task, options)
+
+    def names(self, text: str) -> bool:
+        """Tell whether a text names something that can be asked: an artifact, a folder, a model."""
+        if self._is_foreign(text):
+            return True
+        try:
+            self.store.find(text, ("base", "adapter", "restored"))
+        except UsageError:
+            return False
+        return True
+
+    def row(
+        self, ref: Target | None, task: str, *, number: int | None = None, **options: Unpack[EvaluateOptions]
+    ) -> Asked:
+        """Take a row of a task as an evaluation of `ref` asks it (the first one if None), by its id in results.
+
+        Raises:
+            UsageError: no such row, or a task that is answered by a label.
+        """
+        from plr.evaluation.speaker import ask_row
+
+        return ask_row(self.result(ref, task, **options), number)
+
+    @contextmanager
+    def speaker(self, target: Base | Restore) -> Generator[Speaker]:
+        """Load what `target` found, made first if need be, ready to answer (`plr.evaluation.speaker`)."""
+        from plr.evaluation.speaker import speaker
+
+        made = isinstance(target, Quantize) or (isinstance(target, Restore) and target.is_checkpoint)
+        missing = [target] if made else list(target.inputs)
+        if missing:
+            self.make_all(missing)
+        runtime = self.runtime(self.recipe_for(target).runtime)
+        with speaker(target, self.store, runtime.computing_in(runtime.precision())) as one:
+            yield one
+
+    def diff(self, first: Artifact | str, second: Artifact | str, metric: str | None = None) -> Diff:
+        """Compare two results of one task row by row, by the primary metric or another.
+
+        Raises:
+            UsageError, DataError: see `plr.report.diff.diff`.
+        """
+        from plr.report.diff import diff
+
+        return diff(self.store, self._used(first, ("result",)), self._used(second, ("result",)), metric)
+
     def export(
         self, target: Target | None, folder: str | Path, form: str = "merged", **options: Unpack[ExportOptions]
     ) -> Exported:
@@ -595,6 +659,8 @@ class Lab:
                 task=task,
                 allow_mismatch=allow_mismatch,
             )
+        if isinstance(adapter, str) and "/" in adapter and not _lies(Path(adapter).expanduser()):
+            raise UsageError(f"there is no folder {adapter}", expected="a PEFT folder, or an artifact of the store")
         if options.get("trained_on") is not None or (options.get("source") is not None):
             raise UsageError(
                 "--trained-on and --source are for adapters and checkpoints of other tools",

@@ -59,6 +59,7 @@ for _name in (
     "forgetting",
     "advise",
     "export",
+    "looking",
     "score",
     "tasks",
     "transform",

@@ -192,7 +192,8 @@ def _scales(settings: JsonObject, config: JsonObject) -> dict[str, float]:
     base_config: Any = AutoConfig.for_model(str(config["model_type"]), **known)  # pyright: ignore[reportUnknownMemberType]
     with torch.device("meta"), calm():
         model: Any = AutoModelForCausalLM.from_config(base_config)  # pyright: ignore[reportUnknownMemberType]
-        lora = LoraConfig(**known_settings | {"init_lora_weights": False})
+        make: Any = LoraConfig
+        lora = make(**known_settings | {"init_lora_weights": False})
         wrapped: Any = get_peft_model(model, lora)
     found = {}
     for name, module in wrapped.get_base_model().named_modules():

@@ -19,7 +19,7 @@ from plr.core.store import Store
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "quantize", "train", "restore", "eval", "grid", "report", "adapters", "compare", "blocks", "forgetting",
-    "score", "advise", "export", "card", "push", "ls", "show", "verify", "gc", "doctor", "config-schema", "rm",
+    "score", "advise", "export", "card", "push", "generate", "diff", "ls", "show", "verify", "gc", "doctor", "config-schema", "rm",
 ]  # fmt: skip
 
 
