@@ -2,7 +2,7 @@
 
 Between `<!-- table:STUDY -->` and `<!-- /table:STUDY -->` stands what `notes/results/STUDY/` says: for each task a grid of k and l
 with its intervals, and the sentences that `plr grid` wrote about it. `<!-- grid:STUDY/TASK -->` is one grid of it with its
-sentence. Nobody types a number of a result by hand.
+sentence, `<!-- advice:FOLDER -->` what `plr advise` said: its sentence and its candidates. Nobody types a number of a result by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-MARKER = re.compile(r"(<!-- (table|grid):([\w./-]+) -->\n)(.*?)(<!-- /\2:\3 -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- (table|grid|advice):([\w./-]+) -->\n)(.*?)(<!-- /\2:\3 -->)", re.DOTALL)
 PENDING = "_Not recorded yet._\n"
 NOT_IN_STUDY = "·"
 
@@ -23,10 +23,12 @@ def filled(page: str, results: Path, folder: Path) -> str:
     """Rewrite every marked block of `page`, which lies in `folder`; a study that is not recorded yet says so."""
 
     def fill(match: re.Match[str]) -> str:
-        study, _, task = match[3].partition("/")
+        study, _, task = match[3].partition("/") if match[2] == "grid" else (match[3], "", "")
         source = results / study
         if not (source / "table.md").is_file():
             text = PENDING
+        elif match[2] == "advice":
+            text = advised(source, folder)
         elif match[2] == "grid":
             text = one_grid(source, task)
         else:
@@ -58,6 +60,15 @@ def block(source: Path, folder: Path) -> str:
         ]
     parts.append(f"Everything: [table]({where}/table.md), [CSV]({where}/results.csv).")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def advised(source: Path, folder: Path) -> str:
+    """The sentence of an advice and the table of its candidates, with a link to all of it."""
+    where = Path(os.path.relpath(source, folder)).as_posix()
+    said = (source / "table.md").read_text(encoding="utf-8").split("\n\n### ")[0].strip()
+    return (
+        f"{said}\n\nEverything: [table]({where}/table.md), [CSV]({where}/results.csv), [JSON]({where}/advice.json).\n"
+    )
 
 
 def one_grid(source: Path, task: str) -> str:

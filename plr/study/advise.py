@@ -185,7 +185,7 @@ def _measured(scores: Mapping[str, float | None]) -> Measured:
 def served_bytes(target: Restore, store: Store, *, offline: bool = False) -> int | None:
     """Count the bytes of weights that are served: base and adapter, or one checkpoint; None for a `.gguf` source.
 
-    Floating-point tensors of a 16-bit source count two bytes a number, in whatever type they lie on disk.
+    What a base holds unquantized counts two bytes a number, in whatever type it lies on disk.
     """
     from plr.bases.given_adapters import adapter_folder
     from plr.bases.load import base_folder
@@ -197,11 +197,11 @@ def served_bytes(target: Restore, store: Store, *, offline: bool = False) -> int
     adapter = _weights(adapter_folder(target.adapter, store, offline=offline).glob("*.safetensors"))
     if isinstance(target.base, Quantize | GivenBase):
         folder = base_folder(target.base, store, offline=offline)
-        return adapter + _weights({*tensors_of(folder, target.base.label).values()})
-    if target.base.model.kind == "gguf":
+    elif target.base.model.kind == "gguf":
         return None
-    folder = model_path(target.base.model, offline=offline)
-    return adapter + sum(_bytes_at_16(file) for file in {*tensors_of(folder, target.base.model.title).values()})
+    else:
+        folder = model_path(target.base.model, offline=offline)
+    return adapter + sum(_bytes_at_16(file) for file in {*tensors_of(folder, target.base.label).values()})
 
 
 def _weights(files: Iterable[Path]) -> int:
@@ -212,9 +212,9 @@ def _bytes_at_16(file: Path) -> int:
     from plr.bases.look import header_of
 
     total = 0
-    for entry in header_of(file, file.name).values():
+    for key, entry in header_of(file, file.name).items():
         start, end = entry["data_offsets"]
-        floating = str(entry["dtype"]).startswith(("F", "BF"))
+        floating = str(entry["dtype"]) in ("F64", "F32", "F16", "BF16") and key.endswith((".weight", ".bias"))
         total += 2 * math.prod(entry["shape"]) if floating else end - start
     return total
 
