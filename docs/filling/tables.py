@@ -2,7 +2,8 @@
 
 Between `<!-- table:STUDY -->` and `<!-- /table:STUDY -->` stands what `notes/results/STUDY/` says: for each task a grid of k and l
 with its intervals, and the sentences that `plr grid` wrote about it. `<!-- grid:STUDY/TASK -->` is one grid of it with its
-sentence, `<!-- advice:FOLDER -->` what `plr advise` said: its sentence and its candidates. Nobody types a number of a result by hand.
+sentence, `<!-- advice:FOLDER -->` what `plr advise` said: its sentence and its candidates. Nobody types a number of a result by
+hand.
 """
 
 from __future__ import annotations
