@@ -201,6 +201,12 @@ def _proven(pair: Contrast | None, metric: Metric) -> bool:
     return min(metric.sign * pair.low, metric.sign * pair.high) > 0 and (pair.p is None or pair.p < LEVEL)
 
 
+def _lost(pair: Contrast, metric: Metric) -> bool:
+    """Tell whether the interval lies below 0."""
+    ends = (pair.low, pair.high)
+    return None not in ends and max(metric.sign * end for end in ends if end is not None) < 0
+
+
 def _close(pair: Contrast | None, metric: Metric) -> bool:
     """Tell whether a loss is not detected and, with 95 % confidence, under the margin, which holds for percentages."""
     if pair is None or pair.low is None or pair.high is None or metric.unit != PERCENT:
@@ -239,9 +245,10 @@ def advice_words(advice: Advice) -> str:
     if advice.reason == "own is best":
         other = _other(advice.candidates, metric, reference)
         return f"{head} It was best on the {chose} rows that chose, too; {other.words} against it: {_contrast(advice.gain)}.{by}"
+    found = "it loses" if _lost(advice.gain, metric) else "no gain is proven"
     return (
         f"{head} {_capital(best.words)} was best on the {chose} rows that chose; on the other {n} "
-        f"no gain is proven: {_contrast(advice.gain)}.{by}"
+        f"{found}: {_contrast(advice.gain)}.{by}"
     )
 
 
