@@ -68,6 +68,9 @@ def test_best_on_the_choosing_rows_alone_stays_where_it_was(judged: Callable[...
         "16 bits was best on the 40 rows that chose; on the other 200 no gain is proven: +0.50 points"
         in advice_words(advice)
     )
+    worse = judged((4, 20, 100, 100), (16, 30, 80, 300))
+    assert (worse.reason, worse.deploy.bits) == ("not proven", 4)
+    assert "on the other 200 it loses: -10.00 points" in advice_words(worse)
 
 
 def test_rows_that_certify_do_not_choose(judged: Callable[..., Advice]) -> None:
