@@ -15,6 +15,7 @@ import torch
 
 from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import load_base
+from plr.core.quiet import quiet_libraries
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, GivenBase, Quantize, Restore, Source
 from plr.core.store import Store
@@ -164,6 +165,7 @@ def speaker(target: Target, store: Store, runtime: Runtime) -> Generator[Speaker
         ProvenanceError, IntegrityError: see `plr.restoration.attach.attach`.
         UsageError: a model that gives labels, and writes nothing.
     """
+    quiet_libraries()
     if isinstance(target, Restore) and target.is_checkpoint:
         loaded = load_served(target, store, runtime)
     else:

@@ -344,7 +344,7 @@ def _commands(target: Carded, store: Store) -> list[str]:
             artifact = None
         command = None if artifact is None else artifact.manifest.get("provenance", {}).get("command")
         if isinstance(command, list) and command:
-            words = [str(word) for word in command]
+            words = ["plr" if command[0] == "__main__.py" else str(command[0]), *map(str, command[1:])]
             found.append(f"{shlex.join(words)}  # {step.kind}")
     return list(dict.fromkeys(found)) or ["# nothing of it is in the store"]
 

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plr.adapters.peft import calm
+from plr.adapters.peft import SET_BY_PLR, calm
 from plr.bases.given_adapters import CONFIG, WEIGHTS, adapter_folder
 from plr.bases.look import header_of
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
+from plr.core.quiet import import_gptqmodel
 from plr.core.specs import Restore
 from plr.errors import MissingDependencyError, ModelError
 from plr.export.work import Work
@@ -186,7 +187,8 @@ def _scales(settings: JsonObject, config: JsonObject) -> dict[str, float]:
     from peft.tuners.lora import LoraLayer
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    names = {field.name for field in fields(LoraConfig)} - {"peft_type", "auto_mapping", "inference_mode"}
+    import_gptqmodel()  # which PEFT does, aloud
+    names = {field.name for field in fields(LoraConfig)} - set(SET_BY_PLR)
     known_settings: dict[str, Any] = {key: value for key, value in settings.items() if key in names}
     known = {key: value for key, value in config.items() if key not in ("model_type", "quantization_config")}
     base_config: Any = AutoConfig.for_model(str(config["model_type"]), **known)  # pyright: ignore[reportUnknownMemberType]

@@ -22,6 +22,7 @@ from plr.bases.load import tokenizer_in
 from plr.bases.look import header_of, look_at_files, tensors_of
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
+from plr.core.quiet import import_gptqmodel
 from plr.core.specs import GivenAdapter, Restore, Source
 from plr.errors import ModelError, ProvenanceError
 from plr.export.files import TOKENIZER, copy, copy_tokenizer, has_tokenizer
@@ -73,6 +74,7 @@ def _skeleton(step: Restore, adapter: Path, source: Path) -> Any:
     from peft.tuners.lora import LoraLayer
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    import_gptqmodel()  # which PEFT does, aloud
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, adapter)
     if isinstance(step.adapter, GivenAdapter):

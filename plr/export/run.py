@@ -12,6 +12,7 @@ from pathlib import Path
 from plr.core.files import flush, flush_tree, write_atomic, write_mode
 from plr.core.fingerprint import JsonObject, file_sha256
 from plr.core.provenance import provenance
+from plr.core.quiet import quiet_libraries
 from plr.core.runtime import Runtime
 from plr.core.store import Store
 from plr.errors import UsageError
@@ -67,6 +68,7 @@ def export(
         UsageError: the format does not hold the target, or something lies at `folder`.
         PlrError: see the writers of the formats.
     """
+    quiet_libraries()
     row.check(target)
     folder = folder.absolute()
     check_place(folder, force=force)
