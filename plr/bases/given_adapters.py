@@ -28,6 +28,7 @@ from plr.tasks import task_of
 __all__ = [
     "ABSORBING_INITS",
     "CONFIG",
+    "TOKENIZER",
     "WEIGHTS",
     "adapter_config",
     "adapter_folder",
@@ -41,10 +42,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-FILES = (
-    CONFIG,
-    WEIGHTS,
-    "conversion.json",
+TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -53,6 +51,8 @@ FILES = (
     "*.model",
     "chat_template*",
 )
+"""Names of the files of a tokenizer."""
+FILES = (CONFIG, WEIGHTS, "conversion.json", *TOKENIZER)
 """The files of an adapter that bear on what it does: its own tokenizer is one of them."""
 ABSORBING_INITS = ("loftq", "pissa", "olora", "corda", "eora")
 """Initialisations that move part of the base (or of its quantization error) into the adapter."""

@@ -21,6 +21,7 @@ from plr.core.specs import Evaluate, GivenBase, Quantize, Restore, Source
 from plr.core.store import Store
 from plr.errors import UsageError
 from plr.evaluation.cell import OpenCell, open_cell
+from plr.evaluation.samples import document_of
 from plr.lm import generate
 from plr.lm.stops import StopStrings
 from plr.lm.tokens import encode_prompt, end_tokens
@@ -196,7 +197,7 @@ class Asked:
     @property
     def number(self) -> str:
         """Its id in results."""
-        return self.row.id.rpartition("-")[2]
+        return document_of(self.row.id)
 
     def scores(self, answer: Answer) -> dict[str, tuple[float | None, str]]:
         """Score an answer as evaluations do: metric -> (score, reason)."""
@@ -214,7 +215,7 @@ def ask_row(step: Evaluate, number: int | None) -> Asked:
     cell = open_cell(step.replaced(limit=None))
     if cell.head is not None:
         raise UsageError(f"{step.task.name} is answered by a label", expected="a task whose answer is written")
-    rows = {int(row.id.rpartition("-")[2]): row for row in cell.rows}
+    rows = {int(document_of(row.id)): row for row in cell.rows}
     if number is not None and number not in rows:
         raise UsageError(
             f"{step.task.name} has no row {number} in {step.split}",

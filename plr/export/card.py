@@ -22,6 +22,7 @@ from plr.core.specs import Evaluate, GivenAdapter, GivenBase, ModelRef, Quantize
 from plr.core.store import Artifact, Store
 from plr.errors import PlrError
 from plr.export.work import ExportFormat
+from plr.report.costs import Z95
 from plr.scoring.metric import PERCENT, Metric
 from plr.tasks import task_of
 
@@ -29,7 +30,6 @@ __all__ = ["MADE", "CardScore", "Carded", "card_text", "eval_results", "scores_o
 
 MADE = "Made with plr."
 """The words by which a card of plr is known."""
-Z95 = 1.959963984540054
 Carded = Source | Quantize | GivenBase | Restore
 
 

@@ -6,17 +6,9 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-__all__ = ["TOKENIZER", "copy", "copy_tokenizer", "has_tokenizer", "matches"]
+from plr.bases.given_adapters import TOKENIZER
 
-TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-)
+__all__ = ["TOKENIZER", "copy", "copy_tokenizer", "has_tokenizer", "matches"]
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
