@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plr.cli.options import Columns, Data, Device, Json, Offline, Source, TrainedOn, columns_of, lab
+from plr.cli.options import Columns, Data, Device, GivenModel, Json, Offline, Source, TrainedOn, columns_of, lab
 from plr.cli.root import app
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ Ref = Annotated[
     typer.Argument(
         help="Base, adapter or restored adapter, the latest if left out; or a PEFT folder, or ORG/NAME of the hub."
     ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="The base of an adapter of another tool, where not the one that it names."),
 ]
 
 
@@ -42,7 +38,7 @@ def export(
         typer.Option("--bits", "-b", help="Put an adapter on a base of these bits first; its own if left out."),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="In this mode, as plr restore.")] = None,
-    model: Model = None,
+    model: GivenModel = None,
     source: Source = None,
     trained_on: TrainedOn = None,
     task: Annotated[

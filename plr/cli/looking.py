@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plr.cli.options import Columns, Data, Device, Json, Offline, Source, TrainedOn, columns_of, lab
+from plr.cli.options import Columns, Data, Device, GivenModel, Json, Offline, Source, TrainedOn, columns_of, lab
 from plr.cli.root import app
 from plr.errors import UsageError
 
@@ -60,10 +60,7 @@ def generate_(
     temperature: Annotated[float, typer.Option(help="0: the likeliest token, as plr eval.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest tokens of this share.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draw; the same for both models.")] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base of an adapter of another tool, where not the one that it names."),
-    ] = None,
+    model: GivenModel = None,
     source: Source = None,
     trained_on: TrainedOn = None,
     data: Data = None,

@@ -13,6 +13,7 @@ from plr.cli.options import (
     Columns,
     Data,
     Device,
+    GivenModel,
     Json,
     Model,
     Offline,
@@ -248,10 +249,7 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Task to be scored by; several with commas between them.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base of an adapter of another tool, where not the one that it names."),
-    ] = None,
+    model: GivenModel = None,
     source: Source = None,
     trained_on: TrainedOn = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only this many rows, drawn by seed.")] = None,

@@ -23,6 +23,7 @@ __all__ = [
     "Columns",
     "Data",
     "Device",
+    "GivenModel",
     "Json",
     "Model",
     "Offline",
@@ -42,6 +43,10 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output.")]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="embedded:tiny, a folder, a .gguf file, or ORG/NAME[@REVISION] of the hub.")
+]
+GivenModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="The base of an adapter of another tool, where not the one that it names."),
 ]
 Source = Annotated[
     str | None, typer.Option("--source", help="The 16-bit model of a quantized checkpoint that does not name it.")
