@@ -14,6 +14,7 @@ from plr.core.removal import Removal
 from plr.core.runtime import Runtime, RuntimeOptions
 from plr.core.specs import (
     BITS,
+    CorrectionKnobs,
     Evaluate,
     GivenAdapter,
     GivenBase,
@@ -41,7 +42,7 @@ from plr.study.command import CommandConfig, QuantizeKnobs, RecipeOptions, comma
 from plr.study.listing import Listed, ListOptions, arranged, listed, select
 from plr.study.presets import preset_for
 from plr.study.resolve import Resolver
-from plr.study.steps import CELL_TASK, base_step
+from plr.study.steps import CELL_TASK, base_step, restored_step
 
 if TYPE_CHECKING:
     from plr.evaluation.speaker import Asked, Speaker
@@ -108,6 +109,14 @@ class RestoreOptions(GivenOptions, total=False):
     """Name of a mode (`plr.core.modes.MODES`); `keep` on the adapter's own base and `restore` on others if left out."""
     merge: bool
     """Write a dense checkpoint with the adapter merged in."""
+    t: float | None
+    """Of `path`: the place between the two bases, 0 to 1; chosen on validation rows if left out."""
+    scale: float | None
+    """Of `path`, `scale`, `correct` and `auto`: the factor of the adapter; chosen if left out. Without a mode it means `scale`."""
+    correct: int | None
+    """Of `correct` and `auto`: the rank of the correction (32). Without a mode it means `correct`."""
+    select_rows: int | None
+    """Validation rows that choose (64; of `auto` 1,000, of which half certify)."""
     task: str | None
     """The task that an adapter of another tool was trained on: it calibrates an l-bit base, and says the labels of a classifier."""
     data: str | Path | None
@@ -284,13 +293,10 @@ class Lab:
         )
         trained = self.trained(adapter, task=task, allow_mismatch=allow_mismatch, **_given(options))
         trained, base = self._base_of(trained, bits, options)
-        step = Restore(
-            adapter=trained,
-            base=base,
-            mode=mode_of(mode).name if mode else plain_mode(same_base=base == trained.own_base),
-            merge=options.get("merge", False),
-            allow_mismatch=allow_mismatch,
-        )
+        name = mode_of(mode).name if mode else _meant(options) or plain_mode(same_base=base == trained.own_base)
+        merge, knobs = options.get("merge", False), _knobs(name, options)
+        dtype = self.runtime().precision()
+        step = restored_step(trained, base, name, knobs, dtype, merge=merge, allow_mismatch=allow_mismatch)
         check_mode(step)
         check_scales(trained, base, allow_mismatch=allow_mismatch)
         return step
@@ -505,7 +511,7 @@ class Lab:
         """Load what `target` found, made first if need be, ready to answer (`plr.evaluation.speaker`)."""
         from plr.evaluation.speaker import speaker
 
-        made = isinstance(target, Quantize) or (isinstance(target, Restore) and target.is_checkpoint)
+        made = isinstance(target, Quantize) or (isinstance(target, Restore) and target.made)
         missing = [target] if made else list(target.inputs)
         if missing:
             self.make_all(missing)
@@ -540,7 +546,7 @@ class Lab:
         check_place(Path(folder), force=force)
         step = self._exported(target, options)
         row.check(step)
-        missing = step.inputs if isinstance(step, Restore) and not step.is_checkpoint else (step,)
+        missing = step.inputs if isinstance(step, Restore) and not step.made else (step,)
         if missing:
             self.make_all(missing)
         runtime = self.runtime(self.recipe_for(step).runtime)
@@ -810,6 +816,32 @@ class Lab:
                 hint="give --task NAME or --calibration FILE, or --method nf4 or rtn, which take none",
             )
         return base_step(source, bits, settings, trained.task, self.resolver)
+
+
+_KNOBS = {"t": "t", "scale": "scale", "correct": "rank", "select_rows": "rows"}
+"""Options of a restoration that are knobs of its correction."""
+
+
+def _meant(options: RestoreOptions) -> str | None:
+    """Name the mode that options mean where none is named."""
+    return next((name for name in ("correct", "scale") if options.get(name) is not None), None)
+
+
+def _knobs(mode: str, options: RestoreOptions) -> CorrectionKnobs:
+    """Read the knobs of a correction off the options.
+
+    Raises:
+        UsageError: one that `mode` does not read.
+        ConfigError: one out of its bounds.
+    """
+    given: dict[str, object] = {_KNOBS[key]: options[key] for key in _KNOBS if options.get(key) is not None}
+    for option, knob in _KNOBS.items():
+        if knob in given and knob not in MODES[mode].knobs:
+            fits = ", ".join(name for name, row in MODES.items() if knob in row.knobs)
+            raise UsageError(
+                f"--{option.replace('_', '-')} with mode {mode}", expected=f"mode {fits}", hint="name it: --mode"
+            )
+    return parse(CorrectionKnobs, given, "options")
 
 
 def check_bits(bits: int, *, below_16: bool = False) -> None:

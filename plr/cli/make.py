@@ -182,6 +182,22 @@ def restore(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a dense checkpoint with the adapter merged in.")
     ] = False,
+    t: Annotated[
+        float | None,
+        typer.Option("--t", min=0, max=1, help="Of --mode path: place between the bases; chosen if left out."),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option("--scale", help="Factor of the adapter; chosen if left out. Alone it means --mode scale."),
+    ] = None,
+    correct: Annotated[
+        int | None,
+        typer.Option("--correct", min=1, help="Rank of the correction (32). Alone it means --mode correct."),
+    ] = None,
+    select_rows: Annotated[
+        int | None,
+        typer.Option("--select-rows", min=2, help="Validation rows that choose (64; of auto 1000, half certify)."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="The base, where not the one that the adapter names; another place of it."),
@@ -224,6 +240,10 @@ def restore(
         bits,
         mode=mode,
         merge=merge,
+        t=t,
+        scale=scale,
+        correct=correct,
+        select_rows=select_rows,
         model=model,
         source=source,
         trained_on=trained_on,

@@ -6,7 +6,7 @@ With dW the trained adapter, W_16 the source and W_k = dequant(Q_k(W_16)); k bit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from plr.errors import UnknownNameError, UsageError
@@ -44,11 +44,23 @@ class Mode:
     """True if tables show it without its name: it is what a pair (k, l) means by itself."""
     implied: bool = False
     """True if a study has its cells unasked."""
+    knobs: tuple[str, ...] = ()
+    """Settings of a correction that it reads (fields of `plr.core.specs.CorrectionKnobs`); none where nothing is corrected."""
+    both_bases: bool = False
+    """True if the base that the adapter was trained on is read too."""
+    scales: bool = False
+    """True if it may multiply the adapter by a factor."""
+    dense_at_16: bool = False
+    """True if a dense checkpoint is served at 16 bits, whatever `writes` says of fewer."""
 
     @property
     def checkpoint(self) -> bool:
         """True if a whole checkpoint is served, and not an adapter beside its base."""
         return self.writes != "adapter"
+
+    def at(self, bits: int) -> Mode:
+        """Return the row as it is at l = `bits`."""
+        return replace(self, writes="dense", dense_at_16=False) if self.dense_at_16 and bits == 16 else self
 
     def check(self, k: int, ell: int, *, same_base: bool, base: str) -> None:
         """Refuse bits or a base that the mode does not fit; `base` is what messages call the base it is asked for on.
@@ -97,6 +109,55 @@ MODES: dict[str, Mode] = {
             fits=lambda k, ell: ell < 16,
             misfit="quantizes nothing",
             advice="use --merge",
+        ),
+        Mode(
+            "path",
+            "Wk + t (W16 - Wk) + s dW",
+            "dense, t and s chosen on validation rows or given",
+            "dense",
+            grid=lambda k, ell: k < ell == 16,
+            fits=lambda k, ell: k < ell == 16,
+            misfit="has no way to go: it leads from k bits to 16",
+            advice="use --mode correct, or --bits 16",
+            knobs=("t", "scale", "rows", "seed"),
+            both_bases=True,
+            scales=True,
+        ),
+        Mode(
+            "scale",
+            "Wl + s dW",
+            "lora_alpha times s, chosen on validation rows or given",
+            "adapter",
+            grid=lambda k, ell: k != ell,
+            knobs=("scale", "rows", "seed"),
+            scales=True,
+        ),
+        Mode(
+            "correct",
+            "Wl + dW - C",
+            "C: the part of Wl - Wk that inputs feel most, as more ranks of the adapter",
+            "adapter",
+            grid=lambda k, ell: k != ell,
+            fits=lambda k, ell: k != ell,
+            misfit="has nothing to correct: the adapter was trained on such a base",
+            advice="use --mode keep",
+            knobs=("scale", "rank", "calibration_rows", "seed"),
+            both_bases=True,
+            scales=True,
+        ),
+        Mode(
+            "auto",
+            "the best of keep, restore, path, scale, correct",
+            "keep unless another is certified to be no worse",
+            "adapter",
+            grid=lambda k, ell: k != ell,
+            fits=lambda k, ell: k != ell,
+            misfit="has nothing to choose: the adapter was trained on such a base",
+            advice="use --mode keep",
+            knobs=("t", "scale", "rank", "rows", "calibration_rows", "seed"),
+            both_bases=True,
+            scales=True,
+            dense_at_16=True,
         ),
     )
 }

@@ -36,6 +36,8 @@ __all__ = [
     "Base",
     "Calibration",
     "CalibrationKnobs",
+    "Correction",
+    "CorrectionKnobs",
     "Evaluate",
     "EvaluationKnobs",
     "GivenAdapter",
@@ -538,6 +540,45 @@ class GivenAdapter(Step, frozen=True):
 AnyAdapter = Annotated[Train | GivenAdapter, Field(discriminator="kind")]
 
 
+class CorrectionKnobs(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Options of the modes that correct a restoration (`path`, `scale`, `correct`, `auto`), in steps and in study files."""
+
+    t: float | None = Field(default=None, ge=0, le=1)
+    """Place on the way from the k-bit base (0) to the l-bit base (1); none: chosen."""
+    scale: float | None = Field(default=None, gt=0, le=16)
+    """Factor of the adapter: `lora_alpha` times this; none: chosen, and 1 in `correct`."""
+    rank: int = Field(default=32, ge=1)
+    """Rank of the correction of `correct`: its factors lie beside those of the adapter, in one file."""
+    rows: int | None = Field(default=None, ge=2)
+    """Validation rows that choose; none: 64, and of `auto` 1,000, of which half choose and half certify."""
+    calibration_rows: int = Field(default=96, ge=1)
+    """Training rows on which the inputs of the layers are measured for `correct`."""
+    seed: Seed = 0
+    """Seed of both draws."""
+
+
+class Correction(Spec, frozen=True):
+    """The part of a restoration that is between keeping and restoring; what its mode does not read stays at its default.
+
+    `plr.restoration.correction.correction_for` fills it from `CorrectionKnobs`.
+    """
+
+    t: float | None = Field(default=None, ge=0, le=1)
+    """Place on the way; none: chosen on `rows`."""
+    scale: float | None = Field(default=None, gt=0, le=16)
+    """Factor of the adapter; none: chosen on `rows`."""
+    rank: int = Field(default=0, ge=0)
+    """Rank of the correction; 0 without one."""
+    rows: int = Field(default=0, ge=0)
+    """Validation rows of `task`; 0 where nothing is chosen."""
+    calibration_rows: int = Field(default=0, ge=0)
+    """Training rows of `task`; 0 where no inputs are measured."""
+    seed: Seed = 0
+    """Seed of the draws of rows."""
+    task: TaskSpec | None = None
+    """The task of the rows; none where none is read."""
+
+
 class Restore(Step, frozen=True):
     """A trained adapter on another base, without retraining.
 
@@ -545,12 +586,17 @@ class Restore(Step, frozen=True):
     """
 
     VERSION = 1
+    LATER = frozenset({"correction", "dtype"})
     kind: Literal["restored"] = "restored"
     adapter: AnyAdapter
     base: Base
     mode: str = Field(default="restore", json_schema_extra=lambda schema: schema.update(enum=[*MODES]))
     merge: bool = False
     allow_mismatch: bool = False
+    correction: Correction | None = None
+    """Settings of a mode that corrects; none of the others."""
+    dtype: Precision | None = None
+    """Type of the computation by which a correction is chosen; none where nothing is computed to choose."""
 
     @field_validator("mode")
     @classmethod
@@ -562,7 +608,7 @@ class Restore(Step, frozen=True):
     @property
     def form(self) -> Mode:
         """The row of what is served: that of the mode, or of a merge."""
-        return MERGED if self.merge else MODES[self.mode]
+        return MERGED if self.merge else MODES[self.mode].at(self.base.bits)
 
     @property
     def is_checkpoint(self) -> bool:
@@ -570,8 +616,16 @@ class Restore(Step, frozen=True):
         return self.form.checkpoint
 
     @property
+    def made(self) -> bool:
+        """True if what is served lies in its own artifact: a checkpoint, or an adapter that is not as it was trained."""
+        return self.form.checkpoint or bool(self.form.knobs)
+
+    @property
     def inputs(self) -> tuple[Step, ...]:
-        made = (self.adapter,) if isinstance(self.adapter, Train) else ()
+        made: tuple[Step, ...] = (self.adapter,) if isinstance(self.adapter, Train) else ()
+        own = self.adapter.own_base
+        if self.form.both_bases and own is not None and own != self.base:
+            made = (*made, *_stored(own))
         return (*made, *_stored(self.base)) if self.form.needs_base else made
 
     @property
@@ -634,7 +688,7 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
     @property
     def inputs(self) -> tuple[Step, ...]:
         if isinstance(self.target, Restore):
-            return (self.target,) if self.target.is_checkpoint else self.target.inputs
+            return (self.target,) if self.target.made else self.target.inputs
         return _stored(self.target)
 
     @property

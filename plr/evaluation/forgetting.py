@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import Restore
@@ -28,6 +27,7 @@ from plr.evaluation.samples import sample_scores
 from plr.lm import perplexity
 from plr.restoration.attach import attach
 from plr.restoration.fit import fit
+from plr.restoration.served import as_served, served_adapter
 from plr.scoring.metric import Metric, metric_named
 from plr.stats import paired_bootstrap
 from plr.tasks.data.rows import head_of
@@ -96,8 +96,9 @@ def text_shift(
     if step.is_checkpoint:
         raise UsageError(f"{step.label} is a merged checkpoint", expected="an adapter, and the base it stands beside")
     check_writes(step)
+    step = as_served(step, store)
     loaded = load_base(step.base, store, runtime)
-    folder = adapter_folder(step.adapter, store, offline=runtime.offline)
+    folder = served_adapter(step, store, offline=runtime.offline)
     loaded = fit(loaded, step.adapter, folder)
     drawn: list[str] = []
     count = 0

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import Loaded, load_base
 from plr.core.fingerprint import canonical_json
 from plr.core.precision import Precision
@@ -22,7 +21,7 @@ from plr.gptq.blocks import replace_module
 from plr.lm.classify import Probe, probe
 from plr.restoration.attach import attach, probe_texts
 from plr.restoration.fit import embedding_rows, fit
-from plr.restoration.served import load_served
+from plr.restoration.served import as_served, load_served, served_adapter
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
@@ -62,10 +61,11 @@ class BaseHolder:
         if isinstance(step.target, Restore) and step.target.is_checkpoint:
             self._key = self._loaded = None
             return load_served(step.target, self.store, runtime, cell.head)
-        key = (step.base.fingerprint, cell.head, step.dtype)
+        base = as_served(step.target, self.store).base if isinstance(step.target, Restore) else step.base
+        key = (base.fingerprint, cell.head, step.dtype)
         if self._key != key or self._loaded is None:
             self._loaded = None  # before the next is loaded
-            self._loaded = load_base(step.base, self.store, runtime, head=cell.head)
+            self._loaded = load_base(base, self.store, runtime, head=cell.head)
             self._key, self._probes = key, {}
         return self._loaded
 
@@ -86,8 +86,9 @@ class BaseHolder:
             return
         from plr.adapters import adapters
 
+        target = as_served(target, self.store)
         rows = embedding_rows(loaded)
-        folder = adapter_folder(target.adapter, self.store, offline=self.runtime.offline)
+        folder = served_adapter(target, self.store, offline=self.runtime.offline)
         clean, self._key = self._key, None
         fitted = fit(loaded, target.adapter, folder)
         if embedding_rows(fitted) != rows:

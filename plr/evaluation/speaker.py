@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import load_base
 from plr.core.quiet import quiet_libraries
 from plr.core.runtime import Runtime
@@ -27,7 +26,7 @@ from plr.lm.stops import StopStrings
 from plr.lm.tokens import encode_prompt, end_tokens
 from plr.restoration.attach import attach
 from plr.restoration.fit import fit
-from plr.restoration.served import load_served
+from plr.restoration.served import as_served, load_served, served_adapter
 from plr.tasks import Example, Response
 
 __all__ = ["Answer", "Asked", "Sampling", "Speaker", "ask_row", "speaker"]
@@ -167,13 +166,14 @@ def speaker(target: Target, store: Store, runtime: Runtime) -> Generator[Speaker
         UsageError: a model that gives labels, and writes nothing.
     """
     quiet_libraries()
+    target = as_served(target, store) if isinstance(target, Restore) else target
     if isinstance(target, Restore) and target.is_checkpoint:
         loaded = load_served(target, store, runtime)
     else:
         loaded = load_base(target.base if isinstance(target, Restore) else target, store, runtime)
     model: Any = loaded.model
     if isinstance(target, Restore) and not target.is_checkpoint:
-        folder = adapter_folder(target.adapter, store, offline=runtime.offline)
+        folder = served_adapter(target, store, offline=runtime.offline)
         loaded = fit(loaded, target.adapter, folder)
         model = attach(loaded, target, folder, "speaker").model
     if not hasattr(model, "generate") or model.get_output_embeddings() is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import base_folder, load_tokenizer, tokenizer_ref
 from plr.bases.resolve import model_path
 from plr.core.runtime import Runtime
@@ -18,6 +17,7 @@ from plr.errors import IntegrityError
 from plr.evaluation.protocol import EngineFacts
 from plr.lm import AnswerLoss, Generation, answer_loss, generate
 from plr.restoration.attach import check_init, check_provenance
+from plr.restoration.served import as_served, served_adapter
 from plr.serving import check_engine
 from plr.tasks.data.rows import load_split
 
@@ -109,9 +109,11 @@ class ServingBase:
         from plr.serving.vllm import VllmEngine
 
         check_engine(step)
+        if isinstance(step.target, Restore):
+            step = step.replaced(target=as_served(step.target, self.store))
         folder, adapter, rank, targets = self._folder(step), None, None, None
         if isinstance(step.target, Restore) and not step.target.is_checkpoint:
-            adapter = adapter_folder(step.target.adapter, self.store, offline=self.runtime.offline)
+            adapter = served_adapter(step.target, self.store, offline=self.runtime.offline)
             check_provenance(step.target.adapter, step.target.base, allow_mismatch=step.target.allow_mismatch)
             check_init(step.target, adapter)
             config = json.loads((adapter / "adapter_config.json").read_text())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plr.adapters.peft import SET_BY_PLR, calm
-from plr.bases.given_adapters import CONFIG, WEIGHTS, adapter_folder
+from plr.bases.given_adapters import CONFIG, WEIGHTS
 from plr.bases.look import header_of
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
@@ -27,6 +27,7 @@ from plr.core.specs import Restore
 from plr.errors import MissingDependencyError, ModelError
 from plr.export.work import Work
 from plr.restoration.attach import check_init, check_provenance
+from plr.restoration.served import as_served, served_adapter
 
 __all__ = ["FILE", "write_from_store", "write_gguf_lora"]
 
@@ -54,7 +55,8 @@ def write_from_store(work: Work) -> JsonObject:
     """
     step = work.target
     assert isinstance(step, Restore)
-    folder = adapter_folder(step.adapter, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
+    folder = served_adapter(step, work.store, offline=work.runtime.offline)
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, folder)
     if step.base.model.kind == "gguf":

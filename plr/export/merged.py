@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plr.adapters import adapters
 from plr.adapters.peft import ACTIVE, calm
-from plr.bases.given_adapters import CONFIG, WEIGHTS, adapter_folder
+from plr.bases.given_adapters import CONFIG, WEIGHTS
 from plr.bases.load import tokenizer_in
 from plr.bases.look import header_of, look_at_files, tensors_of
 from plr.bases.resolve import model_path
@@ -31,6 +31,7 @@ from plr.gptq.typed import open_tensors
 from plr.restoration.attach import check_init, check_provenance
 from plr.restoration.fit import check_keys
 from plr.restoration.modes import Restoration, merged
+from plr.restoration.served import as_served, served_adapter
 
 __all__ = ["write_merged"]
 
@@ -52,7 +53,8 @@ def write_merged(work: Work) -> JsonObject:
         folder = work.store.require(step).path
         copy(folder, work.folder, (*BESIDE, "*.safetensors", "*.safetensors.index.json", *TOKENIZER))
         return {"streamed": False}
-    adapter = adapter_folder(step.adapter, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
+    adapter = served_adapter(step, work.store, offline=work.runtime.offline)
     if isinstance(step.base, Source) and step.base.model.kind != "gguf":
         source = model_path(step.base.model, offline=work.runtime.offline)
         look_at_files(source, step.base.model.title)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plr.adapters.peft import name_base
-from plr.bases.given_adapters import CONFIG, WEIGHTS, adapter_folder, bears
+from plr.bases.given_adapters import CONFIG, WEIGHTS, bears
 from plr.bases.named import public_name
 from plr.core.fingerprint import JsonObject
 from plr.core.specs import Restore
@@ -11,6 +11,7 @@ from plr.errors import ModelError
 from plr.export.files import copy
 from plr.export.work import Work
 from plr.restoration.attach import check_init, check_provenance
+from plr.restoration.served import as_served, served_adapter
 
 __all__ = ["write_peft"]
 
@@ -25,7 +26,8 @@ def write_peft(work: Work) -> JsonObject:
     """
     step = work.target
     assert isinstance(step, Restore)
-    folder = adapter_folder(step.adapter, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
+    folder = served_adapter(step, work.store, offline=work.runtime.offline)
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():

@@ -46,6 +46,8 @@ class AnswerLoss:
     """Negative log likelihood of the target and EOS, summed, in nats."""
     tokens: int
     """Tokens of the target, EOS included."""
+    exact: bool
+    """True if each of them is the likeliest at its place: greedy decoding would write these tokens, and end."""
 
     @property
     def mean(self) -> float:
@@ -74,8 +76,8 @@ def answer_loss(
         prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
         check_some(prompt_ids, name)
         rows.append((prompt_ids + target_ids, len(target_ids)))
-    nlls = _losses(model, rows, max_tokens_per_batch, on_progress, names)
-    return [AnswerLoss(nll, tokens) for nll, (_, tokens) in zip(nlls, rows, strict=True)]
+    read = _losses(model, rows, max_tokens_per_batch, on_progress, names)
+    return [AnswerLoss(nll, tokens, exact) for (nll, exact), (_, tokens) in zip(read, rows, strict=True)]
 
 
 def perplexity(
@@ -104,7 +106,7 @@ def perplexity(
             expected="at least one text of two tokens or more",
             hint="give perplexity some running text",
         )
-    return math.exp(sum(_losses(model, rows, max_tokens_per_batch, None)) / tokens), tokens
+    return math.exp(sum(nll for nll, _ in _losses(model, rows, max_tokens_per_batch, None)) / tokens), tokens
 
 
 def logits_probe(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
@@ -128,8 +130,11 @@ def _losses(
     budget: int,
     on_progress: Callable[[int, int], None] | None,
     names: Sequence[str] | None = None,
-) -> list[float]:
-    """Compute for each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it."""
+) -> list[tuple[float, bool]]:
+    """Compute for each `(ids, count)` the summed nats of the last `count` ids, each predicted from all before it.
+
+    Beside it stands whether each of them is the likeliest there; of equals the first counts, as greedy decoding takes it.
+    """
     limit, virtual = position_limit(model), prompt_learning(model)
     for i, (ids, _) in enumerate(rows):
         if limit is not None and virtual + len(ids) - 1 > limit:
@@ -138,7 +143,7 @@ def _losses(
                 expected=f"at most {limit + 1 - virtual}, as the model has {limit} positions",
                 hint="shorten the row; nothing is truncated",
             )
-    nll, done = [0.0] * len(rows), 0
+    read, done = [(0.0, False)] * len(rows), 0
     keeps = accepts(model, "logits_to_keep")
     device = input_device(model)
     shared = _shared(model, rows)
@@ -163,14 +168,16 @@ def _losses(
             ).logits[:, -columns:]
             targets = targets.to(logits.device)
             scored = targets >= 0
-            losses = F.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+            kept = logits[scored].float()
+            losses = F.cross_entropy(kept, targets[scored], reduction="none")
             sums = torch.zeros(targets.shape, device=logits.device).masked_scatter_(scored, losses).double().sum(1)
-            for i, value in zip(batch, sums.tolist(), strict=True):
-                nll[i] = value
+            missed = torch.zeros_like(scored).masked_scatter_(scored, kept.argmax(-1) != targets[scored]).any(1)
+            for i, value, wrong in zip(batch, sums.tolist(), missed.tolist(), strict=True):
+                read[i] = (value, not wrong)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(rows))
-    return nll
+    return read
 
 
 def _shared(model: nn.Module, rows: Sequence[tuple[list[int], int]]) -> int:

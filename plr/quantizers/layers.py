@@ -10,7 +10,7 @@ from plr.quantizers.base import Quantizer, quantizers
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["densify", "formats", "is_quantized_layer", "reader_of"]
+__all__ = ["dense_layer", "densify", "formats", "is_quantized_layer", "reader_of"]
 
 
 def reader_of(config: Mapping[str, Any]) -> Quantizer | None:
@@ -30,6 +30,11 @@ def formats() -> list[str]:
 def is_quantized_layer(module: nn.Module) -> bool:
     """Tell whether `module` is a k-bit layer of any quantizer. A model that has one was made by a quantizer in memory."""
     return any(method.is_layer(module) for method in quantizers.loaded().values())
+
+
+def dense_layer(module: nn.Module) -> nn.Module:
+    """Return an ordinary layer with the dequantized weight of a k-bit layer, of the kind it stands for."""
+    return next(method for method in quantizers.loaded().values() if method.is_layer(module)).dense(module)
 
 
 def densify(model: Any) -> None:

@@ -7,6 +7,7 @@ from plr.bases.given_bases import check_inputs
 from plr.core.modes import mode_of
 from plr.core.specs import GivenAdapter, GivenBase, Quantize, Restore, Source, Train
 from plr.errors import UsageError
+from plr.restoration.correction import check_correction
 
 __all__ = ["check_merges", "check_mode", "check_scales"]
 
@@ -15,7 +16,7 @@ def check_mode(step: Restore) -> None:
     """Refuse a mode that does not fit the bits.
 
     Raises:
-        UsageError: a merge into fewer than 16 bits, or a mode on bits or a base that its row does not fit.
+        UsageError: a merge into fewer than 16 bits, a mode on bits or a base that its row does not fit, or see `check_correction`.
     """
     if step.merge and step.base.bits != 16:
         raise UsageError(
@@ -35,6 +36,7 @@ def check_mode(step: Restore) -> None:
             hint="say it: --trained-on 16, nf4, int8 or a quantized checkpoint; or use --mode restore",
         )
     mode.check(step.adapter.trained_bits, step.base.bits, same_base=step.base == own, base=step.base.label)
+    check_correction(step)
 
 
 def check_merges(step: Restore) -> None:

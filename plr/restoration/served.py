@@ -5,16 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import Loaded, load_tokenizer, open_quantized, runtime_dtype, tokenizer_in, tokenizer_ref
+from plr.core.modes import plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import GivenAdapter, Restore
 from plr.core.store import Store
+from plr.restoration.guard import KEEP
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_served"]
+__all__ = ["as_served", "load_served", "served_adapter"]
+
+
+def served_adapter(step: Restore, store: Store, *, offline: bool = False) -> Path:
+    """Find the adapter that `step` serves: as it was trained, or as the step wrote it.
+
+    Raises:
+        PlrError, IntegrityError: it is not in the store, or not as it was committed.
+    """
+    return store.require(step).path if step.made else adapter_folder(step.adapter, store, offline=offline)
+
+
+def as_served(step: Restore, store: Store) -> Restore:
+    """Return the step that says what is served: where the guard kept the adapter on its own base, that; `step` itself otherwise."""
+    own = step.adapter.own_base
+    if own is None or not step.made or step.is_checkpoint or store.require(step).metrics["serves"] != KEEP:
+        return step
+    return step.replaced(base=own, mode=plain_mode(same_base=True), correction=None, dtype=None)
 
 
 def _tokenizer(step: Restore, folder: Path, store: Store, runtime: Runtime) -> PreTrainedTokenizerBase:

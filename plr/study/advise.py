@@ -187,21 +187,22 @@ def served_bytes(target: Restore, store: Store, *, offline: bool = False) -> int
 
     What a base holds unquantized counts two bytes a number, in whatever type it lies on disk.
     """
-    from plr.bases.given_adapters import adapter_folder
     from plr.bases.load import base_folder
     from plr.bases.look import tensors_of
     from plr.bases.resolve import model_path
+    from plr.restoration.served import as_served, served_adapter
 
     if target.is_checkpoint:
         return _weights(store.require(target).path.glob("*.safetensors"))
-    adapter = _weights(adapter_folder(target.adapter, store, offline=offline).glob("*.safetensors"))
-    if isinstance(target.base, Quantize | GivenBase):
-        folder = base_folder(target.base, store, offline=offline)
-    elif target.base.model.kind == "gguf":
+    target = as_served(target, store)
+    adapter, base = _weights(served_adapter(target, store, offline=offline).glob("*.safetensors")), target.base
+    if isinstance(base, Quantize | GivenBase):
+        folder = base_folder(base, store, offline=offline)
+    elif base.model.kind == "gguf":
         return None
     else:
-        folder = model_path(target.base.model, offline=offline)
-    return adapter + sum(_bytes_at_16(file) for file in {*tensors_of(folder, target.base.label).values()})
+        folder = model_path(base.model, offline=offline)
+    return adapter + sum(_bytes_at_16(file) for file in {*tensors_of(folder, base.label).values()})
 
 
 def _weights(files: Iterable[Path]) -> int:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from plr.core.config import Read, apply_overrides, as_it_is, load_yaml, parse
 from plr.core.modes import asked_modes
-from plr.core.specs import BITS, CalibrationKnobs, EvaluationKnobs, QuantizationKnobs, Seed, TrainSpec
+from plr.core.specs import BITS, CalibrationKnobs, CorrectionKnobs, EvaluationKnobs, QuantizationKnobs, Seed, TrainSpec
 from plr.errors import ConfigError
 from plr.registry import did_you_mean
 from plr.study.presets import preset
@@ -203,7 +203,10 @@ class StudyConfig(_Part, frozen=True):
     cells: Literal["upper", "all"] = "upper"
     """`upper`: l >= k; `all`: every pair. (k, k) always."""
     modes: tuple[AskedMode, ...] = ("restore",)
-    """Beside `keep` at l = k: `restore` where l is not k, `roundtrip` at l = k < 16, `requantize` at every l below 16."""
+    """Beside `keep` at l = k: `restore` where l is not k, `roundtrip` at l = k < 16, `requantize` at every l below 16;
+    `path` at k < l = 16, `scale`, `correct` and `auto` where l is not k."""
+    correction: CorrectionKnobs = CorrectionKnobs()
+    """Settings of the modes that correct a restoration."""
     baselines: bool = False
     """Also score every base without an adapter."""
     quantize: QuantizeConfig = QuantizeConfig()

@@ -10,7 +10,9 @@ from plr.core.config import parse
 from plr.core.precision import Precision
 from plr.core.specs import (
     AdapterSpec,
+    CorrectionKnobs,
     Evaluate,
+    GivenAdapter,
     GivenBase,
     Quantization,
     QuantizationKnobs,
@@ -18,14 +20,16 @@ from plr.core.specs import (
     Restore,
     Source,
     TaskSpec,
+    Train,
     TrainSpec,
 )
 from plr.errors import ConfigError
 from plr.restoration.check import check_scales
+from plr.restoration.correction import check_correction, correction_for
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
-__all__ = ["CELL_TASK", "adapter_spec", "base_step", "evaluation_step", "training_spec"]
+__all__ = ["CELL_TASK", "adapter_spec", "base_step", "evaluation_step", "restored_step", "training_spec"]
 
 CELL_TASK = "task"
 """The value of `quantize.calibration` for the task of the cell."""
@@ -81,6 +85,36 @@ def training_spec(
     if scale_rate and "learning_rate" not in adapter.train:
         value["learning_rate"] = resolver.learning_rate(adapter.method, settings.learning_rate)
     return parse(TrainSpec, value, f"{where}: train")
+
+
+def restored_step(
+    adapter: Train | GivenAdapter,
+    base: Source | Quantize | GivenBase,
+    mode: str,
+    knobs: CorrectionKnobs,
+    dtype: Precision,
+    **options: bool,
+) -> Restore:
+    """Build the restoration of `adapter` to `base`, with the correction that its mode asks for out of `knobs`.
+
+    `options` are `merge` and `allow_mismatch`.
+
+    Raises:
+        UsageError: a correction that the adapter or its base does not fit.
+    """
+    correction = correction_for(mode, knobs, adapter)
+    chosen = correction is not None and correction.task is not None
+    step = Restore(
+        adapter=adapter,
+        base=base,
+        mode=mode,
+        merge=options.get("merge", False),
+        allow_mismatch=options.get("allow_mismatch", False),
+        correction=correction,
+        dtype=dtype if chosen else None,
+    )
+    check_correction(step)
+    return step
 
 
 def evaluation_step(

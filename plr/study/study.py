@@ -14,7 +14,7 @@ from plr.core.config import parse
 from plr.core.modes import MODES, grid_modes, plain_mode
 from plr.core.precision import Precision
 from plr.core.runtime import Runtime
-from plr.core.specs import UNKNOWN_BITS, GivenBase, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
+from plr.core.specs import UNKNOWN_BITS, GivenAdapter, GivenBase, Quantize, Restore, Source, TaskSpec, Train, TrainSpec
 from plr.core.store import Store
 from plr.engines import Outcome, engines
 from plr.engines.plan import Event, Plan
@@ -25,7 +25,7 @@ from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyC
 from plr.study.frame import cells_frame, samples_frame
 from plr.study.names import adapter_names, model_names
 from plr.study.resolve import Resolver
-from plr.study.steps import adapter_spec, base_step, evaluation_step, training_spec
+from plr.study.steps import adapter_spec, base_step, evaluation_step, restored_step, training_spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
@@ -224,7 +224,7 @@ class Study:
             training = recipe.model_copy(update={"seed": seed})
             for k, ell, mode in self._grid(adapter.train_bits or axes.train_bits, axes.restore_bits):
                 train = Train(base=bases[k], task=axes.task, adapter=spec, train=training, dtype=self.dtype)
-                target = Restore(adapter=train, base=bases[ell], mode=mode)
+                target = self._restored(train, bases[ell], mode)
                 yield from self._scores(target, axes, name, k, ell, mode, seed)
 
     def _given_cells(self, adapter: AdapterConfig, path: str, name: str, axes: _Axes, bases: Bases) -> Iterator[Cell]:
@@ -238,8 +238,16 @@ class Study:
             base = given.own_base if ell == k and given.own_base is not None else bases[ell]
             if MODES[mode].writes == "quantized" and isinstance(base, GivenBase):
                 continue  # it cannot be quantized anew as it was
-            target = Restore(adapter=given, base=base, mode=mode)
+            target = self._restored(given, base, mode)
             yield from self._scores(target, axes, name, k, ell, mode, self.config.seeds[0])
+
+    def _restored(self, adapter: Train | GivenAdapter, base: Base, mode: str) -> Restore:
+        """Describe an adapter on a base, with the correction that its mode asks for.
+
+        Raises:
+            UsageError: a correction that the adapter does not fit.
+        """
+        return restored_step(adapter, base, mode, self.config.correction, self.dtype)
 
     def _scores(
         self, target: Base | Restore, axes: _Axes, adapter: str, k: int, ell: int, mode: str, seed: int

@@ -1,0 +1,224 @@
+"""An adapter on its bases, in memory, to be read in any correcting mode: on its own base, between the two, on the l-bit one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plr.adapters import adapters
+from plr.adapters.peft import name_base
+from plr.bases.load import Loaded, load_base
+from plr.bases.named import public_name
+from plr.core.fingerprint import JsonObject
+from plr.core.modes import plain_mode
+from plr.core.runtime import Runtime
+from plr.core.specs import Correction, GivenBase, Quantize, Restore, Source
+from plr.lm import encode_pair
+from plr.lm.classify import encode_texts
+from plr.lm.moments import second_moments
+from plr.quantizers import densify
+from plr.quantizers.base import named_modules
+from plr.restoration.attach import Attachment, attach
+from plr.restoration.fit import fit
+from plr.restoration.guard import KEEP
+from plr.restoration.line import Line, k_bit_layers, set_scale
+from plr.restoration.lowrank import Felt, write_corrected
+from plr.restoration.rows import Marks, Rows
+from plr.restoration.work import NAME, Restoration, copy_adapter, trained_head
+from plr.tasks import Classification, task_of
+from plr.tasks.data.rows import draw, guarded_train, head_of
+
+__all__ = [
+    "Beside",
+    "Between",
+    "Stage",
+    "Tuned",
+    "felt_by",
+    "own_base",
+    "plain",
+    "put_on",
+    "put_on_line",
+    "settings_of",
+    "write_correction",
+]
+
+CORRECTED = "corrected"
+"""Name of the corrected adapter beside the one that was trained."""
+
+
+def settings_of(step: Restore) -> Correction:
+    """Return the settings of a correction; `check_correction` has seen to it that there are some."""
+    assert step.correction is not None
+    return step.correction
+
+
+def own_base(step: Restore) -> Source | Quantize | GivenBase:
+    """Return the base that the adapter was trained on; `check_correction` has seen to it that it is known."""
+    base = step.adapter.own_base
+    assert base is not None
+    return base
+
+
+def plain(step: Restore, base: Source | Quantize | GivenBase) -> Restore:
+    """Describe the adapter of `step` on `base`, uncorrected."""
+    mode = plain_mode(same_base=step.adapter.own_base == base)
+    return step.replaced(base=base, mode=mode, correction=None, dtype=None)
+
+
+@dataclass
+class Tuned:
+    """A base with the adapter on it."""
+
+    loaded: Loaded
+    modules: dict[str, Any]
+    """Modules of the base, by the names that they have without the adapter."""
+    attached: Attachment
+    line: Line | None = None
+    """The way to another base, where it can move."""
+    trained: dict[int, float] | None = None
+
+    def at(self, t: float | None, scale: float) -> Any:
+        """Return the model at (t, s)."""
+        if self.line is not None and t is not None:
+            self.line.move(t)
+        model: Any = self.attached.model
+        self.trained = set_scale(model, NAME, scale, self.trained)
+        return model
+
+    def marks(self, rows: Rows, t: float | None, scale: float) -> Marks:
+        """Read `rows` at (t, s)."""
+        return rows.marks(self.at(t, scale), self.loaded.tokenizer)
+
+
+def put_on(
+    work: Restoration,
+    base: Source | Quantize | GivenBase,
+    runtime: Runtime,
+    adapter: Path | None = None,
+    *,
+    dense: bool = False,
+) -> Tuned:
+    """Put the adapter on `base`, made dense if asked; `adapter` is another folder of it than the trained one."""
+    loaded = load_base(base, work.store, runtime, head=trained_head(work.step))
+    if dense:
+        densify(loaded.model)
+    loaded = fit(loaded, work.step.adapter, work.adapter)
+    modules = dict(named_modules(loaded.model))
+    return Tuned(loaded, modules, attach(loaded, plain(work.step, base), adapter or work.adapter, NAME))
+
+
+def put_on_line(work: Restoration, runtime: Runtime) -> Tuned:
+    """Put the adapter on its own base, made dense and ready to move to the l-bit one."""
+    step, head = work.step, trained_head(work.step)
+    loaded = load_base(own_base(step), work.store, runtime.model_copy(update={"kernel": "packed"}), head=head)
+    line = Line(loaded.model, load_base(step.base, work.store, runtime, head=head).model)
+    loaded = fit(loaded, step.adapter, work.adapter)
+    modules = dict(named_modules(loaded.model))
+    return Tuned(loaded, modules, attach(loaded, plain(step, own_base(step)), work.adapter, NAME), line)
+
+
+def felt_by(work: Restoration, tuned: Tuned, low: Mapping[str, Any]) -> Felt:
+    """Measure on training rows what reaches the layers of the tuned model that `low` gives at k bits, by name."""
+    layers = {name: tuned.modules[name] for name in low}
+    rows = _inputs(settings_of(work.step), tuned.loaded)
+    return Felt(low, dict(second_moments(tuned.attached.model, layers, rows, on_progress=work.on_progress)))
+
+
+def _inputs(correction: Correction, loaded: Loaded) -> list[dict[str, Tensor]]:
+    """Encode training rows of the task, prompt and answer, one by one."""
+    assert correction.task is not None
+    drawn = draw(guarded_train(correction.task), correction.calibration_rows, correction.seed)
+    task = task_of(correction.task)
+    if isinstance(task, Classification) and head_of(correction.task) is not None:
+        encoded = encode_texts(loaded.tokenizer, [task.texts(row.row) for row in drawn])
+        return [{key: torch.tensor([ids]) for key, ids in row.items()} for row in encoded]
+    pairs = [encode_pair(loaded.tokenizer, row.prompt, row.target) for row in drawn]
+    return [{"input_ids": torch.tensor([prompt + target])} for prompt, target in pairs]
+
+
+def write_correction(work: Restoration, felt: Felt, others: Mapping[str, Any], folder: Path) -> JsonObject:
+    """Write the corrected adapter for the base of the modules `others` to `folder`."""
+    base = work.step.base
+    copy_adapter(work, base, folder, leave=("adapter_config.json", "adapter_model.safetensors"))
+    record = write_corrected(work.adapter, folder, felt, others, settings_of(work.step), on_progress=work.on_progress)
+    name_base(folder, *public_name(base))
+    return record
+
+
+class Stage(ABC):
+    """The candidates of the guard in memory, and the corrected adapter in a folder where there is one."""
+
+    place: float | None
+    """The place t on the way, where it is not chosen."""
+    record: JsonObject
+    """Record of the corrected adapter; empty without one."""
+
+    def __init__(self, work: Restoration, folder: Path) -> None:
+        self.work, self.folder, self.record = work, folder, {}
+
+    @abstractmethod
+    def marks(self, rows: Rows, mode: str, t: float, scale: float) -> Marks:
+        """Read `rows` as the candidate serves them."""
+
+    def _load(self, tuned: Tuned) -> None:
+        adapters.get(self.work.step.adapter.adapter.method).load(tuned.attached.model, self.folder, CORRECTED)
+
+    def _activate(self, tuned: Tuned, mode: str) -> Any:
+        model: Any = tuned.attached.model
+        if self.record:
+            model.set_adapter(CORRECTED if mode == "correct" else NAME)
+        return model
+
+
+class Between(Stage):
+    """One dense model at 16 bits: every candidate is a point between the two bases, or the correction on the second."""
+
+    def __init__(self, work: Restoration, runtime: Runtime, folder: Path) -> None:
+        super().__init__(work, folder)
+        self.place = settings_of(work.step).t
+        self.tuned = put_on_line(work, runtime)
+        if settings_of(work.step).rank:
+            line = self.line
+            felt = felt_by(work, self.tuned, line.low)
+            self.record = write_correction(work, felt, {**self.tuned.modules, **line.high}, folder)
+            self._load(self.tuned)
+
+    @property
+    def line(self) -> Line:
+        assert self.tuned.line is not None
+        return self.tuned.line
+
+    def marks(self, rows: Rows, mode: str, t: float, scale: float) -> Marks:
+        model = self._activate(self.tuned, mode)
+        if mode != "correct":
+            return self.tuned.marks(rows, t, scale)
+        self.line.move(1.0)
+        return rows.marks(model, self.tuned.loaded.tokenizer)
+
+
+class Beside(Stage):
+    """The two bases below 16 bits, the adapter beside each."""
+
+    def __init__(self, work: Restoration, runtime: Runtime, folder: Path) -> None:
+        super().__init__(work, folder)
+        self.place = 1.0
+        self.own, self.other = put_on(work, own_base(work.step), runtime), put_on(work, work.step.base, runtime)
+        if settings_of(work.step).rank:
+            names = {**k_bit_layers(self.own.modules), **k_bit_layers(self.other.modules)}
+            felt = felt_by(work, self.own, {name: self.own.modules[name] for name in names})
+            self.record = write_correction(work, felt, self.other.modules, folder)
+            self._load(self.other)
+
+    def marks(self, rows: Rows, mode: str, t: float, scale: float) -> Marks:
+        if mode == KEEP:
+            return self.own.marks(rows, None, scale)
+        model = self._activate(self.other, mode)
+        if mode != "correct":
+            return self.other.marks(rows, None, scale)
+        return rows.marks(model, self.other.loaded.tokenizer)

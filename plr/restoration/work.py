@@ -1,0 +1,102 @@
+"""A Restore step at work, and what several modes write alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plr.adapters import adapters
+from plr.adapters.peft import name_base
+from plr.bases.given_adapters import bears
+from plr.bases.load import Loaded
+from plr.bases.named import public_name
+from plr.bases.resolve import model_path
+from plr.core.fingerprint import JsonObject
+from plr.core.runtime import Runtime
+from plr.core.specs import GivenBase, Quantize, Restore, Source, Train
+from plr.core.store import Store
+from plr.gptq.experts import join
+from plr.lm.classify import probe
+from plr.restoration.attach import Attachment, probe_texts
+from plr.tasks import HeadSpec
+from plr.tasks.data.rows import head_of
+
+__all__ = ["NAME", "Restoration", "copy_adapter", "proof", "trained_head", "write_dense"]
+
+NAME = "restored"
+"""Name of the adapter on a base while it is restored."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A Restore step at work: what a builder reads, and where it writes."""
+
+    step: Restore
+    adapter: Path
+    """The trained adapter."""
+    folder: Path
+    """Destination of the served files."""
+    store: Store
+    runtime: Runtime
+    on_progress: Callable[[int, int], None] | None = None
+
+    @property
+    def exact(self) -> Runtime:
+        """The runtime in which weights are added up: float32."""
+        return self.runtime.model_copy(update={"kernel": "dequantized", "dtype": "float32"})
+
+
+def trained_head(step: Restore) -> HeadSpec | None:
+    """Find the classification head that the adapter brings, if any."""
+    return None if step.adapter.task is None else head_of(step.adapter.task)
+
+
+def proof(attached: Attachment) -> JsonObject:
+    """Record that an adapter acts."""
+    return {"largest_logit_change": attached.change, **attached.partial}
+
+
+def copy_adapter(
+    work: Restoration, base: Source | Quantize | GivenBase, folder: Path, *, leave: tuple[str, ...] = ()
+) -> None:
+    """Copy the adapter as it was trained to `folder`, but for the files in `leave`, and name `base` in its configuration."""
+    for file in work.adapter.iterdir():
+        own = isinstance(work.step.adapter, Train) or bears(file.name)
+        if file.is_file() and file.name not in ("manifest.json", *leave) and own:
+            shutil.copy2(file, folder / file.name)
+    if (folder / "adapter_config.json").is_file():
+        name_base(folder, *public_name(base))
+
+
+def write_dense(work: Restoration, loaded: Loaded, attached: Attachment) -> JsonObject:
+    """Merge the adapter on a dense base in float32, and write that in the dtype of the source checkpoint."""
+    step = work.step
+    texts = probe_texts(step)
+    before = probe(attached.model, loaded.tokenizer, texts)
+    dense: Any = adapters.get(step.adapter.adapter.method).merge(attached.model)
+    join(dense)
+    dtype = _source_dtype(step)
+    dense.to(dtype)
+    dense.config.dtype = dtype
+    dense.save_pretrained(work.folder)
+    loaded.tokenizer.save_pretrained(work.folder)  # pyright: ignore[reportUnknownMemberType]
+    difference = before.change(probe(dense.float(), loaded.tokenizer, texts))
+    return {
+        **proof(attached),
+        "largest_merge_difference": difference,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _source_dtype(step: Restore) -> torch.dtype:
+    ref = step.base.model
+    if ref.kind == "gguf":
+        return torch.bfloat16
+    config = json.loads((model_path(ref) / "config.json").read_text())
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
