@@ -110,11 +110,11 @@ class RestoreOptions(GivenOptions, total=False):
     merge: bool
     """Write a dense checkpoint with the adapter merged in."""
     t: float | None
-    """Of `path`: the place between the two bases, 0 to 1; chosen on validation rows if left out."""
+    """Place between the two bases, 0 to 1 (mode `path`); chosen on validation rows if left out."""
     scale: float | None
-    """Of `path`, `scale`, `correct` and `auto`: the factor of the adapter; chosen if left out. Without a mode it means `scale`."""
+    """Factor of the adapter (`path`, `scale`, `correct`, `auto`); chosen if left out. Without a mode it means `scale`."""
     correct: int | None
-    """Of `correct` and `auto`: the rank of the correction (32). Without a mode it means `correct`."""
+    """Rank of the correction (`correct`, `auto`; 32). Without a mode it means `correct`."""
     select_rows: int | None
     """Validation rows that choose (64; of `auto` 1,000, of which half certify)."""
     task: str | None

@@ -16,6 +16,7 @@ SECTIONS = {
     "QuantizeConfig": "`quantize`",
     "TrainSpec": "`train`",
     "EvaluateConfig": "`evaluate`",
+    "CorrectionKnobs": "`correction`",
     "Runtime": "`runtime`",
     "HubPart": "`hub`",
 }

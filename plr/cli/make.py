@@ -225,6 +225,9 @@ def restore(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Attach although the provenance does not agree.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what every mode serves and which to take, and make nothing.")
+    ] = False,
     output: Output = None,
     device: Device = "auto",
     offline: Offline = False,
@@ -235,6 +238,12 @@ def restore(
     Example: [bold]plr restore --bits 16 --merge -o served[/bold]
     """
     here = lab(device, offline)
+    if explain:
+        k = None
+        if adapter is not None:
+            k = here.trained(adapter, model=model, source=source, trained_on=trained_on).trained_bits or None
+        _explain(k, 16 if bits is None and k is not None else bits, as_json=as_json)
+        return
     step = here.restored(
         adapter,
         bits,
@@ -256,6 +265,26 @@ def restore(
         allow_mismatch=allow_mismatch,
     )
     finish(step, here, output=output, as_json=as_json)
+
+
+def _explain(k: int | None, ell: int | None, *, as_json: bool) -> None:
+    """Print the table of modes, for an adapter of k bits on l where both are known."""
+    from plr.cli.show import console, emit
+    from plr.core.modes import EXPLAINED, RECOMMENDED, explained
+
+    rows = explained(k, ell)
+    if as_json:
+        emit({"modes": [dict(zip(EXPLAINED, row, strict=True)) for row in rows], "recommended": RECOMMENDED})
+        return
+    from rich.table import Table
+
+    table = Table(*(head for head in EXPLAINED if head != "fits" or rows[0][-1]), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
+    out = console()
+    out.print(table)
+    out.print()
+    out.print(RECOMMENDED, highlight=False)
 
 
 @app.command("eval")

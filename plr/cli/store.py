@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -62,12 +62,32 @@ def show(
     if record.kind == "base":
         print_base(out, artifact)
         metrics = {name: value for name, value in metrics.items() if name not in HANDLED}
+    if metrics.get("serves") is not None:
+        print_restored(tell, metrics)
+        metrics = {name: value for name, value in metrics.items() if name not in RESTORED}
     for name, value in _facts(metrics):
         tell(f"  {name:12} {value}")
     for name, file in record.files.items():
         tell(f"  file         {name}  {size(file.size)}")
     tell(f"  everything   {artifact.path / MANIFEST}")
     print_files(drawn, "  plot         ")
+
+
+RESTORED = ("serves", "t", "scale", "curve", "candidates", "best", "verdict", "sentence", "chosen_on")
+"""Metrics of a corrected restoration that are printed as a table."""
+
+
+def print_restored(tell: Callable[[str], None], metrics: Mapping[str, Any]) -> None:
+    """Print what a corrected restoration serves, and the points that it was chosen among."""
+    from plr.report.figures.curves import curve_rows, restored_words
+
+    tell(f"  serves       {restored_words(metrics)}")
+    for candidate in metrics.get("candidates", []):
+        right = "-" if candidate["exact"] is None else f"{100 * candidate['exact']:.1f} %"
+        point = f"t {candidate['t']:g}, s {candidate['scale']:g}"
+        tell(f"  candidate    {candidate['mode']:8} {point:14} right {right:>8}  loss {candidate['loss']:.4f}")
+    for t, scale, loss, right in curve_rows(metrics):
+        tell(f"  tried        t {t:5} s {scale:5} loss {loss}  right {right}")
 
 
 def _draw(artifact: Artifact, file: Path) -> list[Path]:

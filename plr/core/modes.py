@@ -11,7 +11,20 @@ from typing import Literal
 
 from plr.errors import UnknownNameError, UsageError
 
-__all__ = ["MERGED", "MODES", "Mode", "asked_modes", "grid_modes", "mode_of", "modes_help", "plain_mode", "plain_modes"]
+__all__ = [
+    "EXPLAINED",
+    "MERGED",
+    "MODES",
+    "RECOMMENDED",
+    "Mode",
+    "asked_modes",
+    "explained",
+    "grid_modes",
+    "mode_of",
+    "modes_help",
+    "plain_mode",
+    "plain_modes",
+]
 
 Bits = Callable[[int, int], bool]
 """(k, l) -> whether."""
@@ -52,6 +65,10 @@ class Mode:
     """True if it may multiply the adapter by a factor."""
     dense_at_16: bool = False
     """True if a dense checkpoint is served at 16 bits, whatever `writes` says of fewer."""
+    size: str = ""
+    """The files that are served, in a few words."""
+    served_by: str = ""
+    """Tools that serve adapters in this way."""
 
     @property
     def checkpoint(self) -> bool:
@@ -80,7 +97,16 @@ class Mode:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("restore", "Wl + dW", "", "adapter", plain=True, grid=lambda k, ell: k != ell),
+        Mode(
+            "restore",
+            "Wl + dW",
+            "",
+            "adapter",
+            plain=True,
+            grid=lambda k, ell: k != ell,
+            size="l-bit base, adapter",
+            served_by="Unsloth, LLaMA-Factory, litgpt (l = 16)",
+        ),
         Mode(
             "keep",
             "Wk + dW",
@@ -90,6 +116,8 @@ MODES: dict[str, Mode] = {
             implied=True,
             own_base=True,
             grid=lambda k, ell: k == ell,
+            size="k-bit base, adapter",
+            served_by="PEFT, vLLM on a GPTQ or bitsandbytes base",
         ),
         Mode(
             "roundtrip",
@@ -98,6 +126,8 @@ MODES: dict[str, Mode] = {
             "dense",
             own_base=True,
             grid=lambda k, ell: k == ell < 16,
+            size="16-bit checkpoint",
+            served_by="Axolotl's merge, torchtune",
         ),
         Mode(
             "requantize",
@@ -109,6 +139,8 @@ MODES: dict[str, Mode] = {
             fits=lambda k, ell: ell < 16,
             misfit="quantizes nothing",
             advice="use --merge",
+            size="l-bit checkpoint",
+            served_by="whoever merges and quantizes for serving",
         ),
         Mode(
             "path",
@@ -122,6 +154,8 @@ MODES: dict[str, Mode] = {
             knobs=("t", "scale", "rows", "seed"),
             both_bases=True,
             scales=True,
+            size="16-bit checkpoint",
+            served_by="plr",
         ),
         Mode(
             "scale",
@@ -131,6 +165,8 @@ MODES: dict[str, Mode] = {
             grid=lambda k, ell: k != ell,
             knobs=("scale", "rows", "seed"),
             scales=True,
+            size="l-bit base, adapter",
+            served_by="any server of PEFT's format",
         ),
         Mode(
             "correct",
@@ -144,6 +180,8 @@ MODES: dict[str, Mode] = {
             knobs=("scale", "rank", "calibration_rows", "seed"),
             both_bases=True,
             scales=True,
+            size="l-bit base, larger adapter",
+            served_by="any server of PEFT's format",
         ),
         Mode(
             "auto",
@@ -158,6 +196,8 @@ MODES: dict[str, Mode] = {
             both_bases=True,
             scales=True,
             dense_at_16=True,
+            size="16-bit checkpoint; below 16 a base, adapter",
+            served_by="plr",
         ),
     )
 }
@@ -202,6 +242,27 @@ def grid_modes(asked: tuple[str, ...], k: int, ell: int) -> Iterator[str]:
     for mode in MODES.values():
         if mode.grid(k, ell) and (mode.implied or mode.name in asked):
             yield mode.name
+
+
+EXPLAINED = ("mode", "serves", "files", "who serves so", "fits")
+"""Heads of the columns of `explained`."""
+RECOMMENDED = (
+    "Recommended: auto, where the adapter's task has validation rows. It keeps the adapter on its own base unless another mode is "
+    "certified, on rows that did not choose it, to lose no more than a point. Without rows: keep. Restoring as it is (restore) "
+    "loses most where k is smallest; what was measured stands in docs/restoration.md."
+)
+
+
+def explained(k: int | None = None, ell: int | None = None) -> list[tuple[str, ...]]:
+    """List a row of `EXPLAINED` for every mode; with k and l, `fits` says whether it can be asked for there."""
+    rows: list[tuple[str, ...]] = []
+    for mode in MODES.values():
+        fits = (
+            "" if k is None or ell is None else "yes" if mode.fits(k, ell) and (not mode.own_base or k == ell) else "no"
+        )
+        serves = f"{mode.serves}: {mode.words}" if mode.words else mode.serves
+        rows.append((mode.name, serves, mode.size, mode.served_by, fits))
+    return rows
 
 
 def modes_help() -> str:

@@ -656,7 +656,8 @@ class Evaluate(Step, EvaluationKnobs, frozen=True):
     """The score of a base, alone or with an adapter, on one split of a task.
 
     `VERSION` is raised too when a task gets a metric or results hold more: results are made anew, and bases and adapters, whose
-    identity has the task's version in it, are kept. 2: SQL is executed, every result has the protocol of its run.
+    identity has the task's version in it, are kept. 2: SQL is executed, every result has the protocol of its run. What the pass of
+    the answer loss measures beside it came without a new version: a result of before has less, and nothing else.
     """
 
     VERSION = 2

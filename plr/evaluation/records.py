@@ -14,9 +14,23 @@ from plr.evaluation.protocol import GenerationSettings, ProtocolRecord
 from plr.evaluation.samples import document_of
 from plr.tasks import Example
 
-__all__ = ["ANSWER_LOSS", "HeadRecord", "MetricRecord", "Sample", "Scored", "TaskSettings", "summary"]
+__all__ = [
+    "ANSWER_LOSS",
+    "FORCED_EXACT",
+    "P_GOLD",
+    "HeadRecord",
+    "MetricRecord",
+    "Sample",
+    "Scored",
+    "TaskSettings",
+    "summary",
+]
 
 ANSWER_LOSS = "answer_loss"
+FORCED_EXACT = "exact_match,teacher-forced"
+"""1 where every token of the gold answer and the end are the likeliest after what stands before them: greedy exact match."""
+P_GOLD = "p_gold"
+"""Probability of the whole gold answer."""
 
 
 class MetricRecord(TypedDict):

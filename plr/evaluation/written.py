@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from plr.errors import ModelError
 from plr.evaluation.cell import OpenCell
 from plr.evaluation.protocol import generation_settings, protocol_record
-from plr.evaluation.records import Sample, Scored, TaskSettings, summary
+from plr.evaluation.records import FORCED_EXACT, P_GOLD, Sample, Scored, TaskSettings, summary
 from plr.evaluation.writers import Writer
 from plr.lm import AnswerLoss, Generation
 from plr.tasks import Response, outcomes
@@ -84,7 +84,7 @@ def _answered(
                 arguments=[prompt, settings],
                 response=answer.text,
                 answer=answer.text,
-                scores={name: score.value for name, score in scores.items()},
+                scores={name: score.value for name, score in scores.items()} | _forced(loss),
                 loss=loss.mean,
                 answers={name: score.answer for name, score in scores.items()},
                 explanations=explanations,
@@ -97,6 +97,11 @@ def _answered(
     return samples
 
 
+def _forced(loss: AnswerLoss) -> dict[str, float | None]:
+    """Score the gold answer itself, from the pass that measured its loss."""
+    return {FORCED_EXACT: float(loss.exact), P_GOLD: math.exp(-loss.nll)}
+
+
 def _unanswered(cell: OpenCell, prompts: Sequence[str], losses: Sequence[AnswerLoss]) -> list[Sample]:
     """Record each row with its loss alone."""
     return [
@@ -105,7 +110,7 @@ def _unanswered(cell: OpenCell, prompts: Sequence[str], losses: Sequence[AnswerL
             arguments=[prompt, row.target],
             response=None,
             answer=None,
-            scores={},
+            scores=_forced(loss),
             loss=loss.mean,
             explanations={},
             nll=loss.nll,

@@ -19,6 +19,7 @@ from plr.report.advice import ADVICE_HEAD, Advice, advice_notes, advice_rows, ad
 from plr.report.bases import GATE_HEAD, BaseGate, answers_text, gate_rows, severity
 from plr.report.cells import Line, ResultSet
 from plr.report.figures.blocks import blocks_section
+from plr.report.figures.curves import Restored, curves_section
 from plr.report.figures.page import sections
 from plr.report.figures.svg import svg_style
 from plr.report.metrics import LOSS, show_entry
@@ -63,6 +64,7 @@ def report_html(
     timings: Sequence[Mapping[str, object]],
     bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
+    restored: Sequence[Restored] = (),
     found: Sequence[Contrast] | None = None,
     advice: Advice | None = None,
 ) -> str:
@@ -74,6 +76,7 @@ def report_html(
         timings: one mapping a row, the union of their keys as columns.
         bases: for each quantized base its `name` and the `gate` of its manifest; none, and the section is left out.
         sparse: the study's sparse adapters, whose block scores are drawn; none, and the section is left out.
+        restored: the study's corrected restorations, whose curves are drawn; none, and the section is left out.
         found: `contrasts` of the same cells, if already computed.
         advice: where the cells are the candidates of one: its sentence and table stand first, and its place is marked.
     """
@@ -107,6 +110,7 @@ def report_html(
         tables=_tables(results),
         base_head=(*GATE_HEAD[1:], "answer loss, nats"),
         bases=[line for base in bases for line in _base_lines(base)],
+        curves=curves_section(restored),
         blocks=blocks_section(sparse),
         machine=MACHINE,
         limits=[*sample_words(results), *detectable_words(results)],

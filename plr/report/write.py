@@ -9,13 +9,14 @@ from pathlib import Path
 from plr.adapters.sparse.reading import SparseAdapter, sparse_adapters
 from plr.core.files import write_atomic
 from plr.core.provenance import provenance
-from plr.core.specs import Quantize
-from plr.core.store import Store
+from plr.core.specs import Quantize, Restore, Step
+from plr.core.store import Artifact, Store
 from plr.engines.plan import closure
 from plr.report.advice import Advice, advice_json
 from plr.report.bases import BaseGate
 from plr.report.cells import ResultSet
 from plr.report.compare import write_compare
+from plr.report.figures.curves import Restored
 from plr.report.html import report_html
 from plr.report.results import contrasts, write_csv
 from plr.report.table import table_md
@@ -51,7 +52,17 @@ def write_study(study: Study, store: Store, folder: Path, failed: Mapping[str, s
             if isinstance(step, Quantize) and "gate" in one.metrics
         ],
         sparse=sparse_adapters(steps, store),
+        restored=_restored(stored),
     )
+
+
+def _restored(stored: Sequence[tuple[Step, Artifact]]) -> list[Restored]:
+    """Select the restorations that were corrected."""
+    return [
+        {"name": step.label, "metrics": one.metrics}
+        for step, one in stored
+        if isinstance(step, Restore) and step.correction is not None
+    ]
 
 
 def write_advice(advice: Advice, store: Store, folder: Path) -> dict[str, Path]:
@@ -76,6 +87,7 @@ def write_advice(advice: Advice, store: Store, folder: Path) -> dict[str, Path]:
             for step, one in stored
             if isinstance(step, Quantize) and "gate" in one.metrics
         ],
+        restored=_restored(stored),
         advice=advice,
     )
     paths["json"] = folder / "advice.json"
@@ -93,12 +105,13 @@ def write_report(
     timings: Sequence[Mapping[str, object]],
     bases: Sequence[BaseGate] = (),
     sparse: Sequence[SparseAdapter] = (),
+    restored: Sequence[Restored] = (),
     advice: Advice | None = None,
 ) -> dict[str, Path]:
     """Write the three files into `folder`, each whole or not at all, and return them as csv, table and html.
 
     `cells` come in the order in which models, tasks and adapters are to appear; failed ones belong among them. `bases`,
-    `sparse` and `advice`: see `report_html`.
+    `sparse`, `restored` and `advice`: see `report_html`.
     """
     results = ResultSet(cells)
     pairs = contrasts(results)
@@ -112,6 +125,7 @@ def write_report(
         timings=timings,
         bases=bases,
         sparse=sparse,
+        restored=restored,
         found=pairs,
         advice=advice,
     )

@@ -57,7 +57,7 @@ def _matrices_of(layers: Mapping[str, nn.Module]) -> High:
 
 
 class Felt:
-    """What is felt of a base change: H by layer, and the k-bit layers it was measured at."""
+    """The change of a base as its layers feel it: H by layer, and the k-bit layers it was measured at."""
 
     def __init__(self, low: Mapping[str, nn.Module], moments: Mapping[str, Tensor]) -> None:
         self.low, self.moments = low, moments
@@ -101,7 +101,8 @@ def rescaled(adapter: Path, folder: Path, factor: float) -> None:
     if "lora_alpha" not in config:
         raise ModelError(f"{adapter} has no lora_alpha", expected="an adapter of lora, or of a method built on it")
     config["lora_alpha"] *= factor
-    config["alpha_pattern"] = {name: alpha * factor for name, alpha in (config.get("alpha_pattern") or {}).items()}
+    alphas: dict[str, float] = dict(config.get("alpha_pattern") or {})
+    config["alpha_pattern"] = {name: alpha * factor for name, alpha in alphas.items()}
     write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -126,7 +127,7 @@ def write_corrected(
     tensors = load_file(adapter / WEIGHTS)
     pairs, rest = _pairs(tensors, adapter)
     scale: float = 1.0 if correction.scale is None else correction.scale
-    own = {name: _scaled(config, name, pair) for name, pair in pairs.items()}
+    own: dict[str, tuple[Tensor, Tensor]] = {name: _scaled(config, name, pair) for name, pair in pairs.items()}
     rank = max((a.shape[0] for a, _ in own.values()), default=0) + correction.rank
     ranks = {name: rank - (own[name][0].shape[0] if name in own else 0) for name in felt.low}
     factors, record = felt.factors(_matrices_of(others), ranks, seed=correction.seed, on_progress=on_progress)
@@ -191,7 +192,7 @@ def _scaled(config: JsonObject, name: str, pair: tuple[Tensor, Tensor]) -> tuple
     from peft.utils.other import get_pattern_key
 
     a, b = pair
-    alphas: dict[str, float] = config.get("alpha_pattern") or {}
+    alphas: dict[str, float] = dict(config.get("alpha_pattern") or {})
     alpha: float = alphas.get(get_pattern_key([*alphas], name)) or config["lora_alpha"]
     rank = a.shape[0]
     return a.float(), b.float() * (alpha / (rank**0.5 if config.get("use_rslora") else rank))

@@ -139,6 +139,7 @@ KNOWN: Mapping[str, Metric] = {
         *(Metric(name, PERCENT) for name in _FRACTIONS),
         *(Metric(name, PERCENT, of_numbers=True) for name in ("pearson", "spearman")),
         ANSWER_LOSS,
+        Metric("p_gold", PERCENT),
         Metric("perplexity", higher_is_better=False, digits=2),
     )
 }

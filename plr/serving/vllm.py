@@ -181,9 +181,12 @@ class VllmEngine:
             check_some(prompt, name)
         texts = [prompt + target for prompt, target in encoded]
         check_room(texts, self.max_model_len, 1, names=names)
-        terms = self._logprobs(texts, self._request(adapter))
+        read = self._read(texts, self._request(adapter))
         counts = [len(target) for _, target in encoded]
-        return [AnswerLoss(-math.fsum(row[-n:]), n) for row, n in zip(terms, counts, strict=True)]
+        return [
+            AnswerLoss(-math.fsum(term for term, _ in row[-n:]), n, all(likeliest for _, likeliest in row[-n:]))
+            for row, n in zip(read, counts, strict=True)
+        ]
 
     def adapter_change(self, pairs: Sequence[tuple[str, str]], adapter: Path | str) -> float:
         """Measure the largest change, in nats, that `adapter` makes to the log-probability of a token of `pairs`.
@@ -241,11 +244,16 @@ class VllmEngine:
 
     def _logprobs(self, texts: list[list[int]], request: object) -> list[list[float]]:
         """Compute of each text the log-probabilities of its tokens after the first."""
+        return [[term for term, _ in row] for row in self._read(texts, request)]
+
+    def _read(self, texts: list[list[int]], request: object) -> list[list[tuple[float, bool]]]:
+        """Compute of each text, for each token after the first, its log-probability, and whether it is the likeliest (rank 1)."""
         done = self._run(texts, {"max_tokens": 1, "prompt_logprobs": 0}, request, None)
-        return [
-            [output.prompt_logprobs[at][ids[at]].logprob for at in range(1, len(ids))]
+        found = [
+            [output.prompt_logprobs[at][ids[at]] for at in range(1, len(ids))]
             for ids, output in zip(texts, done, strict=True)
         ]
+        return [[(one.logprob, one.rank == 1) for one in row] for row in found]
 
     def _cut(self, ids: list[int], stops: StopStrings) -> int | None:
         """Count the `ids` up to the token that completes the first stop string."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from plr.core.fingerprint import JsonObject
 from plr.core.runtime import Runtime
-from plr.core.specs import BITS, Calibration, Evaluate, Quantization, TaskSpec, TrainSpec
+from plr.core.specs import BITS, Calibration, CorrectionKnobs, Evaluate, Quantization, TaskSpec, TrainSpec
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyConfig, TaskConfig, TestConfig
 from plr.tasks.file.schema import HubPart, TaskFile
 
@@ -33,6 +33,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     QuantizeConfig,
     TrainSpec,
     EvaluateConfig,
+    CorrectionKnobs,
     Runtime,
     TaskFile,
     HubPart,

@@ -110,7 +110,7 @@ def test_a_prompt_without_room_for_an_answer_is_named(lab: Lab, tmp_path: Path) 
 
 
 def test_a_loss_that_is_no_number_is_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    nan = [AnswerLoss(1.0, 2), AnswerLoss(float("nan"), 2)]
+    nan = [AnswerLoss(1.0, 2, exact=False), AnswerLoss(float("nan"), 2, exact=False)]
     monkeypatch.setattr("plr.evaluation.writers.answer_loss", lambda *_, **__: nan)
     with pytest.raises(ModelError, match=r"loss of row test-\d+ is nan"):
         lab.make(of_math(lab, lab.base(bits=16), limit=2, max_new_tokens=3))

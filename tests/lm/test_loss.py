@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
+from plr.bases.load import load_source
 from plr.errors import DataError
-from plr.lm import AnswerLoss, answer_loss, encode_pair, perplexity
-from plr.lm.loss import _batches
+from plr.lm import AnswerLoss, answer_loss, encode_pair, generate, perplexity
+from plr.lm.loss import _batches, _losses
 from plr.lm.tokens import encode_prompt
+from plr.study.resolve import Resolver
+from plr.tasks.data.rows import load_split
 
 PAIRS = [
     ("ab", "c"),
@@ -28,6 +31,12 @@ def naive(model, ids: list[int], count: int) -> float:
     return -sum(log_probabilities[at - 1, ids[at]].item() for at in range(len(ids) - count, len(ids)))
 
 
+@torch.no_grad()
+def naive_exact(model, ids: list[int], count: int) -> bool:
+    likeliest = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].argmax(-1).tolist()
+    return likeliest[len(ids) - count - 1 : -1] == ids[len(ids) - count :]
+
+
 @pytest.mark.parametrize(
     "family", ["llama", "qwen2", "gemma2", "gpt-neox", "opt", "gpt2", "mistral-window", "bloom", "mamba"]
 )
@@ -39,6 +48,47 @@ def test_answer_loss_is_the_naive_loss_of_each_row(family, budget, make_model, t
         prompt_ids, target_ids = encode_pair(tokenizer, prompt, target)
         assert loss.tokens == len(target) + 1, "EOS counts"
         assert loss.nll == pytest.approx(naive(model, prompt_ids + target_ids, len(target_ids)), rel=1e-5)
+        assert loss.exact == naive_exact(model, prompt_ids + target_ids, len(target_ids))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mamba"])
+@pytest.mark.parametrize("budget", [1, 64, 4096])
+def test_a_row_is_exact_where_the_model_would_write_it(family, budget, make_model, make_tokenizer):
+    """Greedy continuations, whose last token is taken for the end, and the same with another token at one place."""
+    model, tokenizer = make_model(family), make_tokenizer(bos=False)
+    rows, expected = [], []
+    for prompt, wrong in zip("abcdefghijkl", [None, 0, 1, 2] * 3, strict=True):
+        ids = tokenizer(prompt * (2 + ord(prompt) % 5)).input_ids
+        for _ in range(3):
+            ids = [*ids, int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+        if wrong is not None:
+            ids[len(ids) - 3 + wrong] = (ids[len(ids) - 3 + wrong] + 1) % model.config.vocab_size
+        rows.append((ids, 3))
+        expected.append(wrong is None)
+    read = _losses(model, rows, budget, None)
+    assert [exact for _, exact in read] == expected
+
+
+def test_of_equals_the_first_is_the_likeliest(llama, tokenizer):
+    """A table of one row: greedy decoding takes the first token of all equals, and so does the measure."""
+    torch.nn.init.zeros_(llama.lm_head.weight)
+    first, other = _losses(llama, [([3, 0], 1), ([3, 1], 1)], 64, None)
+    assert first[1]
+    assert not other[1]
+
+
+def test_exact_is_what_generation_writes():
+    """The embedded base, whose answers end by themselves: each is exact as it was written, and not with its last word left out."""
+    resolver = Resolver(offline=True)
+    loaded = load_source(resolver.model("embedded:tiny"), dtype=torch.float32, device="cpu")
+    prompts = [row.prompt for row in load_split(resolver.task("tiny_math"), "test").examples[:40]]
+    written = generate(loaded.model, loaded.tokenizer, prompts, max_new_tokens=64)
+    pairs = [(prompt, answer.text) for prompt, answer in zip(prompts, written, strict=True) if answer.ended]
+    assert len(pairs) >= 30
+    assert all(loss.exact for loss in answer_loss(loaded.model, loaded.tokenizer, pairs))
+    cut = [(prompt, text.rpartition("\n")[0]) for prompt, text in pairs]
+    assert not any(loss.exact for loss in answer_loss(loaded.model, loaded.tokenizer, cut))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "opt", "gpt2", "mistral-window", "mamba"])
@@ -70,7 +120,7 @@ def test_without_bos_the_first_token_is_context(make_tokenizer, llama):
 
 
 def test_mean_is_nats_a_token():
-    assert AnswerLoss(nll=6.0, tokens=4).mean == 1.5
+    assert AnswerLoss(nll=6.0, tokens=4, exact=False).mean == 1.5
 
 
 def test_output_layer_sees_the_targets_only(llama, tokenizer):

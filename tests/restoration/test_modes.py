@@ -126,7 +126,7 @@ def test_the_help_of_the_command_line_lists_it() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     text = "".join(shown.replace("│", "").split())
     assert "halfway:W16+dW/2(half)" in text
-    assert "requantize|halfway" in text
+    assert "auto|halfway" in text
 
 
 def test_an_unknown_mode_is_answered_with_the_nearest(tmp_path: Path) -> None:

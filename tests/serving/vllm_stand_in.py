@@ -116,7 +116,10 @@ class LLM:
         if params.prompt_logprobs is not None:
             table = model(input_ids=ids).logits[0].float().log_softmax(-1)
             after = zip(prompt[1:], table[:-1], strict=True)
-            logprobs = [None, *({t: SimpleNamespace(logprob=float(row[t]))} for t, row in after)]
+            logprobs = [
+                None,
+                *({t: SimpleNamespace(logprob=float(row[t]), rank=1 + int((row > row[t]).sum()))} for t, row in after),
+            ]
         model.generation_config.eos_token_id = None
         made = model.generate(
             input_ids=ids,
