@@ -126,7 +126,7 @@ def test_a_scaled_adapter_is_the_adapter_times_the_factor(lab: Lab, trained: Tra
 def test_a_correction_takes_back_the_best_part_of_the_change(
     lab: Lab, trained: Train, bits: int, scale: float | None
 ) -> None:
-    """What is added to the adapter is -U U^T E, U of the rank that is left; and it takes more of E x than the same rank of plain SVD."""
+    """The part that is added to the adapter is -U U^T E, U of the rank that the layer has left."""
     restored = lab.restore(trained, bits, mode="correct", correct=8, scale=scale)
     step = lab.store.identify(restored)
     assert isinstance(step, Restore)

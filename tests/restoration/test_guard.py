@@ -66,7 +66,7 @@ def test_a_clearly_lower_loss_certifies_where_no_row_is_lost_on_balance() -> Non
 
 
 def test_choosing_among_equals_gains_nothing_on_the_rows_that_certify() -> None:
-    """Five candidates that are right on 40 % of the rows by chance: the best looks better than keep where it was chosen, and only there."""
+    """Five candidates, right on 40 % of the rows by chance: the best looks better than keep where it was chosen, and only there."""
     rng = random.Random(0)
     looks = gains = 0.0
     trials, n = 200, 200
