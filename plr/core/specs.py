@@ -18,7 +18,7 @@ workers, micro-batch) is `plr.core.runtime.Runtime` and never here.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
@@ -247,6 +247,8 @@ class TrainSpec(Spec, frozen=True):
     `batch_size` is rows per optimizer step over all devices; how it is cut into micro-batches is Runtime's.
     """
 
+    LATER = frozenset({"compensate", "mix", "rotate", "rotate_every"})
+
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak rate. One that comes from a preset is LoRA's, times the method's own factor."""
     batch_size: int = Field(default=32, ge=1)
@@ -279,6 +281,22 @@ class TrainSpec(Spec, frozen=True):
     """State of the adapter that is kept: the one with the lowest validation loss, or the last."""
     seed: Seed = 0
     """Seed of the adapter's start and of the order of rows; in a study `seeds` sets it."""
+    compensate: int = Field(default=0, ge=0)
+    """Rank of the leading part of W_16 - W_k that lies frozen beside a k-bit base while a LoRA is trained; 0: none."""
+    mix: bool = False
+    """Train between the k-bit base and the source: at a random place each step and layer. Both are in memory."""
+    rotate: int = Field(default=0, ge=0)
+    """Train on this many quantizations of one width in turn, each calibrated on another draw; 0 and 1: on the one."""
+    rotate_every: int = Field(default=8, ge=1)
+    """Optimizer steps on one of them before the next."""
+
+    @model_validator(mode="after")
+    def _one_exposure(self) -> Self:
+        on = {"compensate": self.compensate > 0, "mix": self.mix, "rotate": self.rotate > 1}
+        asked = [name for name, value in on.items() if value]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} exclude each other: give one")
+        return self
 
 
 class Kind(NamedTuple):
@@ -467,8 +485,23 @@ class Train(Step, frozen=True):
     """Type of the computation; every plan names it. None: as made before it was named, in whatever dtype that was."""
 
     @property
+    def bases(self) -> tuple[Source | Quantize | GivenBase, ...]:
+        """The bases that it is trained on in turn, its own first; each other one has another calibration draw and grid."""
+        base = self.base
+        if self.train.rotate < 2 or not isinstance(base, Quantize):
+            return (base,)
+        own = base.quantization
+        grids = [own.grid, *(grid for grid in get_args(GridSearch) if grid != own.grid)]
+        others: list[Quantize] = []
+        for turn in range(1, self.train.rotate):
+            drawn = own.calibration and own.calibration.model_copy(update={"seed": own.calibration.seed + turn})
+            changed = {"calibration": drawn, "grid": grids[turn % len(grids)]}
+            others.append(Quantize(source=base.source, quantization=own.model_copy(update=changed)))
+        return (base, *others)
+
+    @property
     def inputs(self) -> tuple[Step, ...]:
-        return _stored(self.base)
+        return tuple(step for base in self.bases for step in _stored(base))
 
     @property
     def label(self) -> str:
@@ -616,9 +649,14 @@ class Restore(Step, frozen=True):
         return self.form.checkpoint
 
     @property
+    def compensated(self) -> bool:
+        """True if a part of the base is served that was frozen beside it in training, on the base it belongs to."""
+        return isinstance(self.adapter, Train) and self.adapter.train.compensate > 0 and self.adapter.base == self.base
+
+    @property
     def made(self) -> bool:
         """True if what is served lies in its own artifact: a checkpoint, or an adapter that is not as it was trained."""
-        return self.form.checkpoint or bool(self.form.knobs)
+        return self.form.checkpoint or bool(self.form.knobs) or self.compensated
 
     @property
     def inputs(self) -> tuple[Step, ...]:

@@ -24,14 +24,21 @@ from plr.restoration.tuned import (
     Between,
     Stage,
     felt_by,
-    own_base,
     plain,
     put_on,
     put_on_line,
     settings_of,
     write_correction,
 )
-from plr.restoration.work import NAME, Restoration, copy_adapter, proof, trained_head, write_dense
+from plr.restoration.work import (
+    NAME,
+    Restoration,
+    copy_adapter,
+    own_base,
+    proof,
+    trained_head,
+    write_dense,
+)
 
 __all__ = ["corrected", "guarded", "on_path", "scaled"]
 
@@ -152,8 +159,7 @@ def _serve(work: Restoration, chosen: Candidate, place: Path) -> JsonObject:
         _write_scaled(work, chosen.scale)
     else:
         copy_adapter(work, base, work.folder)
-    folder = work.folder
-    return proof(put_on(work, base, work.runtime, folder).attached)
+    return proof(put_on(work, base, work.runtime, work.folder).attached)
 
 
 def _write_on_path(work: Restoration, t: float, scale: float) -> JsonObject:

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from plr.bases.quantize import taken_apart
 from plr.errors import ModelError
 from plr.quantizers import densify, is_quantized_layer
 from plr.quantizers.base import named_modules
 from plr.quantizers.layers import dense_layer
+from plr.restoration.compensation import Factors, sum_of
+from plr.restoration.lowrank import matrix_of
 
 __all__ = ["Line", "k_bit_layers", "set_scale"]
 
@@ -33,8 +36,10 @@ class Line:
     Of the k-bit end only the codes are kept and a layer of it is dequantized at a time: two dense models are in memory, not three.
     """
 
-    def __init__(self, low: Any, high: Any) -> None:
+    def __init__(self, low: Any, high: Any, frozen: Factors | None = None) -> None:
         """Make the k-bit base `low` dense, in place, to be moved towards `high`, of which the weights of the same layers are kept.
+
+        `frozen` is a compensation that belongs to the k-bit end.
 
         Raises:
             ModelError: no k-bit layer, or one that the other base does not have or has in another shape.
@@ -50,7 +55,7 @@ class Line:
         densify(low)
         self.layers: dict[str, Any] = {}
         """Layers of the model that moves."""
-        self.high: dict[str, Any] = {}
+        self.high: dict[str, nn.Module] = {}
         """Layers of the other end."""
         for name in self.low:
             layer: Any = low.get_submodule(name)
@@ -61,7 +66,9 @@ class Line:
                     expected="two bases of one source model",
                 )
             self.layers[name], self.high[name] = layer, other
-        self.t = 0.0
+        self.frozen = frozen or {}
+        self.t = -1.0  # nowhere yet
+        self.move(0.0)
 
     @torch.no_grad()
     def move(self, t: float) -> None:
@@ -79,7 +86,16 @@ class Line:
     def _ends(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         for name, module in self.low.items():
             start: Any = dense_layer(module)
-            yield name, start.weight, _dense(self.high[name]).weight
+            yield name, with_compensation(start, self.frozen, name), _dense(self.high[name]).weight
+
+
+def with_compensation(layer: Any, frozen: Factors, name: str) -> Tensor:
+    """Return the weight of a dense layer, in its own layout, with the compensation that belongs to it."""
+    if name not in frozen:
+        return layer.weight
+    whole = matrix_of(layer)
+    whole = whole + sum_of(frozen, name, whole)
+    return (whole.T if isinstance(layer, Conv1D) else whole).to(layer.weight.dtype)
 
 
 def _dense(layer: Any) -> Any:

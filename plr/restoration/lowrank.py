@@ -24,8 +24,9 @@ from plr.errors import ModelError
 from plr.gptq.lowrank import felt_share, leading_directions
 from plr.quantizers import is_quantized_layer
 from plr.quantizers.layers import dense_layer
+from plr.restoration.compensation import Factors, sum_of
 
-__all__ = ["Felt", "matrix_of", "rescaled", "write_corrected"]
+__all__ = ["Felt", "matrix_of", "rescaled", "write_corrected", "write_kept"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -59,8 +60,11 @@ def _matrices_of(layers: Mapping[str, nn.Module]) -> High:
 class Felt:
     """The change of a base as its layers feel it: H by layer, and the k-bit layers it was measured at."""
 
-    def __init__(self, low: Mapping[str, nn.Module], moments: Mapping[str, Tensor]) -> None:
-        self.low, self.moments = low, moments
+    def __init__(
+        self, low: Mapping[str, nn.Module], moments: Mapping[str, Tensor], frozen: Factors | None = None
+    ) -> None:
+        """Take the layers and moments; `frozen` is a compensation that belongs to the layers."""
+        self.low, self.moments, self.frozen = low, moments, frozen or {}
 
     def factors(
         self, high: High, ranks: Mapping[str, int], *, seed: int, on_progress: Callable[[int, int], None] | None = None
@@ -78,7 +82,9 @@ class Felt:
         for done, name in enumerate(names, 1):
             if name in self.moments:
                 moment = self.moments[name]
-                error = high(name).to(moment.device) - matrix_of(self.low[name]).to(moment.device)
+                weight = matrix_of(self.low[name])
+                weight = weight + sum_of(self.frozen, name, weight)
+                error = high(name).to(moment.device) - weight.to(moment.device)
                 directions = leading_directions(error, moment, ranks[name], seed=seed)
                 found[name] = (directions.cpu(), (directions.T @ error).cpu())
                 shares.append(felt_share(error, moment, directions))
@@ -122,32 +128,64 @@ def write_corrected(
     Raises:
         ModelError: no plain LoRA of linear layers, or tensors that do not fit the k-bit base.
     """
-    config: JsonObject = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-    _check_plain(config, adapter)
-    tensors = load_file(adapter / WEIGHTS)
-    pairs, rest = _pairs(tensors, adapter)
-    scale: float = 1.0 if correction.scale is None else correction.scale
-    own: dict[str, tuple[Tensor, Tensor]] = {name: _scaled(config, name, pair) for name, pair in pairs.items()}
-    rank = max((a.shape[0] for a, _ in own.values()), default=0) + correction.rank
-    ranks = {name: rank - (own[name][0].shape[0] if name in own else 0) for name in felt.low}
+    lora = _Lora(adapter)
+    rank = lora.rank + correction.rank
+    ranks = {name: rank - (lora.pairs[name][0].shape[0] if name in lora.pairs else 0) for name in felt.low}
     factors, record = felt.factors(_matrices_of(others), ranks, seed=correction.seed, on_progress=on_progress)
-    written: dict[str, Tensor] = dict(rest)
-    for name in {**factors, **own}:
-        u, part = factors.get(name, (None, None))
-        a, b = own.get(name, (None, None))
-        rows = [x.float() for x in (a, part) if x is not None]
-        columns = [x.float() for x in (None if b is None else b * scale, None if u is None else -u) if x is not None]
-        top, left = torch.cat(rows), torch.cat(columns, 1)
-        if top.shape[0] < rank:  # a layer of fewer dimensions than ranks
-            top = torch.cat([top, torch.zeros(rank - top.shape[0], top.shape[1])])
-            left = torch.cat([left, torch.zeros(left.shape[0], rank - left.shape[1])], 1)
-        written[f"{PREFIX}{name}.lora_A.weight"] = top.contiguous()
-        written[f"{PREFIX}{name}.lora_B.weight"] = left.contiguous()
-    config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
-    config["target_modules"] = _targets({**factors, **own}, others)
-    save_file(written, folder / WEIGHTS, metadata={"format": "pt"})
-    write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    taken = {name: (-left, right) for name, (left, right) in factors.items()}
+    lora.write(folder, taken, 1.0 if correction.scale is None else correction.scale, rank, others)
     return {"rank": rank, **record}
+
+
+def write_kept(adapter: Path, folder: Path, frozen: Factors, others: Mapping[str, nn.Module]) -> JsonObject:
+    """Write the LoRA in `adapter` and the compensation it was trained beside as one LoRA to `folder`.
+
+    `others` are the modules of its own base. Returns what is to be recorded.
+
+    Raises:
+        ModelError: no plain LoRA of linear layers.
+    """
+    lora = _Lora(adapter)
+    rank = lora.rank + max(left.shape[1] for left, _ in frozen.values())
+    lora.write(folder, frozen, 1.0, rank, others)
+    return {"rank": rank}
+
+
+class _Lora:
+    """A plain LoRA of linear layers, its scale folded into B.
+
+    Raises:
+        ModelError: another adapter, or tensors that find no place.
+    """
+
+    def __init__(self, adapter: Path) -> None:
+        self.config: JsonObject = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        _check_plain(self.config, adapter)
+        pairs, self.rest = _pairs(load_file(adapter / WEIGHTS), adapter)
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {
+            name: _scaled(self.config, name, pair) for name, pair in pairs.items()
+        }
+        self.rank: int = max((a.shape[0] for a, _ in self.pairs.values()), default=0)
+
+    def write(self, folder: Path, added: Factors, scale: float, rank: int, others: Mapping[str, nn.Module]) -> None:
+        """Write it, times `scale`, with the factors `added` as more ranks, all layers of one `rank`."""
+        written: dict[str, Tensor] = dict(self.rest)
+        layers = {**added, **self.pairs}
+        for name in layers:
+            right = [self.pairs[name][0]] if name in self.pairs else []
+            left = [self.pairs[name][1] * scale] if name in self.pairs else []
+            if name in added:
+                left, right = [*left, added[name][0].float()], [*right, added[name][1].float()]
+            a, b = torch.cat(right), torch.cat(left, 1)
+            if a.shape[0] < rank:  # a layer of fewer dimensions than ranks
+                a = torch.cat([a, torch.zeros(rank - a.shape[0], a.shape[1])])
+                b = torch.cat([b, torch.zeros(b.shape[0], rank - b.shape[1])], 1)
+            written[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
+            written[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
+        config = {**self.config, "r": rank, "lora_alpha": rank, "use_rslora": False}
+        config |= {"rank_pattern": {}, "alpha_pattern": {}, "target_modules": _targets(layers, others)}
+        save_file(written, folder / WEIGHTS, metadata={"format": "pt"})
+        write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _check_plain(config: JsonObject, adapter: Path) -> None:

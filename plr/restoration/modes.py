@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,10 +15,11 @@ from plr.bases.quantize import calibrate, taken_apart
 from plr.core.fingerprint import JsonObject
 from plr.core.specs import Quantize, Restore
 from plr.quantizers import densify, quantizers
+from plr.quantizers.base import named_modules
 from plr.restoration.attach import attach
 from plr.restoration.corrected import corrected, guarded, on_path, scaled
 from plr.restoration.fit import fit
-from plr.restoration.work import NAME, Restoration, copy_adapter, proof, trained_head, write_dense
+from plr.restoration.work import NAME, Restoration, copy_adapter, kept, proof, trained_head, write_dense
 
 __all__ = ["BUILDERS", "Builder", "Restoration", "builder_of", "merged"]
 
@@ -34,9 +37,12 @@ def beside(work: Restoration) -> JsonObject:
     """Write the adapter as it was trained, naming the l-bit base, once it is proved to act on it."""
     step = work.step
     loaded = fit(load_base(step.base, work.store, work.runtime, head=trained_head(step)), step.adapter, work.adapter)
-    attached = attach(loaded, step, work.adapter, NAME)
-    copy_adapter(work, step.base, work.folder)
-    return proof(attached)
+    if step.compensated:
+        folder = kept(work, dict(named_modules(loaded.model)), work.folder)
+    else:
+        folder = work.adapter
+        copy_adapter(work, step.base, work.folder)
+    return proof(attach(loaded, step, folder, NAME))
 
 
 def merged(work: Restoration) -> JsonObject:
@@ -45,7 +51,9 @@ def merged(work: Restoration) -> JsonObject:
     loaded = load_base(step.base, work.store, work.exact, head=trained_head(step))
     densify(loaded.model)
     loaded = fit(loaded, step.adapter, work.adapter)
-    return write_dense(work, loaded, attach(loaded, step, work.adapter, NAME))
+    with TemporaryDirectory(prefix="plr-kept-") as place:
+        folder = kept(work, dict(named_modules(loaded.model)), Path(place)) if step.compensated else work.adapter
+        return write_dense(work, loaded, attach(loaded, step, folder, NAME))
 
 
 def requantized(work: Restoration) -> JsonObject:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plr.core.specs import TaskSpec
 from plr.errors import DataError, ModelError
-from plr.lm import answer_loss
-from plr.lm.classify import classify, head_loss
+from plr.lm import answer_loss, encode_pair
+from plr.lm.classify import classify, encode_texts, head_loss
 from plr.scoring.classification import predicted
 from plr.tasks import Classification, Example, HeadSpec, task_of
-from plr.tasks.data.rows import draw, head_of, load_split
+from plr.tasks.data.rows import draw, guarded_train, head_of, load_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Marks", "Rows", "validation_rows"]
+__all__ = ["Marks", "Rows", "training_inputs", "validation_rows"]
 
 LEAST = 2
 
@@ -85,6 +85,23 @@ class Rows:
             chosen: Sequence[int] = predicted(numbers.numpy()).tolist()
             exact = tuple(float(one == right) for one, right in zip(chosen, gold, strict=True))
         return Marks(tuple(losses.tolist()), exact)
+
+
+def training_inputs(task: TaskSpec, rows: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Encode training rows, prompt and answer, or what a head reads: int64 `[1, t]` each.
+
+    Raises:
+        DataError: data that cannot be read.
+    """
+    import torch
+
+    drawn = draw(guarded_train(task), rows, seed)
+    work = task_of(task)
+    if isinstance(work, Classification) and head_of(task) is not None:
+        encoded = encode_texts(tokenizer, [work.texts(row.row) for row in drawn])
+        return [{key: torch.tensor([ids]) for key, ids in row.items()} for row in encoded]
+    pairs = [encode_pair(tokenizer, row.prompt, row.target) for row in drawn]
+    return [{"input_ids": torch.tensor([prompt + target])} for prompt, target in pairs]
 
 
 def _finite(marks: Marks) -> Marks:

@@ -32,7 +32,7 @@ def served_adapter(step: Restore, store: Store, *, offline: bool = False) -> Pat
 def as_served(step: Restore, store: Store) -> Restore:
     """Return the step that says what is served: where the guard kept the adapter on its own base, that; `step` itself otherwise."""
     own = step.adapter.own_base
-    if own is None or not step.made or step.is_checkpoint or store.require(step).metrics["serves"] != KEEP:
+    if own is None or not step.made or step.is_checkpoint or store.require(step).metrics.get("serves") != KEEP:
         return step
     return step.replaced(base=own, mode=plain_mode(same_base=True), correction=None, dtype=None)
 

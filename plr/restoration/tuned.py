@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import nn
 
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
@@ -19,8 +19,6 @@ from plr.core.fingerprint import JsonObject
 from plr.core.modes import plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import Correction, GivenBase, Quantize, Restore, Source
-from plr.lm import encode_pair
-from plr.lm.classify import encode_texts
 from plr.lm.moments import second_moments
 from plr.quantizers import densify
 from plr.quantizers.base import named_modules
@@ -29,10 +27,8 @@ from plr.restoration.fit import fit
 from plr.restoration.guard import KEEP
 from plr.restoration.line import Line, k_bit_layers, set_scale
 from plr.restoration.lowrank import Felt, write_corrected
-from plr.restoration.rows import Marks, Rows
-from plr.restoration.work import NAME, Restoration, copy_adapter, trained_head
-from plr.tasks import Classification, task_of
-from plr.tasks.data.rows import draw, guarded_train, head_of
+from plr.restoration.rows import Marks, Rows, training_inputs
+from plr.restoration.work import NAME, Restoration, copy_adapter, kept, own_base, trained_head
 
 __all__ = [
     "Beside",
@@ -40,7 +36,6 @@ __all__ = [
     "Stage",
     "Tuned",
     "felt_by",
-    "own_base",
     "plain",
     "put_on",
     "put_on_line",
@@ -58,13 +53,6 @@ def settings_of(step: Restore) -> Correction:
     return step.correction
 
 
-def own_base(step: Restore) -> Source | Quantize | GivenBase:
-    """Return the base that the adapter was trained on; `check_correction` has seen to it that it is known."""
-    base = step.adapter.own_base
-    assert base is not None
-    return base
-
-
 def plain(step: Restore, base: Source | Quantize | GivenBase) -> Restore:
     """Describe the adapter of `step` on `base`, uncorrected."""
     mode = plain_mode(same_base=step.adapter.own_base == base)
@@ -76,7 +64,7 @@ class Tuned:
     """A base with the adapter on it."""
 
     loaded: Loaded
-    modules: dict[str, Any]
+    modules: dict[str, nn.Module]
     """Modules of the base, by the names that they have without the adapter."""
     attached: Attachment
     line: Line | None = None
@@ -110,39 +98,33 @@ def put_on(
         densify(loaded.model)
     loaded = fit(loaded, work.step.adapter, work.adapter)
     modules = dict(named_modules(loaded.model))
-    return Tuned(loaded, modules, attach(loaded, plain(work.step, base), adapter or work.adapter, NAME))
+    with TemporaryDirectory(prefix="plr-kept-") as place:
+        if adapter is None:
+            adapter = kept(work, modules, Path(place)) if base == work.step.adapter.own_base else work.adapter
+        return Tuned(loaded, modules, attach(loaded, plain(work.step, base), adapter, NAME))
 
 
 def put_on_line(work: Restoration, runtime: Runtime) -> Tuned:
     """Put the adapter on its own base, made dense and ready to move to the l-bit one."""
     step, head = work.step, trained_head(work.step)
     loaded = load_base(own_base(step), work.store, runtime.model_copy(update={"kernel": "packed"}), head=head)
-    line = Line(loaded.model, load_base(step.base, work.store, runtime, head=head).model)
+    line = Line(loaded.model, load_base(step.base, work.store, runtime, head=head).model, work.frozen)
     loaded = fit(loaded, step.adapter, work.adapter)
     modules = dict(named_modules(loaded.model))
     return Tuned(loaded, modules, attach(loaded, plain(step, own_base(step)), work.adapter, NAME), line)
 
 
-def felt_by(work: Restoration, tuned: Tuned, low: Mapping[str, Any]) -> Felt:
+def felt_by(work: Restoration, tuned: Tuned, low: Mapping[str, nn.Module]) -> Felt:
     """Measure on training rows what reaches the layers of the tuned model that `low` gives at k bits, by name."""
     layers = {name: tuned.modules[name] for name in low}
-    rows = _inputs(settings_of(work.step), tuned.loaded)
-    return Felt(low, dict(second_moments(tuned.attached.model, layers, rows, on_progress=work.on_progress)))
-
-
-def _inputs(correction: Correction, loaded: Loaded) -> list[dict[str, Tensor]]:
-    """Encode training rows of the task, prompt and answer, one by one."""
+    correction = settings_of(work.step)
     assert correction.task is not None
-    drawn = draw(guarded_train(correction.task), correction.calibration_rows, correction.seed)
-    task = task_of(correction.task)
-    if isinstance(task, Classification) and head_of(correction.task) is not None:
-        encoded = encode_texts(loaded.tokenizer, [task.texts(row.row) for row in drawn])
-        return [{key: torch.tensor([ids]) for key, ids in row.items()} for row in encoded]
-    pairs = [encode_pair(loaded.tokenizer, row.prompt, row.target) for row in drawn]
-    return [{"input_ids": torch.tensor([prompt + target])} for prompt, target in pairs]
+    rows = training_inputs(correction.task, correction.calibration_rows, correction.seed, tuned.loaded.tokenizer)
+    moments = second_moments(tuned.attached.model, layers, rows, on_progress=work.on_progress)
+    return Felt(low, dict(moments), work.frozen)
 
 
-def write_correction(work: Restoration, felt: Felt, others: Mapping[str, Any], folder: Path) -> JsonObject:
+def write_correction(work: Restoration, felt: Felt, others: Mapping[str, nn.Module], folder: Path) -> JsonObject:
     """Write the corrected adapter for the base of the modules `others` to `folder`."""
     base = work.step.base
     copy_adapter(work, base, folder, leave=("adapter_config.json", "adapter_model.safetensors"))

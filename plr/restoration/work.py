@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from plr.adapters import adapters
 from plr.adapters.peft import name_base
@@ -24,10 +25,12 @@ from plr.core.store import Store
 from plr.gptq.experts import join
 from plr.lm.classify import probe
 from plr.restoration.attach import Attachment, probe_texts
+from plr.restoration.compensation import COMPENSATION, compensation_in
+from plr.restoration.lowrank import write_kept
 from plr.tasks import HeadSpec
 from plr.tasks.data.rows import head_of
 
-__all__ = ["NAME", "Restoration", "copy_adapter", "proof", "trained_head", "write_dense"]
+__all__ = ["NAME", "Restoration", "copy_adapter", "kept", "own_base", "proof", "trained_head", "write_dense"]
 
 NAME = "restored"
 """Name of the adapter on a base while it is restored."""
@@ -45,6 +48,11 @@ class Restoration:
     store: Store
     runtime: Runtime
     on_progress: Callable[[int, int], None] | None = None
+
+    @property
+    def frozen(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The compensation that the adapter was trained beside; empty without one."""
+        return compensation_in(self.adapter)
 
     @property
     def exact(self) -> Runtime:
@@ -68,10 +76,28 @@ def copy_adapter(
     """Copy the adapter as it was trained to `folder`, but for the files in `leave`, and name `base` in its configuration."""
     for file in work.adapter.iterdir():
         own = isinstance(work.step.adapter, Train) or bears(file.name)
-        if file.is_file() and file.name not in ("manifest.json", *leave) and own:
+        if file.is_file() and file.name not in ("manifest.json", COMPENSATION, *leave) and own:
             shutil.copy2(file, folder / file.name)
     if (folder / "adapter_config.json").is_file():
         name_base(folder, *public_name(base))
+
+
+def kept(work: Restoration, modules: Mapping[str, nn.Module], place: Path) -> Path:
+    """Find the adapter to put on its own base: as it was trained, or, with its compensation, as it is written to `place`."""
+    frozen = work.frozen
+    if not frozen:
+        return work.adapter
+    copy_adapter(work, own_base(work.step), place, leave=("adapter_config.json", "adapter_model.safetensors"))
+    write_kept(work.adapter, place, frozen, modules)
+    name_base(place, *public_name(own_base(work.step)))
+    return place
+
+
+def own_base(step: Restore) -> Source | Quantize | GivenBase:
+    """Return the base that the adapter was trained on; `check_mode` has seen to it that it is known."""
+    base = step.adapter.own_base
+    assert base is not None
+    return base
 
 
 def write_dense(work: Restoration, loaded: Loaded, attached: Attachment) -> JsonObject:

@@ -23,13 +23,21 @@ from plr.core.specs import (
     Train,
     TrainSpec,
 )
-from plr.errors import ConfigError
+from plr.errors import ConfigError, UsageError
 from plr.restoration.check import check_scales
-from plr.restoration.correction import check_correction, correction_for
+from plr.restoration.correction import check_correction, correction_for, is_lora
 from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig
 from plr.study.resolve import Resolver
 
-__all__ = ["CELL_TASK", "adapter_spec", "base_step", "evaluation_step", "restored_step", "training_spec"]
+__all__ = [
+    "CELL_TASK",
+    "adapter_spec",
+    "base_step",
+    "evaluation_step",
+    "restored_step",
+    "training_spec",
+    "training_step",
+]
 
 CELL_TASK = "task"
 """The value of `quantize.calibration` for the task of the cell."""
@@ -115,6 +123,30 @@ def restored_step(
     )
     check_correction(step)
     return step
+
+
+def training_step(
+    base: Source | Quantize | GivenBase, task: TaskSpec, adapter: AdapterSpec, train: TrainSpec, dtype: Precision
+) -> Train:
+    """Build the training of an adapter on `base`; at 16 bits there is nothing to compensate, to mix or to rotate.
+
+    Raises:
+        UsageError: a compensation beside an adapter that is no LoRA, or bases in turn that have no calibration.
+    """
+    if base.bits == 16:
+        train = train.model_copy(update={"compensate": 0, "mix": False, "rotate": 0})
+    if train.compensate and not is_lora(adapter.config):
+        raise UsageError(
+            f"train.compensate with an adapter of {adapter.method}",
+            expected="lora, rslora or relora: on its own base the two are served as one LoRA",
+        )
+    if train.rotate > 1 and not (isinstance(base, Quantize) and base.quantization.method == "gptq"):
+        raise UsageError(
+            f"train.rotate with {base.label}",
+            expected="a base of plr's own GPTQ: each turn has another calibration draw and grid",
+            hint="leave train.rotate out, or set quantize.method=gptq",
+        )
+    return Train(base=base, task=task, adapter=adapter, train=train, dtype=dtype)
 
 
 def evaluation_step(

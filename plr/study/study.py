@@ -25,7 +25,7 @@ from plr.study.file import AdapterConfig, EvaluateConfig, QuantizeConfig, StudyC
 from plr.study.frame import cells_frame, samples_frame
 from plr.study.names import adapter_names, model_names
 from plr.study.resolve import Resolver
-from plr.study.steps import adapter_spec, base_step, evaluation_step, restored_step, training_spec
+from plr.study.steps import adapter_spec, base_step, evaluation_step, restored_step, training_spec, training_step
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
@@ -223,7 +223,7 @@ class Study:
         for seed in self.config.seeds:
             training = recipe.model_copy(update={"seed": seed})
             for k, ell, mode in self._grid(adapter.train_bits or axes.train_bits, axes.restore_bits):
-                train = Train(base=bases[k], task=axes.task, adapter=spec, train=training, dtype=self.dtype)
+                train = training_step(bases[k], axes.task, spec, training, self.dtype)
                 target = self._restored(train, bases[ell], mode)
                 yield from self._scores(target, axes, name, k, ell, mode, seed)
 

@@ -29,6 +29,7 @@ from plr.errors import ConfigError, MissingDependencyError, ResourceError, Train
 from plr.registry import did_you_mean
 from plr.tasks.data.rows import data_record, draw, guarded_train, head_of, load_split
 from plr.training.costs import inference_overhead, peak_memory, reset_peak_memory
+from plr.training.exposure import exposed
 from plr.training.objectives import AnswerObjective, HeadObjective, Objective
 from plr.training.trainer import (
     OrderedRows,
@@ -84,69 +85,74 @@ def train(
         objective = HeadObjective(loaded, step.task, head, train_rows, validation, spec.max_length)
     order = training_order(objective.lengths, epochs=spec.epochs, batch_size=spec.batch_size, seed=spec.seed)
     steps = math.ceil(len(order) / spec.batch_size)
-    model = method.attach(loaded.model, step.adapter.config, seed=spec.seed, kind=kind, steps=steps)
-    objective.bind(model)
-    with _joining(world_size()):
-        arguments = _arguments(step, runtime, work, len(order), loaded)
-    trainer = PlrTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=OrderedRows(objective.rows, order),
-        eval_dataset=validation,
-        callbacks=[
-            ProgressCallback(on_progress, runtime.checkpoint_seconds),
-            *method.callbacks(model, step.adapter.config),
-        ],
-        work=work,
-        objective=objective,
-        save_best=lambda path: method.save(model, path),
-        buffers=lambda: method.buffers(model),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(TqdmCallback)
-    resumed = latest_checkpoint(work)
-    try:
-        result = trainer.train(resume_from_checkpoint=resumed)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"training {step.label} ran out of GPU memory with micro_batch {runtime.micro_batch}",
-            hint="lower runtime.micro_batch or set runtime.gradient_checkpointing: the result does not change",
-        ) from error
-    if read_best(work) is None:
-        trainer.evaluate()
-    history = _curve(trainer.state.log_history)
-    if not math.isfinite(result.training_loss):
-        raise TrainingError(
-            f"training {step.label} diverged: loss {result.training_loss}", hint="lower the learning rate"
+    with exposed(step, loaded, store, runtime, head) as seen:
+        model = method.attach(loaded.model, step.adapter.config, seed=spec.seed, kind=kind, steps=steps)
+        objective.bind(model)
+        with _joining(world_size()):
+            arguments = _arguments(step, runtime, work, len(order), loaded)
+        trainer = PlrTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=OrderedRows(objective.rows, order),
+            eval_dataset=validation,
+            callbacks=[
+                ProgressCallback(on_progress, runtime.checkpoint_seconds),
+                *method.callbacks(model, step.adapter.config),
+                *seen.callbacks,
+            ],
+            work=work,
+            objective=objective,
+            save_best=lambda path: method.save(model, path),
+            validate=seen.around(objective.validate),
+            buffers=lambda: method.buffers(model),
         )
-    peak = peak_memory()
-    best = read_best(work)
-    if spec.select == "best_validation_loss" and best is not None:
-        shutil.copytree(work / best["folder"], folder, dirs_exist_ok=True)
-    else:
-        method.save(model, folder)
-    _name_base(folder, step.base.model)
-    return {
-        "train_bits": step.base.bits,
-        "best": None if best is None else {"validation_loss": best["loss"], "step": best["step"]},
-        "steps": trainer.state.global_step,
-        "curve": history,
-        "rows": {"train": len(train_rows), "validation": len(validation)},
-        "data": data_record(step.task, "train"),
-        "tokens_seen": sum(objective.lengths[i] for i in order),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "updated_parameters": method.updated_parameters(model),
-        "adapter_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-        "seconds_per_step": result.metrics["train_runtime"] / max(1, trainer.state.global_step - _step_of(resumed)),
-        "peak_memory_bytes": peak,
-        "inference_overhead": {
-            "unmerged": _overhead(model, objective, runtime),
-            "merged": 1.0 if method.properties.merges else None,
-        },
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "devices": trainer.args.world_size,
-        "resumed_from_step": _step_of(resumed),
-    }
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(TqdmCallback)
+        resumed = latest_checkpoint(work)
+        try:
+            result = trainer.train(resume_from_checkpoint=resumed)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"training {step.label} ran out of GPU memory with micro_batch {runtime.micro_batch}",
+                hint="lower runtime.micro_batch or set runtime.gradient_checkpointing: the result does not change",
+            ) from error
+        if read_best(work) is None:
+            trainer.evaluate()
+        history = _curve(trainer.state.log_history)
+        if not math.isfinite(result.training_loss):
+            raise TrainingError(
+                f"training {step.label} diverged: loss {result.training_loss}", hint="lower the learning rate"
+            )
+        peak = peak_memory()
+        best = read_best(work)
+        if spec.select == "best_validation_loss" and best is not None:
+            shutil.copytree(work / best["folder"], folder, dirs_exist_ok=True)
+        else:
+            method.save(model, folder)
+        _name_base(folder, step.base.model)
+        seen.save(folder)
+        return {
+            "train_bits": step.base.bits,
+            "best": None if best is None else {"validation_loss": best["loss"], "step": best["step"]},
+            "steps": trainer.state.global_step,
+            "curve": history,
+            "rows": {"train": len(train_rows), "validation": len(validation)},
+            "data": data_record(step.task, "train"),
+            "tokens_seen": sum(objective.lengths[i] for i in order),
+            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "updated_parameters": method.updated_parameters(model),
+            "adapter_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            "seconds_per_step": result.metrics["train_runtime"] / max(1, trainer.state.global_step - _step_of(resumed)),
+            "peak_memory_bytes": peak,
+            "inference_overhead": {
+                "unmerged": _overhead(model, objective, runtime),
+                "merged": 1.0 if method.properties.merges else None,
+            },
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "devices": trainer.args.world_size,
+            "resumed_from_step": _step_of(resumed),
+            **seen.record,
+        }
 
 
 def _overhead(model: nn.Module, objective: Objective, runtime: Runtime) -> float:

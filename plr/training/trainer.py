@@ -94,8 +94,8 @@ class ProgressCallback(TrainerCallback):
 class PlrTrainer(Trainer):
     """The Trainer of the module's docstring.
 
-    `save_best` writes the adapter to a folder; `buffers` are saved in checkpoints beside what is trained, and read back
-    in place.
+    `save_best` writes the adapter to a folder; `validate` measures it on the validation rows; `buffers` are saved in checkpoints
+    beside what is trained, and read back in place.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class PlrTrainer(Trainer):
         work: Path,
         objective: Objective,
         save_best: Callable[[Path], None],
+        validate: Callable[[nn.Module], dict[str, float]],
         buffers: Callable[[], dict[str, Tensor]] = dict,
         **kwargs: object,
     ) -> None:
@@ -111,6 +112,7 @@ class PlrTrainer(Trainer):
         self.work = work
         self.objective = objective
         self.save_best = save_best
+        self.validate = validate
         self.buffers = buffers
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the items of the whole batch itself
 
@@ -148,7 +150,7 @@ class PlrTrainer(Trainer):
 
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Compute the mean validation loss an item, and metrics of a head; the best adapter so far is kept in `work`."""
-        measured = self.objective.validate(self.accelerator.unwrap_model(self.model))
+        measured = self.validate(self.accelerator.unwrap_model(self.model))
         loss, named = measured["loss"], {f"eval_{name}": value for name, value in measured.items()}
         self._check_finite(loss, "validation")
         self.log(named)

@@ -57,6 +57,7 @@ def test_a_report_needs_no_task(timed: Timed, home: Path, monkeypatch: pytest.Mo
     document = json.loads(next(artifact.path.glob("results_*.json")).read_text())
     assert document["higher_is_better"]["timed"] == {
         "bleu": True, "latency_seconds": False, "oddity": True, "exact_match": True, "ended": True, "answer_loss": False,
+        "p_gold": True,
     }  # fmt: skip
     monkeypatch.delitem(tasks._items, "timed")
     text = table_md([cell_result(Cell("tiny", "timed", "none", 16, 16, "keep", 0, step), artifact, {})])
