@@ -12,12 +12,14 @@ import csv
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MARKER = re.compile(r"(<!-- (table|grid|advice):([\w./-]+) -->\n)(.*?)(<!-- /\2:\3 -->)", re.DOTALL)
 PENDING = "_Not recorded yet._\n"
 NOT_IN_STUDY = "·"
+PLAIN = ("keep", "restore")
+"""Modes that a table shows by (k, l) alone."""
 
 
 def filled(page: str, results: Path, folder: Path) -> str:
@@ -132,13 +134,24 @@ class Line:
     sentence: str
     values: dict[tuple[int, int], str]
     intervals: dict[tuple[int, int], str]
+    others: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Values of the modes that have columns of their own, by k and the column's name."""
 
     def table(self, cells: dict[tuple[int, int], str]) -> str:
         """The grid as Markdown: a row for each k, a column for each l."""
         ks = sorted({k for k, _ in cells}, reverse=True)
         ells = sorted({ell for _, ell in cells}, reverse=True)
-        rows = [["trained on \\ served on", *(f"{ell} bits" for ell in ells)], ["---"] * (len(ells) + 1)]
-        rows += [[f"**{k} bits**", *(cells.get((k, ell), NOT_IN_STUDY) for ell in ells)] for k in ks]
+        names = list(dict.fromkeys(name for _, name in self.others)) if cells is self.values else []
+        rows = [["trained on \\ served on", *(f"{ell} bits" for ell in ells), *names]]
+        rows += [["---"] * len(rows[0])]
+        rows += [
+            [
+                f"**{k} bits**",
+                *(cells.get((k, ell), NOT_IN_STUDY) for ell in ells),
+                *(self.others.get((k, name), NOT_IN_STUDY) for name in names),
+            ]
+            for k in ks
+        ]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -178,9 +191,24 @@ class Recorded:
         ):
             mine = [row for row in rows if row["task"] == task and row["model"] == model]
             metric = next(name for name in metrics if any(row["metric"] == name for row in mine))
-            _agree(cells, [row for row in mine if row["metric"] == metric], source)
-            lines.append(Line(task, _caption(task, model, metric, mine), sentences.get(task, ""), cells, bounds))
+            plain = [row for row in mine if row["mode"] in PLAIN]
+            _agree(cells, [row for row in plain if row["metric"] == metric], source)
+            others = _others([row for row in mine if row["mode"] not in PLAIN and row["metric"] == metric])
+            caption = _caption(task, model, metric, plain)
+            caption = caption.replace("best of its row", "best width of its row") if others else caption
+            lines.append(Line(task, caption, sentences.get(task, ""), cells, bounds, others))
         return cls(headline, tuple(lines))
+
+
+def _others(rows: list[dict[str, str]]) -> dict[tuple[int, str], str]:
+    """Means over seeds of the modes with columns of their own, in the units of the table beside them."""
+    values: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        place = (int(row["train_bits"]), f"{row['mode']}, {row['restore_bits']} bits")
+        values.setdefault(place, []).append(float(row["value"]))
+    loss = bool(rows) and rows[0]["metric"].endswith("loss")
+    means = {place: sum(found) / len(found) for place, found in values.items()}
+    return {place: f"{mean:.4f}" if loss else f"{100 * mean:.2f}" for place, mean in means.items()}
 
 
 def _caption(task: str, model: str, metric: str, rows: list[dict[str, str]]) -> str:

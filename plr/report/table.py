@@ -115,8 +115,13 @@ def _matrix(results: ResultSet, line: Line, metric: Metric, places: Sequence[tup
     if bare:
         table.add_row("base", *(_console_cell(results, line, ell, ell, metric) for ell in widths))
         return table
+    columns: list[tuple[int, str | None]] = [(ell, None) for ell in widths]
+    for mode in results.modes():  # in columns of their own, behind the widths
+        columns += [(ell, mode) for ell in sorted({ell for _, ell in results.bits(mode, line.adapter)}, reverse=True)]
+    for ell, mode in columns[len(widths) :]:
+        table.add_column(f"{mode} {ell}", justify="right")
     for k in dict.fromkeys(k for k, _ in places):
-        table.add_row(bits_word(k), *(_console_cell(results, line, k, ell, metric) for ell in widths))
+        table.add_row(bits_word(k), *(_console_cell(results, line, k, ell, metric, mode) for ell, mode in columns))
     return table
 
 
@@ -254,12 +259,13 @@ def _detectable(metric: Metric, value: float) -> str:
     return "none" if value > 1 else f"{metric.scale * value:.{max(1, metric.decimals - 1)}f}"
 
 
-def _console_cell(results: ResultSet, line: Line, k: int, ell: int, metric: Metric) -> str:
-    entry = results.entry(line, k, ell, metric.name)
+def _console_cell(results: ResultSet, line: Line, k: int, ell: int, metric: Metric, mode: str | None = None) -> str:
+    entry = results.entry(line, k, ell, metric.name, mode)
     if entry.mean is None:
         return show_entry(metric, entry)
     text = metric.show(entry.mean)
     if len(entry.values) < entry.runs:
         text += f" {len(entry.values)}/{entry.runs}"
-    gain = value_difference(results.at(line, k, k), results.at(line, k, ell), metric.name) if k != ell else None
+    there = results.at(line, k, ell, mode)
+    gain = value_difference(results.at(line, k, k), there, metric.name) if k != ell or mode is not None else None
     return text if gain is None else f"{text} ({metric.show_signed(gain)})"
