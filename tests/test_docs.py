@@ -210,7 +210,7 @@ def test_python_of_the_first_page_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert scope["served"].step.base.bits == 16
     assert "'n': 4" in printed[0]
     assert "| PLR16 |" in printed[1]
-    assert [cell.error for cell in scope["study"].results(scope["lab"].store)] == [None, None]
+    assert [cell.error for cell in scope["study"].results(scope["lab"].store)] == [None, None, None]
 
 
 def test_python_of_the_adapter_page_runs() -> None:

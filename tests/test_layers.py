@@ -210,7 +210,7 @@ def test_planning_a_study_loads_no_torch() -> None:
         "import sys; from pathlib import Path; from plr.study import Study, load_study; from plr.core.store import Store;"
         "study = Study(load_study(Path('configs/studies/quickstart.yaml')));"
         "plan = study.plan(Store(Path('nowhere')));"
-        "assert len(study.cells) == 30 and len(plan.steps) == 48, (len(study.cells), len(plan.steps));"
+        "assert len(study.cells) == 38 and len(plan.steps) == 64, (len(study.cells), len(plan.steps));"
         "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

@@ -191,9 +191,9 @@ class Recorded:
         ):
             mine = [row for row in rows if row["task"] == task and row["model"] == model]
             metric = next(name for name in metrics if any(row["metric"] == name for row in mine))
-            plain = [row for row in mine if row["mode"] in PLAIN]
+            plain = [row for row in mine if row.get("mode", "keep") in PLAIN]
             _agree(cells, [row for row in plain if row["metric"] == metric], source)
-            others = _others([row for row in mine if row["mode"] not in PLAIN and row["metric"] == metric])
+            others = _others([row for row in mine if row not in plain and row["metric"] == metric])
             caption = _caption(task, model, metric, plain)
             caption = caption.replace("best of its row", "best width of its row") if others else caption
             lines.append(Line(task, caption, sentences.get(task, ""), cells, bounds, others))

@@ -94,7 +94,7 @@ class ProgressCallback(TrainerCallback):
 class PlrTrainer(Trainer):
     """The Trainer of the module's docstring.
 
-    `save_best` writes the adapter to a folder; `validate` measures it on the validation rows; `buffers` are saved in checkpoints
+    `save_best` writes the adapter to a folder; `validate` measures it on the validation rows (the objective's own if left out); `buffers` are saved in checkpoints
     beside what is trained, and read back in place.
     """
 
@@ -104,7 +104,7 @@ class PlrTrainer(Trainer):
         work: Path,
         objective: Objective,
         save_best: Callable[[Path], None],
-        validate: Callable[[nn.Module], dict[str, float]],
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
         buffers: Callable[[], dict[str, Tensor]] = dict,
         **kwargs: object,
     ) -> None:
@@ -112,7 +112,7 @@ class PlrTrainer(Trainer):
         self.work = work
         self.objective = objective
         self.save_best = save_best
-        self.validate = validate
+        self.validate = validate or objective.validate
         self.buffers = buffers
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the items of the whole batch itself
 

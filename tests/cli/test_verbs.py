@@ -238,7 +238,7 @@ def test_dry_run_lists_steps_and_runs_none(
     code, out, _ = run(monkeypatch, capsys, "grid", "configs/studies/quickstart.yaml", "--dry-run", "--json")
     plan: dict[str, Any] = json.loads(out)
     assert code == 0
-    assert plan["cells"] == 30
+    assert plan["cells"] == 38
     assert {row["state"] for row in plan["steps"]} == {"to run"}
     assert not home.exists()
 
@@ -407,7 +407,7 @@ def test_grid_with_a_failed_cell_reports_it_writes_the_rest_and_exits_with_3(
         words += ["--set", text]
     code, out, err = run(monkeypatch, capsys, *words)
     assert code == 3
-    assert "2 of 3 cells failed" in err
+    assert "3 of 4 cells failed" in err
     assert "the Hessian is not positive definite" in err
     assert "50.00" in out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -144,7 +144,7 @@ def test_killed_study_goes_on_without_redoing_finished_steps(tmp_path: Path) -> 
         "results.csv",
         "table.md",
     ]
-    assert len(list(home.glob("result/*/manifest.json"))) == 3
+    assert len(list(home.glob("result/*/manifest.json"))) == 4
 
 
 def _with_inputs(undisturbed: Path, tmp_path: Path, kind: str) -> Path:

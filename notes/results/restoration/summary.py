@@ -1,0 +1,126 @@
+"""Summarize a recorded study of restoration: `python summary.py STUDY.yaml FOLDER [KEY=VALUE ...]`, on the store of `PLR_HOME`.
+
+In every cell (task, k, l, training) each mode is compared with `keep` of the same training, on the same test rows: the mean difference
+over seeds, and its one-sided 95 % bound from a bootstrap of seeds and rows. Holm corrects the tests of "worse by a point" over all
+cells of a mode. Pooled over cells, each mode is compared with the better of keep and plain restoring of its cell.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plr.core.store import Store
+from plr.stats import holm
+from plr.study import Study, load_study
+
+RESAMPLES = 4000
+MARGIN = 0.01
+
+
+def scores(study: Study, store: Store, metric: str | None) -> dict[tuple[Any, ...], dict[int, dict[str, float]]]:
+    """Score of each row, by (task, adapter, k, l, mode) and seed."""
+    found: dict[tuple[Any, ...], dict[int, dict[str, float]]] = {}
+    for one in study.results(store):
+        if one.failed:
+            print("not there:", one.key, one.error, file=sys.stderr)
+            continue
+        rows = one.samples[metric or one.primary]
+        place = (one.task, one.adapter, one.train_bits, one.restore_bits, one.mode)
+        found.setdefault(place, {})[one.seed] = {doc: value for doc, value in rows.items() if value is not None}
+    return found
+
+
+def differences(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) -> np.ndarray[Any, Any]:
+    """`b - a` by seed and row: [seeds, rows] of the seeds and rows that both have."""
+    seeds = sorted(a.keys() & b.keys())
+    rows = sorted(set.intersection(*({*a[s]} & {*b[s]} for s in seeds)))
+    return np.array([[b[s][row] - a[s][row] for row in rows] for s in seeds])
+
+
+def bootstrap(cells: Sequence[np.ndarray[Any, Any]], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Means of resampled cells, seeds within a cell, and rows (the same ones for all seeds of a cell): [resamples]."""
+    means = np.zeros(RESAMPLES)
+    for i in range(RESAMPLES):
+        picked = rng.integers(len(cells), size=len(cells)) if len(cells) > 1 else [0]
+        total = 0.0
+        for index in picked:
+            cell = cells[index]
+            seeds = rng.integers(cell.shape[0], size=cell.shape[0])
+            rows = rng.integers(cell.shape[1], size=cell.shape[1])
+            total += cell[np.ix_(seeds, rows)].mean()
+        means[i] = total / len(picked)
+    return means
+
+
+def summarize(study: Study, store: Store, metric: str | None = None) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    found = scores(study, store, metric)
+    lines: list[dict[str, Any]] = []
+    pooled: dict[tuple[str, str], list[np.ndarray[Any, Any]]] = {}
+    for (task, adapter, k, ell, mode), at in sorted(found.items(), key=str):
+        keep = found.get((task, adapter, k, k, "keep"))
+        if keep is None or k == 16 or mode == "keep":
+            continue
+        change = differences(keep, at)
+        means = bootstrap([change], rng)
+        plain = found.get((task, adapter, k, ell, "restore"))
+        line: dict[str, Any] = {
+            "task": task, "training": adapter, "k": k, "l": ell, "mode": mode, "seeds": int(change.shape[0]),
+            "n": int(change.shape[1]), "keep": float(np.mean([np.mean([*rows.values()]) for rows in keep.values()])),
+            "value": float(np.mean([np.mean([*rows.values()]) for rows in at.values()])),
+            "against_keep": float(change.mean()), "bound": float(np.quantile(means, 0.05)),
+            "p_worse_by_a_point": float(((means <= -MARGIN).sum() + 1) / (RESAMPLES + 1)),
+        }  # fmt: skip
+        if plain is not None:
+            restored = differences(keep, plain)
+            better = max(0.0, float(restored.mean()))
+            line["against_the_better"] = float(change.mean()) - better
+            pooled.setdefault((adapter, mode), []).append(change if better == 0.0 else differences(plain, at))
+        lines.append(line)
+    for mode in {line["mode"] for line in lines}:
+        of_mode = [line for line in lines if line["mode"] == mode]
+        for line, p in zip(of_mode, holm([line["p_worse_by_a_point"] for line in of_mode]), strict=True):
+            line["holm"] = p
+    totals = []
+    for (adapter, mode), cells in sorted(pooled.items()):
+        means = bootstrap(cells, rng)
+        totals.append({
+            "training": adapter, "mode": mode, "cells": len(cells), "gain_over_the_better": float(np.mean([c.mean() for c in cells])),
+            "low": float(np.quantile(means, 0.025)), "high": float(np.quantile(means, 0.975)),
+            "not_worse_than_keep": sum(line["holm"] < 0.05 for line in lines if (line["training"], line["mode"]) == (adapter, mode)),
+        })  # fmt: skip
+    return {"metric": metric or "primary", "margin": MARGIN, "resamples": RESAMPLES, "cells": lines, "pooled": totals}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as Markdown."""
+    parts = [f"Metric: {summary['metric']}. Differences in points; bound: one-sided 95 %, seeds and rows resampled."]
+    parts.append("| task | training | k | l | mode | keep | served | difference | bound | p (worse by 1), Holm |\n|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(
+        f"| {c['task']} | {c['training']} | {c['k']} | {c['l']} | {c['mode']} | {100 * c['keep']:.1f} | {100 * c['value']:.1f} | "
+        f"{100 * c['against_keep']:+.1f} | {100 * c['bound']:+.1f} | {c['holm']:.3g} |"
+        for c in summary["cells"]
+    ))  # fmt: skip
+    parts.append("Pooled over cells: gain over the better of keep and restore, 95 % interval.\n\n| training | mode | cells | gain | interval | cells shown no worse than keep |\n|---|---|---|---|---|---|\n" + "\n".join(
+        f"| {p['training']} | {p['mode']} | {p['cells']} | {100 * p['gain_over_the_better']:+.1f} | "
+        f"{100 * p['low']:+.1f} to {100 * p['high']:+.1f} | {p['not_worse_than_keep']} |"
+        for p in summary["pooled"]
+    ))  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    file, folder, *overrides = sys.argv[1:]
+    metric = next((text.removeprefix("metric=") for text in overrides if text.startswith("metric=")), None)
+    study = Study(load_study(Path(file), tuple(text for text in overrides if not text.startswith("metric="))))
+    result = summarize(study, Store(study.runtime().home), metric)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    name = "summary" if metric is None else "summary-" + metric.replace(",", "-")
+    (Path(folder) / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (Path(folder) / f"{name}.md").write_text(table(result))
+    print(table(result))
