@@ -96,9 +96,9 @@ def text_shift(
     if step.is_checkpoint:
         raise UsageError(f"{step.label} is a merged checkpoint", expected="an adapter, and the base it stands beside")
     check_writes(step)
+    folder = served_adapter(step, store, offline=runtime.offline)
     step = as_served(step, store)
     loaded = load_base(step.base, store, runtime)
-    folder = served_adapter(step, store, offline=runtime.offline)
     loaded = fit(loaded, step.adapter, folder)
     drawn: list[str] = []
     count = 0

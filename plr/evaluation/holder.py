@@ -86,9 +86,9 @@ class BaseHolder:
             return
         from plr.adapters import adapters
 
-        target = as_served(target, self.store)
         rows = embedding_rows(loaded)
         folder = served_adapter(target, self.store, offline=self.runtime.offline)
+        target = as_served(target, self.store)
         clean, self._key = self._key, None
         fitted = fit(loaded, target.adapter, folder)
         if embedding_rows(fitted) != rows:

@@ -166,14 +166,14 @@ def speaker(target: Target, store: Store, runtime: Runtime) -> Generator[Speaker
         UsageError: a model that gives labels, and writes nothing.
     """
     quiet_libraries()
-    target = as_served(target, store) if isinstance(target, Restore) else target
+    named, target = target, as_served(target, store) if isinstance(target, Restore) else target
     if isinstance(target, Restore) and target.is_checkpoint:
         loaded = load_served(target, store, runtime)
     else:
         loaded = load_base(target.base if isinstance(target, Restore) else target, store, runtime)
     model: Any = loaded.model
-    if isinstance(target, Restore) and not target.is_checkpoint:
-        folder = served_adapter(target, store, offline=runtime.offline)
+    if isinstance(target, Restore) and isinstance(named, Restore) and not target.is_checkpoint:
+        folder = served_adapter(named, store, offline=runtime.offline)
         loaded = fit(loaded, target.adapter, folder)
         model = attach(loaded, target, folder, "speaker").model
     if not hasattr(model, "generate") or model.get_output_embeddings() is None:

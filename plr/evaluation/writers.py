@@ -109,11 +109,12 @@ class ServingBase:
         from plr.serving.vllm import VllmEngine
 
         check_engine(step)
-        if isinstance(step.target, Restore):
-            step = step.replaced(target=as_served(step.target, self.store))
+        named = step.target
+        if isinstance(named, Restore):
+            step = step.replaced(target=as_served(named, self.store))
         folder, adapter, rank, targets = self._folder(step), None, None, None
-        if isinstance(step.target, Restore) and not step.target.is_checkpoint:
-            adapter = served_adapter(step.target, self.store, offline=self.runtime.offline)
+        if isinstance(named, Restore) and isinstance(step.target, Restore) and not named.is_checkpoint:
+            adapter = served_adapter(named, self.store, offline=self.runtime.offline)
             check_provenance(step.target.adapter, step.target.base, allow_mismatch=step.target.allow_mismatch)
             check_init(step.target, adapter)
             config = json.loads((adapter / "adapter_config.json").read_text())

@@ -55,8 +55,8 @@ def write_from_store(work: Work) -> JsonObject:
     """
     step = work.target
     assert isinstance(step, Restore)
-    step = as_served(step, work.store)
     folder = served_adapter(step, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, folder)
     if step.base.model.kind == "gguf":

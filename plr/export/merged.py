@@ -53,8 +53,8 @@ def write_merged(work: Work) -> JsonObject:
         folder = work.store.require(step).path
         copy(folder, work.folder, (*BESIDE, "*.safetensors", "*.safetensors.index.json", *TOKENIZER))
         return {"streamed": False}
-    step = as_served(step, work.store)
     adapter = served_adapter(step, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
     if isinstance(step.base, Source) and step.base.model.kind != "gguf":
         source = model_path(step.base.model, offline=work.runtime.offline)
         look_at_files(source, step.base.model.title)

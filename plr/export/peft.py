@@ -26,8 +26,8 @@ def write_peft(work: Work) -> JsonObject:
     """
     step = work.target
     assert isinstance(step, Restore)
-    step = as_served(step, work.store)
     folder = served_adapter(step, work.store, offline=work.runtime.offline)
+    step = as_served(step, work.store)
     check_provenance(step.adapter, step.base, allow_mismatch=step.allow_mismatch)
     check_init(step, folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():

@@ -34,6 +34,7 @@ from plr.restoration.work import (
     NAME,
     Restoration,
     copy_adapter,
+    kept,
     own_base,
     proof,
     trained_head,
@@ -157,6 +158,10 @@ def _serve(work: Restoration, chosen: Candidate, place: Path) -> JsonObject:
         shutil.copytree(place, work.folder, dirs_exist_ok=True)
     elif chosen.mode == "scale":
         _write_scaled(work, chosen.scale)
+    elif chosen.mode == KEEP and work.frozen:
+        tuned = put_on(work, base, work.runtime)
+        kept(work, tuned.modules, work.folder)
+        return proof(tuned.attached)
     else:
         copy_adapter(work, base, work.folder)
     return proof(put_on(work, base, work.runtime, work.folder).attached)

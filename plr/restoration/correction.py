@@ -83,11 +83,6 @@ def check_correction(step: Restore) -> None:
             f"mode {mode.name} compares with the base the adapter was trained on, and nobody says which that is",
             hint="say it: --trained-on 16, nf4, int8 or a quantized checkpoint; or use --mode scale",
         )
-    if mode.name == "auto" and step.base.bits < 16 and isinstance(adapter, Train) and adapter.train.compensate:
-        raise UsageError(
-            f"mode auto to {step.base.bits} bits with an adapter that was trained beside a compensation",
-            hint="use --bits 16, or compare --mode restore, correct and keep yourself: plr advise does",
-        )
     method, config = adapter.adapter.method, adapter.adapter.config
     if correction.scale != 1.0 and not has_scale(config):
         raise UsageError(

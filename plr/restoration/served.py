@@ -30,7 +30,10 @@ def served_adapter(step: Restore, store: Store, *, offline: bool = False) -> Pat
 
 
 def as_served(step: Restore, store: Store) -> Restore:
-    """Return the step that says what is served: where the guard kept the adapter on its own base, that; `step` itself otherwise."""
+    """Return the step that says what is served: where the guard kept the adapter on its own base, that; `step` itself otherwise.
+
+    The adapter lies where `served_adapter` finds that of `step`.
+    """
     own = step.adapter.own_base
     if own is None or not step.made or step.is_checkpoint or store.require(step).metrics.get("serves") != KEEP:
         return step

@@ -194,8 +194,8 @@ def served_bytes(target: Restore, store: Store, *, offline: bool = False) -> int
 
     if target.is_checkpoint:
         return _weights(store.require(target).path.glob("*.safetensors"))
-    target = as_served(target, store)
-    adapter, base = _weights(served_adapter(target, store, offline=offline).glob("*.safetensors")), target.base
+    adapter = _weights(served_adapter(target, store, offline=offline).glob("*.safetensors"))
+    base = as_served(target, store).base
     if isinstance(base, Quantize | GivenBase):
         folder = base_folder(base, store, offline=offline)
     elif base.model.kind == "gguf":

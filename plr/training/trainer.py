@@ -94,8 +94,8 @@ class ProgressCallback(TrainerCallback):
 class PlrTrainer(Trainer):
     """The Trainer of the module's docstring.
 
-    `save_best` writes the adapter to a folder; `validate` measures it on the validation rows (the objective's own if left out); `buffers` are saved in checkpoints
-    beside what is trained, and read back in place.
+    `save_best` writes the adapter to a folder; `validate` measures it on the validation rows, as the objective does if left out;
+    `buffers` are saved in checkpoints beside what is trained, and read back in place.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plr.core.config import load_yaml
-from plr.core.specs import Evaluate, Quantize, Train
+from plr.core.specs import Evaluate, Quantize, Restore, Train
 from plr.core.store import Store
 from plr.study import Study, study_config
 from plr.study.resolve import Resolver
@@ -22,6 +22,10 @@ PLANNED = {  # cells, and steps of each kind, counted by hand from the axes of t
     "math-smollm2": (12, {"base": 1, "adapter": 2, "result": 12}),
     "paper": (3 * 2 * 15, {"base": 3 * 2 * 4, "adapter": 3 * 2 * 5, "result": 90}),
     "quickstart": (38, {"base": 8, "adapter": 10, "restored": 8, "result": 38}),
+    "restoration": (
+        (27 + 5 * 26) * 3 * 2,
+        {"base": (3 + 6) * 2, "adapter": (4 + 5 * 3) * 3 * 2, "restored": (6 * 18 + 2 * 3) * 3 * 2, "result": 942},
+    ),
     "smollm2": (15 + 6, {"base": 4 + 2, "adapter": 5 + 3, "result": 21}),
     "smollm2-best": (3 + 4, {"base": 3, "adapter": 2, "result": 7}),
 }
@@ -49,5 +53,6 @@ def test_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     study = Study(study_config({"name": path.stem, **value}, str(path)), resolver=Resolver(strict=False, offline=True))
     plan = study.plan(Store(tmp_path / "store"))
     kinds = [step.kind for step in plan.steps]
-    assert (len(study.cells), {kind: kinds.count(kind) for kind in ("base", "adapter", "result")}) == PLANNED[path.stem]
-    assert {type(step) for step in plan.steps} <= {Quantize, Train, Evaluate}
+    counted = {kind: kinds.count(kind) for kind in dict.fromkeys(("base", "adapter", *kinds, "result"))}
+    assert (len(study.cells), counted) == PLANNED[path.stem]
+    assert {type(step) for step in plan.steps} <= {Quantize, Train, Evaluate, Restore}

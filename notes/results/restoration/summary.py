@@ -1,8 +1,8 @@
 """Summarize a recorded study of restoration: `python summary.py STUDY.yaml FOLDER [KEY=VALUE ...]`, on the store of `PLR_HOME`.
 
-In every cell (task, k, l, training) each mode is compared with `keep` of the same training, on the same test rows: the mean difference
-over seeds, and its one-sided 95 % bound from a bootstrap of seeds and rows. Holm corrects the tests of "worse by a point" over all
-cells of a mode. Pooled over cells, each mode is compared with the better of keep and plain restoring of its cell.
+In every cell (task, k, l, training) each mode is compared with `keep` of the same training, on the same test rows: the mean
+difference over seeds, and its one-sided 95 % bound from a bootstrap of seeds and rows. Holm corrects the tests of "worse by a point"
+over all cells of a mode. Pooled over cells, each mode is compared with the better of keep and plain restoring of its cell.
 """
 
 from __future__ import annotations
@@ -90,28 +90,61 @@ def summarize(study: Study, store: Store, metric: str | None = None) -> dict[str
     totals = []
     for (adapter, mode), cells in sorted(pooled.items()):
         means = bootstrap(cells, rng)
-        totals.append({
-            "training": adapter, "mode": mode, "cells": len(cells), "gain_over_the_better": float(np.mean([c.mean() for c in cells])),
-            "low": float(np.quantile(means, 0.025)), "high": float(np.quantile(means, 0.975)),
-            "not_worse_than_keep": sum(line["holm"] < 0.05 for line in lines if (line["training"], line["mode"]) == (adapter, mode)),
-        })  # fmt: skip
+        mine = [line for line in lines if (line["training"], line["mode"]) == (adapter, mode)]
+        totals.append(
+            {
+                "training": adapter,
+                "mode": mode,
+                "cells": len(cells),
+                "gain_over_the_better": float(np.mean([cell.mean() for cell in cells])),
+                "low": float(np.quantile(means, 0.025)),
+                "high": float(np.quantile(means, 0.975)),
+                "not_worse_than_keep": sum(line["holm"] < 0.05 for line in mine),
+            }
+        )
     return {"metric": metric or "primary", "margin": MARGIN, "resamples": RESAMPLES, "cells": lines, "pooled": totals}
+
+
+CELLS = ("task", "training", "k", "l", "mode", "keep", "served", "difference", "bound", "p (worse by 1), Holm")
+POOLED = ("training", "mode", "cells", "gain", "95 % interval", "cells shown no worse than keep")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as Markdown."""
-    parts = [f"Metric: {summary['metric']}. Differences in points; bound: one-sided 95 %, seeds and rows resampled."]
-    parts.append("| task | training | k | l | mode | keep | served | difference | bound | p (worse by 1), Holm |\n|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(
-        f"| {c['task']} | {c['training']} | {c['k']} | {c['l']} | {c['mode']} | {100 * c['keep']:.1f} | {100 * c['value']:.1f} | "
-        f"{100 * c['against_keep']:+.1f} | {100 * c['bound']:+.1f} | {c['holm']:.3g} |"
+
+    def points(value: float) -> str:
+        return f"{100 * value:+.1f}"
+
+    cells = [
+        (
+            *(c[key] for key in ("task", "training", "k", "l", "mode")),
+            f"{100 * c['keep']:.1f}",
+            f"{100 * c['value']:.1f}",
+            points(c["against_keep"]),
+            points(c["bound"]),
+            f"{c['holm']:.3g}",
+        )
         for c in summary["cells"]
-    ))  # fmt: skip
-    parts.append("Pooled over cells: gain over the better of keep and restore, 95 % interval.\n\n| training | mode | cells | gain | interval | cells shown no worse than keep |\n|---|---|---|---|---|---|\n" + "\n".join(
-        f"| {p['training']} | {p['mode']} | {p['cells']} | {100 * p['gain_over_the_better']:+.1f} | "
-        f"{100 * p['low']:+.1f} to {100 * p['high']:+.1f} | {p['not_worse_than_keep']} |"
+    ]
+    pooled = [
+        (
+            p["training"],
+            p["mode"],
+            p["cells"],
+            points(p["gain_over_the_better"]),
+            f"{points(p['low'])} to {points(p['high'])}",
+            p["not_worse_than_keep"],
+        )
         for p in summary["pooled"]
-    ))  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    ]
+    first = f"Metric: {summary['metric']}. Differences in points; bound: one-sided 95 %, seeds and rows resampled."
+    second = "Pooled over cells: gain over the better of keep and restore of each cell."
+    return "\n\n".join([first, markdown(CELLS, cells), second, markdown(POOLED, pooled)]) + "\n"
 
 
 if __name__ == "__main__":
