@@ -1,8 +1,8 @@
 """Summarize a recorded study of restoration: `python summary.py STUDY.yaml FOLDER [KEY=VALUE ...]`, on the store of `PLR_HOME`.
 
 In every cell (task, k, l, training) each mode is compared with `keep` of the same training, on the same test rows: the mean
-difference over seeds, and its one-sided 95 % bound from a bootstrap of seeds and rows. Holm corrects the tests of "worse by a point"
-over all cells of a mode. Pooled over cells, each mode is compared with the better of keep and plain restoring of its cell.
+difference over seeds, and its one-sided 95 % bound from a bootstrap of seeds and rows. Holm corrects the tests of "worse by a
+point" over all cells of a mode. Pooled over cells, each mode is compared with the better of keep and plain restoring of its cell.
 """
 
 from __future__ import annotations
