@@ -162,7 +162,7 @@ class AdviseOptions(GivenOptions, total=False):
     bits: Sequence[int]
     """Widths l to serve on (16, 8, 4), beside that of its own base."""
     modes: Sequence[str]
-    """Modes beside `keep`: `restore` and `requantize` if left out."""
+    """Modes beside `keep`: `restore`, `requantize` and `auto` if left out."""
     rows: int
     """Test rows that certify (400)."""
     select_rows: int
@@ -389,7 +389,7 @@ class Lab:
         """
         from plr.adapters import adapters
 
-        widths, modes = options.get("bits", (16, 8, 4)), options.get("modes", ("restore", "requantize"))
+        widths, modes = options.get("bits", (16, 8, 4)), options.get("modes", ("restore", "requantize", "auto"))
         for bits in widths:
             check_bits(bits)
         modes = [mode_of(name).name for name in modes]

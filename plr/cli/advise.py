@@ -39,7 +39,7 @@ def advise(
     ] = "16,8,4",
     modes: Annotated[
         str, typer.Option("--modes", help=f"Modes beside keep: of {', '.join(asked_modes())}.")
-    ] = "restore,requantize",
+    ] = "restore,requantize,auto",
     rows: Annotated[int, typer.Option(min=1, help="Test rows that certify the choice.")] = 400,
     select_rows: Annotated[int, typer.Option(min=1, help="Further test rows that choose.")] = 200,
     model: Annotated[

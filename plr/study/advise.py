@@ -124,8 +124,10 @@ def targets(
                 if own is None or ell != k:
                     found.append(restored(ell, None))
                 continue
-            if mode.own_base or not mode.fits(k, ell) or (mode.checkpoint and not merges):
+            if mode.own_base or not mode.fits(k, ell) or (mode.at(ell).checkpoint and not merges):
                 continue
+            if mode.both_bases and own is None:
+                continue  # there is nothing to compare with
             found.append(restored(ell, name))
     if len(found) < 2:
         raise UsageError(

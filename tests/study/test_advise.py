@@ -38,7 +38,8 @@ def math() -> TaskSpec:
 def test_candidates_of_an_adapter_of_plr(lab: Lab) -> None:
     asked = lab.inquiry(lab.adapter(bits=4, task="tiny_math"), bits=(16, 8, 4))
     assert places(asked) == [
-        (4, 4, "keep"), (4, 16, "restore"), (4, 8, "restore"), (4, 8, "requantize"), (4, 4, "requantize")
+        (4, 4, "keep"), (4, 16, "restore"), (4, 16, "auto"), (4, 8, "restore"), (4, 8, "requantize"), (4, 8, "auto"),
+        (4, 4, "requantize"),
     ]  # fmt: skip
     steps = [cell.step for cell in asked.cells]
     assert {(step.split, step.limit, step.generate) for step in steps} == {("test", asked.rows.limit, True)}
@@ -48,16 +49,20 @@ def test_candidates_of_an_adapter_of_plr(lab: Lab) -> None:
 
 def test_a_method_that_cannot_be_merged_has_no_merged_candidate(lab: Lab) -> None:
     asked = lab.inquiry(lab.adapter(bits=4, task="tiny_math", adapter="bottleneck"), bits=(16, 8))
-    assert places(asked) == [(4, 4, "keep"), (4, 16, "restore"), (4, 8, "restore")]
+    assert places(asked) == [(4, 4, "keep"), (4, 16, "restore"), (4, 8, "restore"), (4, 8, "auto")]
 
 
 def test_candidates_of_an_adapter_of_another_tool(lab: Lab, tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "theirs")
     own = lab.inquiry(str(adapter), "tiny_math", trained_on="nf4", bits=(16, 8, 4))
-    assert places(own)[:3] == [(4, 4, "keep"), (4, 16, "restore"), (4, 8, "restore")]
+    assert places(own)[:4] == [(4, 4, "keep"), (4, 16, "restore"), (4, 16, "auto"), (4, 8, "restore")]
     bases = {(cell.restore_bits, cell.mode): cell.step.base for cell in own.cells}
     methods = {place: base.quantization.method for place, base in bases.items() if isinstance(base, Quantize)}
-    assert methods == {(4, "keep"): "nf4", (8, "restore"): "gptq", (8, "requantize"): "gptq", (4, "requantize"): "nf4"}
+    assert methods == {
+        (4, "keep"): "nf4", (8, "restore"): "gptq", (8, "requantize"): "gptq", (8, "auto"): "gptq", (4, "requantize"): "nf4"
+    }  # fmt: skip
+    nobody = lab.inquiry(str(adapter), "tiny_math", bits=(16, 8))
+    assert "auto" not in {cell.mode for cell in nobody.cells}
     unknown = lab.inquiry(str(adapter), "tiny_math", bits=(16, 4), modes=("restore",))
     assert places(unknown) == [(0, 16, "restore"), (0, 4, "restore")]
     with pytest.raises(UsageError, match=r"one candidate: there is nothing to compare"):
