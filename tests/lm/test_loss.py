@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -72,8 +73,9 @@ def test_a_row_is_exact_where_the_model_would_write_it(family, budget, make_mode
 
 def test_of_equals_the_first_is_the_likeliest(llama, tokenizer):
     """A table of one row: greedy decoding takes the first token of all equals, and so does the measure."""
-    torch.nn.init.zeros_(llama.lm_head.weight)
-    first, other = _losses(llama, [([3, 0], 1), ([3, 1], 1)], 64, None)
+    model = copy.deepcopy(llama)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    first, other = _losses(model, [([3, 0], 1), ([3, 1], 1)], 64, None)
     assert first[1]
     assert not other[1]
 

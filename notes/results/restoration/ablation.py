@@ -2,8 +2,8 @@
 
 MODEL is SmolLM2-135M-Instruct, DATA a folder of sql/{train,dev,test}.jsonl. LoRA of rank 2 and 16 on the attention layers or on all
 linear layers, for 25 and 125 steps of 16 rows, on 3 bits (`paper`, group size 64). Then every place t between the two bases, and
-factors s at three of them, by the loss of the gold answer and teacher-forced exact match on 64 test rows. Writes ablation.json,
-ablation.md and ablation.svg beside itself.
+factors s at three of them, by the loss of the gold answer and teacher-forced exact match on 64 test rows. Writes points.json,
+table.md and loss.svg to the folder ablation beside itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from plr.restoration.work import Restoration
 from plr.study.steps import restored_step
 from plr.tasks.data.rows import draw, head_of, load_split
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "ablation"
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LAYERS = {"attention": ATTENTION, "all": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
 PLACES, FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0), (1.6, 2.5)
@@ -112,7 +112,7 @@ def figure(found: list[dict[str, Any]]) -> Figure:
 def main() -> None:
     model, data = sys.argv[1:]
     lab = Lab(offline=True)
-    file = HERE / "ablation.json"
+    file = HERE / "points.json"
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     known = {(one["rank"], one["layers"], one["steps"]) for one in found}
     for rank in (16, 2):
@@ -124,8 +124,8 @@ def main() -> None:
                     file.write_text(json.dumps(found) + "\n")
     head = ["rank", "layers", "steps", *(f"t = {t:g}" for t in PLACES), "t = 1, s = 1.6", "best t, s", "there"]
     lines = [head, ["---"] * len(head), *map(row, found)]
-    (HERE / "ablation.md").write_text("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
-    write_figure(figure(found), HERE / "ablation.svg")
+    (HERE / "table.md").write_text("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
+    write_figure(figure(found), HERE / "loss.svg")
 
 
 if __name__ == "__main__":
