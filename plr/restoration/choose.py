@@ -12,7 +12,7 @@ __all__ = ["PLACES", "SCALES", "Point", "choose", "curve_json"]
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Places t that are tried at scale 1: both ends are among them."""
 SCALES = (1.25, 1.6, 2.0, 3.0)
-"""Factors s that are tried at the best places."""
+"""Factors s that are tried at the best places, one after the other while the loss falls."""
 BEST = 2
 """Places at which they are tried."""
 
@@ -34,13 +34,13 @@ def choose(
 ) -> tuple[Point, list[Point]]:
     """Choose (t, s) by the least loss; what is given is not varied.
 
-    First every place at scale 1, then every factor at the best two places.
+    First every place at scale 1, then rising factors at the best two places, as long as the loss falls.
 
     Args:
         marks: reads all rows at (t, s).
         t: the place, where it is given.
         scale: the factor, where it is given.
-        on_progress: called with points done and points in all.
+        on_progress: called with points done and the most there may be.
 
     Returns the best point, and all that were tried, in their order.
     """
@@ -59,8 +59,12 @@ def choose(
     if scale is None:
         best = sorted(tried, key=lambda point: point.marks.loss)[:BEST]
         for place in sorted(point.t for point in best):
+            before = next(point.marks.loss for point in tried if (point.t, point.scale) == (place, first))
             for factor in SCALES:
                 read(place, factor)
+                if tried[-1].marks.loss >= before:
+                    break
+                before = tried[-1].marks.loss
     return min(tried, key=lambda point: point.marks.loss), tried
 
 

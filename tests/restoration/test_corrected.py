@@ -92,8 +92,8 @@ def test_the_chosen_point_has_the_least_loss_of_all_that_were_tried(lab: Lab, tr
     metrics = lab.restore(trained, 16, mode="path", select_rows=24).metrics
     curve = metrics["curve"]
     assert [(p["t"], p["scale"]) for p in curve][:5] == [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 1.0)]
-    assert len(curve) == 13
-    assert len({p["loss"] for p in curve}) == 13
+    assert 7 <= len(curve) <= 13
+    assert len({p["loss"] for p in curve}) == len(curve)
     best = min(curve, key=lambda p: p["loss"])
     assert (metrics["t"], metrics["scale"]) == (best["t"], best["scale"])
     assert metrics["chosen_on"] == 24

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from plr.restoration.choose import PLACES, SCALES, choose
+from plr.restoration.choose import PLACES, choose
 from plr.restoration.guard import Candidate, best_of, certify, sentence
 from plr.restoration.rows import Marks
 from plr.stats import paired_lower_bound
@@ -108,8 +108,9 @@ def test_places_first_and_factors_at_the_best_two() -> None:
     best, tried = choose(read, t=None, scale=None, on_progress=lambda done, total: seen.append((done, total)))
     assert [point.t for point in tried[: len(PLACES)]] == list(PLACES)
     assert {point.t for point in tried[len(PLACES) :]} == {0.5, 0.75}
-    assert [point.scale for point in tried[len(PLACES) : len(PLACES) + len(SCALES)]] == list(SCALES)
+    rising = [1.25, 1.6, 2.0]  # the first with a higher loss is the last
+    assert [(point.t, point.scale) for point in tried[len(PLACES) :]] == [(t, s) for t in (0.5, 0.75) for s in rising]
     assert (best.t, best.scale) == (0.5, 1.6)
-    assert seen[-1] == (13, 13)
-    assert [(p.t, p.scale) for p in choose(read, t=0.3, scale=None)[1]] == [(0.3, s) for s in (1.0, *SCALES)]
+    assert seen[-1] == (11, 13)
+    assert [(p.t, p.scale) for p in choose(read, t=0.3, scale=None)[1]] == [(0.3, s) for s in (1.0, *rising)]
     assert [(p.t, p.scale) for p in choose(read, t=None, scale=2.0)[1]] == [(t, 2.0) for t in PLACES]
