@@ -2,8 +2,8 @@
 
 MODEL is SmolLM2-135M-Instruct, DATA a folder of sql/{train,dev,test}.jsonl. LoRA of rank 2 and 16 on the attention layers or on all
 linear layers, for 25 and 125 steps of 16 rows, on 3 bits (`paper`, group size 64). Then every place t between the two bases, and
-factors s at three of them, by the loss of the gold answer and teacher-forced exact match on 64 test rows. Writes points.json,
-table.md and loss.svg to the folder ablation beside itself.
+factors s at three of them, by the loss of the gold answer and teacher-forced exact match on 64 test rows. Writes points.json
+and table.md to the folder ablation beside itself, and the figure of the page.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from plr.study.steps import restored_step
 from plr.tasks.data.rows import draw, head_of, load_split
 
 HERE = Path(__file__).parent / "ablation"
+FIGURE = Path(__file__).parents[3] / "docs" / "images" / "between.svg"
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LAYERS = {"attention": ATTENTION, "all": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
 PLACES, FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0), (1.6, 2.5)
@@ -125,7 +126,8 @@ def main() -> None:
     head = ["rank", "layers", "steps", *(f"t = {t:g}" for t in PLACES), "t = 1, s = 1.6", "best t, s", "there"]
     lines = [head, ["---"] * len(head), *map(row, found)]
     (HERE / "table.md").write_text("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
-    write_figure(figure(found), HERE / "loss.svg")
+    for file in write_figure(figure(found), FIGURE)[1:]:
+        file.unlink()  # the page shows the SVG
 
 
 if __name__ == "__main__":
