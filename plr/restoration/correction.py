@@ -11,7 +11,7 @@ from plr.errors import UsageError
 __all__ = ["CHOOSING_ROWS", "GUARD_ROWS", "check_correction", "correction_for", "has_scale", "is_lora"]
 
 CHOOSING_ROWS = 64
-"""Validation rows that choose a place on the path and a factor: 7 to 13 forward passes each, an eighth of an epoch of 2,000 rows."""
+"""Validation rows that choose a place on the path and a factor, in 7 to 13 forward passes over them."""
 GUARD_ROWS = 1000
 """Validation rows of `auto`: half of them certify, and fewer would certify next to nothing."""
 
