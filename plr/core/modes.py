@@ -61,8 +61,6 @@ class Mode:
     """Settings of a correction that it reads (fields of `plr.core.specs.CorrectionKnobs`); none where nothing is corrected."""
     both_bases: bool = False
     """True if the base that the adapter was trained on is read too."""
-    scales: bool = False
-    """True if it may multiply the adapter by a factor."""
     dense_at_16: bool = False
     """True if a dense checkpoint is served at 16 bits, whatever `writes` says of fewer."""
     size: str = ""
@@ -153,7 +151,6 @@ MODES: dict[str, Mode] = {
             advice="use --mode correct, or --bits 16",
             knobs=("t", "scale", "rows", "seed"),
             both_bases=True,
-            scales=True,
             size="16-bit checkpoint",
             served_by="plr",
         ),
@@ -164,7 +161,6 @@ MODES: dict[str, Mode] = {
             "adapter",
             grid=lambda k, ell: k != ell,
             knobs=("scale", "rows", "seed"),
-            scales=True,
             size="l-bit base, adapter",
             served_by="any server of PEFT's format",
         ),
@@ -179,7 +175,6 @@ MODES: dict[str, Mode] = {
             advice="use --mode keep",
             knobs=("scale", "rank", "calibration_rows", "seed"),
             both_bases=True,
-            scales=True,
             size="l-bit base, larger adapter",
             served_by="any server of PEFT's format",
         ),
@@ -194,7 +189,6 @@ MODES: dict[str, Mode] = {
             advice="use --mode keep",
             knobs=("t", "scale", "rank", "rows", "calibration_rows", "seed"),
             both_bases=True,
-            scales=True,
             dense_at_16=True,
             size="16-bit checkpoint; below 16 a base, adapter",
             served_by="plr",
@@ -257,9 +251,9 @@ def explained(k: int | None = None, ell: int | None = None) -> list[tuple[str, .
     """List a row of `EXPLAINED` for every mode; with k and l, `fits` says whether it can be asked for there."""
     rows: list[tuple[str, ...]] = []
     for mode in MODES.values():
-        fits = (
-            "" if k is None or ell is None else "yes" if mode.fits(k, ell) and (not mode.own_base or k == ell) else "no"
-        )
+        fits = ""
+        if k is not None and ell is not None:
+            fits = "yes" if mode.fits(k, ell) and (k == ell or not mode.own_base) else "no"
         serves = f"{mode.serves}: {mode.words}" if mode.words else mode.serves
         rows.append((mode.name, serves, mode.size, mode.served_by, fits))
     return rows

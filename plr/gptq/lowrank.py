@@ -8,17 +8,16 @@ arXiv:2410.21271) and QERA (Zhang et al. 2024, arXiv:2410.06040); here nothing i
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from plr.gptq.typed import linalg
 
 __all__ = ["felt_share", "leading_directions"]
 
 OVERSAMPLING = 16
 """Columns of the subspace beyond those asked for (Halko, Martinsson and Tropp 2011, SIAM Review 53:217-288)."""
 ROUNDS = 3
-_LINALG: Any = torch.linalg  # whose functions have no types
 
 
 def leading_directions(error: Tensor, moment: Tensor, rank: int, *, seed: int = 0) -> Tensor:
@@ -38,27 +37,17 @@ def leading_directions(error: Tensor, moment: Tensor, rank: int, *, seed: int = 
         return _first(torch.eye(rows).to(error), error, moment, rank)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(rows, width, generator=generator).to(error)
-    basis = _orthonormal(start)
+    basis, _ = linalg.qr(start)
     for _ in range(ROUNDS):
-        basis = _orthonormal(error @ (moment @ (error.T @ basis)))
+        basis, _ = linalg.qr(error @ (moment @ (error.T @ basis)))
     return _first(basis, error, moment, rank)
 
 
 def _first(basis: Tensor, error: Tensor, moment: Tensor, rank: int) -> Tensor:
     """Return the leading eigenvectors within the space of an orthonormal basis `[out, w]` (Rayleigh and Ritz)."""
     small = basis.T @ error  # [w, in]
-    return (basis @ _eigenvectors(small @ moment @ small.T).flip(1)[:, :rank]).contiguous()
-
-
-def _eigenvectors(matrix: Tensor) -> Tensor:
-    """Return the eigenvectors of a symmetric matrix `[n, n]` in columns, by rising eigenvalue."""
-    vectors: Tensor = _LINALG.eigh(matrix).eigenvectors
-    return vectors
-
-
-def _orthonormal(columns: Tensor) -> Tensor:
-    basis: Tensor = _LINALG.qr(columns).Q
-    return basis
+    _, vectors = linalg.eigh(small @ moment @ small.T)  # values rise
+    return (basis @ vectors.flip(1)[:, :rank]).contiguous()
 
 
 def felt_share(error: Tensor, moment: Tensor, directions: Tensor) -> float:

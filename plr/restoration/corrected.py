@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from plr.adapters.peft import name_base
 from plr.bases.load import load_base
-from plr.bases.named import public_name
 from plr.core.fingerprint import JsonObject
+from plr.core.runtime import Runtime
 from plr.core.specs import Correction
 from plr.quantizers.base import named_modules
 from plr.restoration.attach import attach
 from plr.restoration.choose import choose, curve_json
 from plr.restoration.fit import fit
 from plr.restoration.guard import KEEP, LEAST_ROWS, Candidate, best_of, certify, sentence
-from plr.restoration.line import k_bit_layers, set_scale
-from plr.restoration.lowrank import rescaled
+from plr.restoration.line import set_scale
+from plr.restoration.lowrank import rescale
 from plr.restoration.rows import Marks, Rows, validation_rows
 from plr.restoration.tuned import (
     Beside,
     Between,
     Stage,
-    felt_by,
-    plain,
+    Tuned,
+    k_bit_in_either,
     put_on,
     put_on_line,
     settings_of,
@@ -36,6 +36,7 @@ from plr.restoration.work import (
     copy_adapter,
     kept,
     own_base,
+    plain,
     proof,
     trained_head,
     write_dense,
@@ -49,34 +50,32 @@ FIRST_ROWS = 64
 
 def on_path(work: Restoration) -> JsonObject:
     """Write the dense model at (t, s): as given, or at the least loss on validation rows."""
-    correction = settings_of(work.step)
-    t, scale = correction.t, correction.scale
-    record: JsonObject = {}
-    if t is None or scale is None:
-        rows = _rows(correction)
-        tuned = put_on_line(work, work.runtime.computing_in(work.step.dtype))
-        best, tried = choose(
-            lambda place, factor: tuned.marks(rows, place, factor), t=t, scale=scale, on_progress=work.on_progress
-        )
-        del tuned
-        t, scale, record = best.t, best.scale, {"chosen_on": len(rows.examples), "curve": curve_json(tried)}
+    t, scale, record = _chosen(work, settings_of(work.step).t, lambda runtime: put_on_line(work, runtime))
     return {**_serves("path", t, scale), **record, **_write_on_path(work, t, scale)}
 
 
 def scaled(work: Restoration) -> JsonObject:
     """Write the adapter with another `lora_alpha`: as given, or at the least loss on validation rows."""
-    correction = settings_of(work.step)
-    scale = correction.scale
-    record: JsonObject = {}
-    tuned = put_on(work, work.step.base, work.runtime.computing_in(work.step.dtype))
-    if scale is None:
-        rows = _rows(correction)
-        best, tried = choose(
-            lambda _, factor: tuned.marks(rows, None, factor), t=1.0, scale=None, on_progress=work.on_progress
-        )
-        scale, record = best.scale, {"chosen_on": len(rows.examples), "curve": curve_json(tried)}
+    base = work.step.base
+    _, scale, record = _chosen(work, 1.0, lambda runtime: put_on(work, base, runtime))
     _write_scaled(work, scale)
-    return {**_serves("scale", None, scale), **record, **proof(tuned.attached)}
+    attached = put_on(work, base, work.runtime, work.folder).attached
+    return {**_serves("scale", None, scale), **record, **proof(attached)}
+
+
+def _chosen(work: Restoration, t: float | None, tuned: Callable[[Runtime], Tuned]) -> tuple[float, float, JsonObject]:
+    """Choose what is not given of (t, s) on validation rows; return it, and what is to be recorded of the choice."""
+    correction = settings_of(work.step)
+    if t is not None and correction.scale is not None:
+        return t, correction.scale, {}
+    rows, model = _rows(correction), tuned(work.runtime.computing_in(work.step.dtype))
+    best, tried = choose(
+        lambda place, factor: model.marks(rows, place, factor),
+        t=t,
+        scale=correction.scale,
+        on_progress=work.on_progress,
+    )
+    return best.t, best.scale, {"chosen_on": len(rows.examples), "curve": curve_json(tried)}
 
 
 def corrected(work: Restoration) -> JsonObject:
@@ -85,10 +84,8 @@ def corrected(work: Restoration) -> JsonObject:
     loaded = load_base(step.base, work.store, work.runtime, head=trained_head(step))
     others = dict(named_modules(loaded.model))
     tuned = put_on(work, own_base(step), work.runtime)
-    names = {**k_bit_layers(tuned.modules), **k_bit_layers(others)}
-    felt = felt_by(work, tuned, {name: tuned.modules[name] for name in names})
-    record = write_correction(work, felt, others, work.folder)
-    del tuned, felt
+    record = write_correction(work, tuned, k_bit_in_either(tuned, others), others, work.folder)
+    del tuned
     attached = attach(fit(loaded, step.adapter, work.adapter), plain(step, step.base), work.folder, NAME)
     return {**_serves("correct", None, settings_of(step).scale), **record, **proof(attached)}
 
@@ -147,12 +144,11 @@ def _weigh(stage: Stage, choosing: Rows, certifying: Rows) -> tuple[Candidate, J
 def _serve(work: Restoration, chosen: Candidate, place: Path) -> JsonObject:
     """Write what was chosen: one dense model at 16 bits, and an adapter beside its base below."""
     step = work.step
+    if step.form.writes == "dense" and chosen.mode == "correct":
+        tuned = put_on(work, step.base, work.exact, place, dense=True)
+        return write_dense(work, tuned.loaded, tuned.attached)
     if step.form.writes == "dense":
-        return (
-            _write_corrected_dense(work, place)
-            if chosen.mode == "correct"
-            else _write_on_path(work, chosen.t, chosen.scale)
-        )
+        return _write_on_path(work, chosen.t, chosen.scale)
     base = own_base(step) if chosen.mode == KEEP else step.base
     if chosen.mode == "correct":
         shutil.copytree(place, work.folder, dirs_exist_ok=True)
@@ -175,16 +171,9 @@ def _write_on_path(work: Restoration, t: float, scale: float) -> JsonObject:
     return write_dense(work, tuned.loaded, tuned.attached)
 
 
-def _write_corrected_dense(work: Restoration, adapter: Path) -> JsonObject:
-    tuned = put_on(work, work.step.base, work.exact, adapter, dense=True)
-    return write_dense(work, tuned.loaded, tuned.attached)
-
-
 def _write_scaled(work: Restoration, scale: float) -> None:
-    base = work.step.base
-    copy_adapter(work, base, work.folder, leave=("adapter_config.json",))
-    rescaled(work.adapter, work.folder, scale)
-    name_base(work.folder, *public_name(base))
+    copy_adapter(work, work.step.base, work.folder)
+    rescale(work.folder, scale)
 
 
 def _rows(correction: Correction, least: int = 2) -> Rows:

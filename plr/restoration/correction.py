@@ -82,6 +82,12 @@ def check_correction(step: Restore) -> None:
             f"mode {mode.name} compares with the base the adapter was trained on, and nobody says which that is",
             hint="say it: --trained-on 16, nf4, int8 or a quantized checkpoint; or use --mode scale",
         )
+    if step.compensated:
+        raise UsageError(
+            f"mode {mode.name} on the base that the adapter was trained on beside a compensation",
+            expected="another base",
+            hint="use --mode keep, which serves the two as one adapter, or --mode path",
+        )
     method, config = adapter.adapter.method, adapter.adapter.config
     if correction.scale != 1.0 and not has_scale(config):
         raise UsageError(

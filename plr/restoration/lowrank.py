@@ -26,11 +26,13 @@ from plr.quantizers import is_quantized_layer
 from plr.quantizers.layers import dense_layer
 from plr.restoration.compensation import Factors, sum_of
 
-__all__ = ["Felt", "matrix_of", "rescaled", "write_corrected", "write_kept"]
+__all__ = ["Felt", "compensate", "correct", "matrix_of", "rescale"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+CHOOSING = ("layers_to_transform", "layers_pattern", "exclude_modules")
+"""Settings that leave out some of `target_modules`."""
 
 
 def matrix_of(layer: nn.Module) -> Tensor:
@@ -97,23 +99,22 @@ class Felt:
         }
 
 
-def rescaled(adapter: Path, folder: Path, factor: float) -> None:
-    """Write `adapter_config.json` of a LoRA with `lora_alpha` times `factor` into `folder`; the weights are as they were.
+def rescale(folder: Path, factor: float) -> None:
+    """Multiply `lora_alpha` of the LoRA in `folder` by `factor`, in place.
 
     Raises:
         ModelError: a configuration without `lora_alpha`.
     """
-    config: JsonObject = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    config: JsonObject = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if "lora_alpha" not in config:
-        raise ModelError(f"{adapter} has no lora_alpha", expected="an adapter of lora, or of a method built on it")
+        raise ModelError(f"{folder} has no lora_alpha", expected="an adapter of lora, or of a method built on it")
     config["lora_alpha"] *= factor
     alphas: dict[str, float] = dict(config.get("alpha_pattern") or {})
     config["alpha_pattern"] = {name: alpha * factor for name, alpha in alphas.items()}
     write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_corrected(
-    adapter: Path,
+def correct(
     folder: Path,
     felt: Felt,
     others: Mapping[str, nn.Module],
@@ -121,34 +122,31 @@ def write_corrected(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> JsonObject:
-    """Write the LoRA in `adapter`, corrected for its way to the base of the modules `others`, to `folder`.
-
-    Returns what is to be recorded.
+    """Correct the LoRA in `folder`, in place, for its way to the base of the modules `others`; return what is to be recorded.
 
     Raises:
         ModelError: no plain LoRA of linear layers, or tensors that do not fit the k-bit base.
     """
-    lora = _Lora(adapter)
+    lora = _Lora(folder)
     rank = lora.rank + correction.rank
     ranks = {name: rank - (lora.pairs[name][0].shape[0] if name in lora.pairs else 0) for name in felt.low}
     factors, record = felt.factors(_matrices_of(others), ranks, seed=correction.seed, on_progress=on_progress)
     taken = {name: (-left, right) for name, (left, right) in factors.items()}
-    lora.write(folder, taken, 1.0 if correction.scale is None else correction.scale, rank, others)
+    lora.write(taken, 1.0 if correction.scale is None else correction.scale, rank, others)
     return {"rank": rank, **record}
 
 
-def write_kept(adapter: Path, folder: Path, frozen: Factors, others: Mapping[str, nn.Module]) -> JsonObject:
-    """Write the LoRA in `adapter` and the compensation it was trained beside as one LoRA to `folder`.
+def compensate(folder: Path, frozen: Factors, others: Mapping[str, nn.Module]) -> None:
+    """Add the compensation that the LoRA in `folder` was trained beside to it, in place, as more ranks.
 
-    `others` are the modules of its own base. Returns what is to be recorded.
+    `others` are the modules of its own base.
 
     Raises:
         ModelError: no plain LoRA of linear layers.
     """
-    lora = _Lora(adapter)
+    lora = _Lora(folder)
     rank = lora.rank + max(left.shape[1] for left, _ in frozen.values())
-    lora.write(folder, frozen, 1.0, rank, others)
-    return {"rank": rank}
+    lora.write(frozen, 1.0, rank, others)
 
 
 class _Lora:
@@ -158,17 +156,18 @@ class _Lora:
         ModelError: another adapter, or tensors that find no place.
     """
 
-    def __init__(self, adapter: Path) -> None:
-        self.config: JsonObject = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        _check_plain(self.config, adapter)
-        pairs, self.rest = _pairs(load_file(adapter / WEIGHTS), adapter)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: JsonObject = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        _check_plain(self.config, folder)
+        pairs, self.rest = _pairs(load_file(folder / WEIGHTS), folder)
         self.pairs: dict[str, tuple[Tensor, Tensor]] = {
             name: _scaled(self.config, name, pair) for name, pair in pairs.items()
         }
         self.rank: int = max((a.shape[0] for a, _ in self.pairs.values()), default=0)
 
-    def write(self, folder: Path, added: Factors, scale: float, rank: int, others: Mapping[str, nn.Module]) -> None:
-        """Write it, times `scale`, with the factors `added` as more ranks, all layers of one `rank`."""
+    def write(self, added: Factors, scale: float, rank: int, others: Mapping[str, nn.Module]) -> None:
+        """Write it anew, times `scale`, with the factors `added` as more ranks, all layers of one `rank`."""
         written: dict[str, Tensor] = dict(self.rest)
         layers = {**added, **self.pairs}
         for name in layers:
@@ -182,15 +181,16 @@ class _Lora:
                 b = torch.cat([b, torch.zeros(b.shape[0], rank - b.shape[1])], 1)
             written[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
             written[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
-        config = {**self.config, "r": rank, "lora_alpha": rank, "use_rslora": False}
-        config |= {"rank_pattern": {}, "alpha_pattern": {}, "target_modules": _targets(layers, others)}
-        save_file(written, folder / WEIGHTS, metadata={"format": "pt"})
-        write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        config = {**self.config, **dict.fromkeys(CHOOSING), "target_modules": _targets(layers, others)}
+        config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+        save_file(written, self.folder / WEIGHTS, metadata={"format": "pt"})
+        write_atomic(self.folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _check_plain(config: JsonObject, adapter: Path) -> None:
     """Refuse a configuration that says more than two matrices a layer."""
-    wrong = [key for key in ("use_dora", "lora_bias", "use_qalora", "trainable_token_indices") if config.get(key)]
+    beside = ("use_dora", "lora_bias", "use_qalora", "trainable_token_indices", "target_parameters")
+    wrong = [key for key in beside if config.get(key)]
     if config.get("bias") not in (None, "none"):
         wrong.append("bias")
     if config.get("peft_type") != "LORA" or wrong:
@@ -231,7 +231,8 @@ def _scaled(config: JsonObject, name: str, pair: tuple[Tensor, Tensor]) -> tuple
 
     a, b = pair
     alphas: dict[str, float] = dict(config.get("alpha_pattern") or {})
-    alpha: float = alphas.get(get_pattern_key([*alphas], name)) or config["lora_alpha"]
+    default: float = config["lora_alpha"]
+    alpha = alphas.get(get_pattern_key([*alphas], name), default)
     rank = a.shape[0]
     return a.float(), b.float() * (alpha / (rank**0.5 if config.get("use_rslora") else rank))
 

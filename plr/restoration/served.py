@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from plr.bases.given_adapters import adapter_folder
 from plr.bases.load import Loaded, load_tokenizer, open_quantized, runtime_dtype, tokenizer_in, tokenizer_ref
-from plr.core.modes import plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import GivenAdapter, Restore
 from plr.core.store import Store
 from plr.restoration.guard import KEEP
+from plr.restoration.work import plain
 from plr.tasks import HeadSpec
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def as_served(step: Restore, store: Store) -> Restore:
     own = step.adapter.own_base
     if own is None or not step.made or step.is_checkpoint or store.require(step).metrics.get("serves") != KEEP:
         return step
-    return step.replaced(base=own, mode=plain_mode(same_base=True), correction=None, dtype=None)
+    return plain(step, own)
 
 
 def _tokenizer(step: Restore, folder: Path, store: Store, runtime: Runtime) -> PreTrainedTokenizerBase:

@@ -12,11 +12,8 @@ from typing import Any
 from torch import nn
 
 from plr.adapters import adapters
-from plr.adapters.peft import name_base
 from plr.bases.load import Loaded, load_base
-from plr.bases.named import public_name
 from plr.core.fingerprint import JsonObject
-from plr.core.modes import plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import Correction, GivenBase, Quantize, Restore, Source
 from plr.lm.moments import second_moments
@@ -26,17 +23,16 @@ from plr.restoration.attach import Attachment, attach
 from plr.restoration.fit import fit
 from plr.restoration.guard import KEEP
 from plr.restoration.line import Line, k_bit_layers, set_scale
-from plr.restoration.lowrank import Felt, write_corrected
+from plr.restoration.lowrank import Felt, correct
 from plr.restoration.rows import Marks, Rows, training_inputs
-from plr.restoration.work import NAME, Restoration, copy_adapter, kept, own_base, trained_head
+from plr.restoration.work import NAME, Restoration, copy_adapter, kept, own_base, plain, trained_head
 
 __all__ = [
     "Beside",
     "Between",
     "Stage",
     "Tuned",
-    "felt_by",
-    "plain",
+    "k_bit_in_either",
     "put_on",
     "put_on_line",
     "settings_of",
@@ -53,12 +49,6 @@ def settings_of(step: Restore) -> Correction:
     return step.correction
 
 
-def plain(step: Restore, base: Source | Quantize | GivenBase) -> Restore:
-    """Describe the adapter of `step` on `base`, uncorrected."""
-    mode = plain_mode(same_base=step.adapter.own_base == base)
-    return step.replaced(base=base, mode=mode, correction=None, dtype=None)
-
-
 @dataclass
 class Tuned:
     """A base with the adapter on it."""
@@ -71,17 +61,12 @@ class Tuned:
     """The way to another base, where it can move."""
     trained: dict[int, float] | None = None
 
-    def at(self, t: float | None, scale: float) -> Any:
-        """Return the model at (t, s)."""
-        if self.line is not None and t is not None:
+    def marks(self, rows: Rows, t: float, scale: float) -> Marks:
+        """Read `rows` at (t, s); where there is no way to another base, `t` is of no account."""
+        if self.line is not None:
             self.line.move(t)
-        model: Any = self.attached.model
-        self.trained = set_scale(model, NAME, scale, self.trained)
-        return model
-
-    def marks(self, rows: Rows, t: float | None, scale: float) -> Marks:
-        """Read `rows` at (t, s)."""
-        return rows.marks(self.at(t, scale), self.loaded.tokenizer)
+        self.trained = set_scale(self.attached.model, NAME, scale, self.trained)
+        return rows.marks(self.attached.model, self.loaded.tokenizer)
 
 
 def put_on(
@@ -114,23 +99,27 @@ def put_on_line(work: Restoration, runtime: Runtime) -> Tuned:
     return Tuned(loaded, modules, attach(loaded, plain(step, own_base(step)), work.adapter, NAME), line)
 
 
-def felt_by(work: Restoration, tuned: Tuned, low: Mapping[str, nn.Module]) -> Felt:
-    """Measure on training rows what reaches the layers of the tuned model that `low` gives at k bits, by name."""
-    layers = {name: tuned.modules[name] for name in low}
+def write_correction(
+    work: Restoration, tuned: Tuned, low: Mapping[str, nn.Module], others: Mapping[str, nn.Module], folder: Path
+) -> JsonObject:
+    """Write the adapter of `tuned`, corrected for the base of the modules `others`, to `folder`; return what is to be recorded.
+
+    `low` gives the layers that are corrected, with their weights on the adapter's own base; what reaches them is measured in
+    `tuned` on training rows.
+    """
     correction = settings_of(work.step)
     assert correction.task is not None
     rows = training_inputs(correction.task, correction.calibration_rows, correction.seed, tuned.loaded.tokenizer)
-    moments = second_moments(tuned.attached.model, layers, rows, on_progress=work.on_progress)
-    return Felt(low, dict(moments), work.frozen)
+    layers = {name: tuned.modules[name] for name in low}
+    moments = dict(second_moments(tuned.attached.model, layers, rows, on_progress=work.on_progress))
+    copy_adapter(work, work.step.base, folder)
+    return correct(folder, Felt(low, moments, work.frozen), others, correction, on_progress=work.on_progress)
 
 
-def write_correction(work: Restoration, felt: Felt, others: Mapping[str, nn.Module], folder: Path) -> JsonObject:
-    """Write the corrected adapter for the base of the modules `others` to `folder`."""
-    base = work.step.base
-    copy_adapter(work, base, folder, leave=("adapter_config.json", "adapter_model.safetensors"))
-    record = write_corrected(work.adapter, folder, felt, others, settings_of(work.step), on_progress=work.on_progress)
-    name_base(folder, *public_name(base))
-    return record
+def k_bit_in_either(tuned: Tuned, others: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Select the layers of the base of `tuned` that are k-bit there or in the other base."""
+    names = {**k_bit_layers(tuned.modules), **k_bit_layers(others)}
+    return {name: tuned.modules[name] for name in names}
 
 
 class Stage(ABC):
@@ -166,9 +155,8 @@ class Between(Stage):
         self.place = settings_of(work.step).t
         self.tuned = put_on_line(work, runtime)
         if settings_of(work.step).rank:
-            line = self.line
-            felt = felt_by(work, self.tuned, line.low)
-            self.record = write_correction(work, felt, {**self.tuned.modules, **line.high}, folder)
+            others = {**self.tuned.modules, **self.line.high}
+            self.record = write_correction(work, self.tuned, self.line.low, others, folder)
             self._load(self.tuned)
 
     @property
@@ -192,15 +180,14 @@ class Beside(Stage):
         self.place = 1.0
         self.own, self.other = put_on(work, own_base(work.step), runtime), put_on(work, work.step.base, runtime)
         if settings_of(work.step).rank:
-            names = {**k_bit_layers(self.own.modules), **k_bit_layers(self.other.modules)}
-            felt = felt_by(work, self.own, {name: self.own.modules[name] for name in names})
-            self.record = write_correction(work, felt, self.other.modules, folder)
+            low = k_bit_in_either(self.own, self.other.modules)
+            self.record = write_correction(work, self.own, low, self.other.modules, folder)
             self._load(self.other)
 
     def marks(self, rows: Rows, mode: str, t: float, scale: float) -> Marks:
         if mode == KEEP:
-            return self.own.marks(rows, None, scale)
+            return self.own.marks(rows, t, scale)
         model = self._activate(self.other, mode)
         if mode != "correct":
-            return self.other.marks(rows, None, scale)
+            return self.other.marks(rows, t, scale)
         return rows.marks(model, self.other.loaded.tokenizer)

@@ -19,18 +19,19 @@ from plr.bases.load import Loaded
 from plr.bases.named import public_name
 from plr.bases.resolve import model_path
 from plr.core.fingerprint import JsonObject
+from plr.core.modes import plain_mode
 from plr.core.runtime import Runtime
 from plr.core.specs import GivenBase, Quantize, Restore, Source, Train
 from plr.core.store import Store
 from plr.gptq.experts import join
 from plr.lm.classify import probe
 from plr.restoration.attach import Attachment, probe_texts
-from plr.restoration.compensation import COMPENSATION, compensation_in
-from plr.restoration.lowrank import write_kept
+from plr.restoration.compensation import COMPENSATION, Factors, compensation_in
+from plr.restoration.lowrank import compensate
 from plr.tasks import HeadSpec
 from plr.tasks.data.rows import head_of
 
-__all__ = ["NAME", "Restoration", "copy_adapter", "kept", "own_base", "proof", "trained_head", "write_dense"]
+__all__ = ["NAME", "Restoration", "copy_adapter", "kept", "own_base", "plain", "proof", "trained_head", "write_dense"]
 
 NAME = "restored"
 """Name of the adapter on a base while it is restored."""
@@ -50,7 +51,7 @@ class Restoration:
     on_progress: Callable[[int, int], None] | None = None
 
     @property
-    def frozen(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def frozen(self) -> Factors:
         """The compensation that the adapter was trained beside; empty without one."""
         return compensation_in(self.adapter)
 
@@ -70,13 +71,11 @@ def proof(attached: Attachment) -> JsonObject:
     return {"largest_logit_change": attached.change, **attached.partial}
 
 
-def copy_adapter(
-    work: Restoration, base: Source | Quantize | GivenBase, folder: Path, *, leave: tuple[str, ...] = ()
-) -> None:
-    """Copy the adapter as it was trained to `folder`, but for the files in `leave`, and name `base` in its configuration."""
+def copy_adapter(work: Restoration, base: Source | Quantize | GivenBase, folder: Path) -> None:
+    """Copy the adapter as it was trained to `folder`, and name `base` in its configuration."""
     for file in work.adapter.iterdir():
         own = isinstance(work.step.adapter, Train) or bears(file.name)
-        if file.is_file() and file.name not in ("manifest.json", COMPENSATION, *leave) and own:
+        if file.is_file() and file.name not in ("manifest.json", COMPENSATION) and own:
             shutil.copy2(file, folder / file.name)
     if (folder / "adapter_config.json").is_file():
         name_base(folder, *public_name(base))
@@ -87,9 +86,8 @@ def kept(work: Restoration, modules: Mapping[str, nn.Module], place: Path) -> Pa
     frozen = work.frozen
     if not frozen:
         return work.adapter
-    copy_adapter(work, own_base(work.step), place, leave=("adapter_config.json", "adapter_model.safetensors"))
-    write_kept(work.adapter, place, frozen, modules)
-    name_base(place, *public_name(own_base(work.step)))
+    copy_adapter(work, own_base(work.step), place)
+    compensate(place, frozen, modules)
     return place
 
 
@@ -98,6 +96,12 @@ def own_base(step: Restore) -> Source | Quantize | GivenBase:
     base = step.adapter.own_base
     assert base is not None
     return base
+
+
+def plain(step: Restore, base: Source | Quantize | GivenBase) -> Restore:
+    """Describe the adapter of `step` on `base`, uncorrected."""
+    mode = plain_mode(same_base=step.adapter.own_base == base)
+    return step.replaced(base=base, mode=mode, correction=None, dtype=None)
 
 
 def write_dense(work: Restoration, loaded: Loaded, attached: Attachment) -> JsonObject:

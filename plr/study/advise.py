@@ -192,11 +192,13 @@ def served_bytes(target: Restore, store: Store, *, offline: bool = False) -> int
     from plr.bases.load import base_folder
     from plr.bases.look import tensors_of
     from plr.bases.resolve import model_path
+    from plr.restoration.compensation import COMPENSATION
     from plr.restoration.served import as_served, served_adapter
 
     if target.is_checkpoint:
         return _weights(store.require(target).path.glob("*.safetensors"))
-    adapter = _weights(served_adapter(target, store, offline=offline).glob("*.safetensors"))
+    files = served_adapter(target, store, offline=offline).glob("*.safetensors")
+    adapter = _weights(file for file in files if file.name != COMPENSATION)
     base = as_served(target, store).base
     if isinstance(base, Quantize | GivenBase):
         folder = base_folder(base, store, offline=offline)

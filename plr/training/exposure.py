@@ -12,7 +12,7 @@ of E, or E in several forms:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,17 @@ def exposed(step: Train, loaded: Loaded, store: Store, runtime: Runtime, head: H
     layers = k_bit_layers(dict(named_modules(loaded.model)))
     if not layers:
         raise ModelError(f"{step.base.label} has no k-bit layer", expected="a base below 16 bits")
-    with ExitStack() as stack:
-        if spec.compensate:
-            factors, record = _compensation(step, loaded, layers, store, runtime, head)
-            stack.enter_context(compensated(layers, factors))
-            yield Exposure(factors=factors, record={"compensation": {**cost_of(factors), **record}})
-        elif spec.mix:
-            mixing = Mixing(layers, _dense_layers(step, layers, store, runtime, head), spec.seed)
-            stack.enter_context(mixing.hooked())
+    if spec.rotate > 1:
+        rotation = Rotation(layers, [store.require(base).path for base in step.bases], spec.rotate_every)
+        yield Exposure([rotation], rotation=rotation)
+    elif spec.mix:
+        mixing = Mixing(layers, _dense_layers(step, layers, store, runtime, head), spec.seed)
+        with mixing.hooked():
             yield Exposure([mixing])
-        else:
-            rotation = Rotation(layers, [store.require(base).path for base in step.bases], spec.rotate_every)
-            yield Exposure([rotation], rotation=rotation)
+    else:
+        factors, record = _compensation(step, loaded, layers, store, runtime, head)
+        with compensated(layers, factors):
+            yield Exposure(factors=factors, record={"compensation": {**cost_of(factors), **record}})
 
 
 def _dense_layers(

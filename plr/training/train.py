@@ -130,6 +130,7 @@ def train(
         else:
             method.save(model, folder)
         _name_base(folder, step.base.model)
+        adapter_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         seen.save(folder)
         return {
             "train_bits": step.base.bits,
@@ -141,7 +142,7 @@ def train(
             "tokens_seen": sum(objective.lengths[i] for i in order),
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "updated_parameters": method.updated_parameters(model),
-            "adapter_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            "adapter_bytes": adapter_bytes,
             "seconds_per_step": result.metrics["train_runtime"] / max(1, trainer.state.global_step - _step_of(resumed)),
             "peak_memory_bytes": peak,
             "inference_overhead": {

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 from command_line import run
-from safetensors.torch import load_file
+from weights import dense_weights, lora_change, written_weights
 
-from plr.bases.load import load_base
 from plr.core.runtime import Runtime
 from plr.core.specs import Evaluate, Restore, Train
 from plr.errors import ConfigError, UsageError
 from plr.lab import Lab
-from plr.quantizers import densify
 from plr.report.write import write_study
 from plr.restoration.served import as_served
 from plr.study import Study, study_config
@@ -37,40 +35,12 @@ def trained(lab: Lab) -> Train:
     return step
 
 
-def weights(lab: Lab, base: Any) -> dict[str, torch.Tensor]:
-    """The dense weights of a base, float32."""
-    model: Any = load_base(base, lab.store, Runtime(dtype="float32")).model
-    densify(model)
-    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-
-
-def delta(lab: Lab, folder: Path) -> dict[str, torch.Tensor]:
-    """The product of the two matrices of each layer of a LoRA, as PEFT scales it."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    scale = config["lora_alpha"] / config["r"]
-    names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
-    return {
-        f"{name.removeprefix('base_model.model.')}.weight": scale
-        * tensors[f"{name}.lora_B.weight"].float()
-        @ tensors[f"{name}.lora_A.weight"].float()
-        for name in names
-    }
-
-
-def served(lab: Lab, restored: Any) -> dict[str, torch.Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(restored.path, dtype=torch.float32)
-    return dict(model.named_parameters())
-
-
 @pytest.mark.parametrize(("t", "scale"), [(0.0, 1.0), (0.3, 1.0), (0.5, 1.6), (1.0, 1.0)])
 def test_a_point_on_the_path_is_the_sum_of_its_parts(lab: Lab, trained: Train, t: float, scale: float) -> None:
     restored = lab.restore(trained, 16, mode="path", t=t, scale=scale)
-    low, high = weights(lab, trained.base), weights(lab, trained.base.source)
-    change = delta(lab, lab.store.require(trained).path)
-    found = served(lab, restored)
+    low, high = dense_weights(lab, trained.base), dense_weights(lab, trained.base.source)
+    change = lora_change(lab.store.require(trained).path)
+    found = written_weights(restored.path)
     assert any(not torch.equal(low[name], high[name]) for name in low)
     for name, weight in found.items():
         whole = torch.lerp(low[name], high[name], t) + scale * change.get(name, torch.zeros(()))
@@ -83,7 +53,7 @@ def test_the_ends_of_the_path_are_roundtrip_and_merge(lab: Lab, trained: Train) 
     for t, other in ((0.0, {"bits": 2, "mode": "roundtrip"}), (1.0, {"bits": 16, "merge": True})):
         point = lab.restore(trained, 16, mode="path", t=t, scale=1.0)
         same = lab.restore(trained, **other)
-        ours, theirs = served(lab, point), served(lab, same)
+        ours, theirs = written_weights(point.path), written_weights(same.path)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -116,7 +86,7 @@ def test_the_loss_of_a_point_is_that_of_the_model_that_is_written(lab: Lab, trai
 @pytest.mark.parametrize("bits", [16, 4])
 def test_a_scaled_adapter_is_the_adapter_times_the_factor(lab: Lab, trained: Train, bits: int) -> None:
     restored = lab.restore(trained, bits, scale=1.7)
-    before, after = delta(lab, lab.store.require(trained).path), delta(lab, restored.path)
+    before, after = lora_change(lab.store.require(trained).path), lora_change(restored.path)
     assert before.keys() == after.keys()
     assert all(torch.allclose(1.7 * before[name], after[name]) for name in before)
     assert restored.metrics["mode"] == "scale"
@@ -130,8 +100,8 @@ def test_a_correction_takes_back_the_best_part_of_the_change(
     restored = lab.restore(trained, bits, mode="correct", correct=8, scale=scale)
     step = lab.store.identify(restored)
     assert isinstance(step, Restore)
-    low, high = weights(lab, trained.base), weights(lab, step.base)
-    own, whole = delta(lab, lab.store.require(trained).path), delta(lab, restored.path)
+    low, high = dense_weights(lab, trained.base), dense_weights(lab, step.base)
+    own, whole = lora_change(lab.store.require(trained).path), lora_change(restored.path)
     assert own.keys() < whole.keys()  # layers without an adapter are corrected too
     for name, change in whole.items():
         error = high[name] - low[name]
@@ -151,7 +121,7 @@ def test_a_corrected_adapter_opens_with_peft_alone(lab: Lab, trained: Train) -> 
     restored = lab.restore(trained, 16, mode="correct", correct=8)
     ids = torch.tensor([[5, 9, 17, 33]])
     base: Any = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32)
-    change = delta(lab, restored.path)
+    change = lora_change(restored.path)
     with torch.no_grad():
         by_peft = PeftModel.from_pretrained(base, str(restored.path))(input_ids=ids).logits
         added: Any = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=torch.float32)
@@ -163,9 +133,9 @@ def test_a_corrected_adapter_opens_with_peft_alone(lab: Lab, trained: Train) -> 
 def test_a_correction_of_every_rank_is_keeping(lab: Lab, trained: Train) -> None:
     """W_l + dW - E is W_k + dW."""
     restored = lab.restore(trained, 16, mode="correct", correct=512)
-    low = weights(lab, trained.base)
-    change, own = delta(lab, restored.path), delta(lab, lab.store.require(trained).path)
-    high = weights(lab, trained.base.source)
+    low = dense_weights(lab, trained.base)
+    change, own = lora_change(restored.path), lora_change(lab.store.require(trained).path)
+    high = dense_weights(lab, trained.base.source)
     for name in change:
         kept = low[name] + own.get(name, torch.zeros(()))
         assert torch.allclose(high[name] + change[name], kept, atol=1e-4), name
@@ -243,8 +213,8 @@ def test_a_method_that_merges_goes_along_the_path(lab: Lab) -> None:
     dora = lab.adapter("embedded:tiny", 2, adapter="dora", **FILL)
     lab.make(dora)
     for t, other in ((0.0, {"bits": 2, "mode": "roundtrip"}), (1.0, {"bits": 16, "merge": True})):
-        ours = served(lab, lab.restore(dora, 16, mode="path", t=t, scale=1.0))
-        theirs = served(lab, lab.restore(dora, **other))
+        ours = written_weights(lab.restore(dora, 16, mode="path", t=t, scale=1.0).path)
+        theirs = written_weights(lab.restore(dora, **other).path)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from weights import dense_weights, lora_change, written_weights
 
 from plr.bases.load import load_base
 from plr.core.runtime import Runtime
@@ -21,6 +19,7 @@ from plr.restoration.compensation import COMPENSATION, compensated, compensation
 from plr.restoration.line import k_bit_layers
 from plr.restoration.lowrank import matrix_of
 from plr.restoration.rows import training_inputs
+from plr.study.advise import served_bytes
 from plr.training.exposure import Mixing, Rotation
 
 SHORT = ["train.train_limit=64", "train.batch_size=16", "train.learning_rate=0.002", "train.validation_limit=8"]
@@ -43,35 +42,10 @@ def beside(lab: Lab) -> Train:
     return step
 
 
-def dense(lab: Lab, step: Any) -> dict[str, torch.Tensor]:
-    model: Any = load_base(step, lab.store, Runtime(dtype="float32")).model
-    densify(model)
-    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-
-
-def served(folder: Path) -> dict[str, torch.Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    return dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
-
-
-def lora(folder: Path) -> dict[str, torch.Tensor]:
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
-    scale = config["lora_alpha"] / config["r"]
-    return {
-        f"{name.removeprefix('base_model.model.')}.weight": scale
-        * tensors[f"{name}.lora_B.weight"]
-        @ tensors[f"{name}.lora_A.weight"]
-        for name in names
-    }
-
-
 def test_the_compensation_is_the_leading_part_of_what_quantization_took(lab: Lab, beside: Train) -> None:
     artifact = lab.store.require(beside)
     factors = compensation_in(artifact.path)
-    low, high = dense(lab, beside.base), dense(lab, beside.base.source)
+    low, high = dense_weights(lab, beside.base), dense_weights(lab, beside.base.source)
     assert len(factors) == 42
     for name, (left, right) in factors.items():
         error = high[f"{name}.weight"] - low[f"{name}.weight"]
@@ -115,8 +89,8 @@ def test_training_saw_it_and_its_own_base_serves_it(lab: Lab, beside: Train) -> 
     kept = lab.restored(beside, 2)
     assert kept.made
     restored = lab.make(kept)
-    low = dense(lab, beside.base)
-    factors, own, whole = compensation_in(artifact.path), lora(artifact.path), lora(restored.path)
+    low = dense_weights(lab, beside.base)
+    factors, own, whole = compensation_in(artifact.path), lora_change(artifact.path), lora_change(restored.path)
     for name, change in whole.items():
         expected = own.get(name, torch.zeros_like(low[name])) + sum_of(factors, name.removesuffix(".weight"), low[name])
         assert torch.allclose(change, expected, atol=1e-5), name
@@ -133,9 +107,9 @@ def test_training_saw_it_and_its_own_base_serves_it(lab: Lab, beside: Train) -> 
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
 def test_the_path_begins_at_the_sum(lab: Lab, beside: Train, t: float) -> None:
     artifact = lab.store.require(beside)
-    low, high, own = dense(lab, beside.base), dense(lab, beside.base.source), lora(artifact.path)
+    low, high, own = dense_weights(lab, beside.base), dense_weights(lab, beside.base.source), lora_change(artifact.path)
     factors = compensation_in(artifact.path)
-    found = served(lab.restore(beside, 16, mode="path", t=t, scale=1.0).path)
+    found = written_weights(lab.restore(beside, 16, mode="path", t=t, scale=1.0).path)
     for name, weight in found.items():
         start = low[name] + (
             sum_of(factors, name.removesuffix(".weight"), low[name]) if name.endswith("proj.weight") else 0
@@ -145,8 +119,8 @@ def test_the_path_begins_at_the_sum(lab: Lab, beside: Train, t: float) -> None:
 
 
 def test_the_dense_form_of_keeping_has_it(lab: Lab, beside: Train) -> None:
-    ours = served(lab.restore(beside, 2, mode="roundtrip").path)
-    point = served(lab.restore(beside, 16, mode="path", t=0.0, scale=1.0).path)
+    ours = written_weights(lab.restore(beside, 2, mode="roundtrip").path)
+    point = written_weights(lab.restore(beside, 16, mode="path", t=0.0, scale=1.0).path)
     assert all(torch.allclose(ours[name], point[name], rtol=2**-7, atol=1e-5) for name in ours)
 
 
@@ -158,9 +132,33 @@ def test_the_guard_weighs_it_with_its_compensation(lab: Lab, beside: Train) -> N
     assert point["loss"] != keep["loss"]  # other rows
     below = lab.restore(beside, 4, mode="auto", correct=4, select_rows=40)
     if below.metrics["serves"] == "keep":
-        served_as, own = lora(below.path), lora(lab.restore(beside, 2).path)
+        served_as, own = lora_change(below.path), lora_change(lab.restore(beside, 2).path)
         assert all(torch.allclose(served_as[name], own[name]) for name in own)
     assert lab.make(lab.result(below, limit=4)).metrics["n"] == 4
+
+
+def test_a_factor_beside_a_compensation_is_refused(lab: Lab, beside: Train) -> None:
+    with pytest.raises(UsageError, match="beside a compensation"):
+        lab.restored(beside, 2, scale=1.5)
+    weak = lab.restore(
+        lab.adapter("embedded:tiny", 2, **fill()), 2, scale=1.5
+    )  # without one it is the control of a factor
+    assert weak.metrics["scale"] == 1.5
+
+
+def test_what_is_dropped_is_counted_nowhere(lab: Lab, beside: Train) -> None:
+    """The size of a restored adapter is that of its own file; where it is kept, that of both."""
+    artifact = lab.store.require(beside)
+    own = (artifact.path / "adapter_model.safetensors").stat().st_size
+    assert artifact.metrics["adapter_bytes"] == own
+    restored, kept = lab.restored(beside, 16), lab.restored(beside, 2)
+    bare, whole = (lab.restored(lab.adapter("embedded:tiny", 2, **fill()), bits) for bits in (16, 2))
+    lab.make_all([restored, kept, bare, whole])
+    assert served_bytes(restored, lab.store) == served_bytes(bare, lab.store)
+    both, alone = served_bytes(kept, lab.store), served_bytes(whole, lab.store)
+    assert both is not None
+    assert alone is not None
+    assert both - alone == (lab.store.require(kept).path / "adapter_model.safetensors").stat().st_size - own
 
 
 def test_mixing_draws_the_same_places_for_the_same_step(lab: Lab) -> None:
@@ -184,7 +182,7 @@ def test_mixing_draws_the_same_places_for_the_same_step(lab: Lab) -> None:
         assert torch.allclose(loaded.model(**row).logits, source.model(**row).logits, atol=1e-3)  # W_16 in validation
         loaded.model.train()
         mixed = loaded.model(**row).logits
-    low, high = dense(lab, base), dense(lab, base.source)
+    low, high = dense_weights(lab, base), dense_weights(lab, base.source)
     added: Any = load_base(base.source, lab.store, Runtime(dtype="float32")).model
     with torch.no_grad():
         for name, place in first.items():
