@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import adapters, eval, load, lowbit, quantize, scale, scoring
+from bench import adapters, eval, load, lowbit, quantize, scale, scoring, train
 from bench.harness import BenchError
 
 __all__ = ["main", "parser"]
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "adapters": adapters,
     "eval": eval,
     "scoring": scoring,
+    "train": train,
 }
 
 

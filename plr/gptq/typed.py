@@ -11,7 +11,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["Slice", "TensorFile", "linalg", "numbers", "open_tensors"]
+__all__ = ["Context", "Slice", "TensorFile", "linalg", "numbers", "open_tensors", "pointwise"]
 
 
 class _Linalg(Protocol):
@@ -25,6 +25,32 @@ class _Linalg(Protocol):
 
 
 linalg = cast(_Linalg, torch.linalg)
+
+
+class _Pointwise(Protocol):
+    """oneDNN's product `x W^T + bias`, with an operation applied to it."""
+
+    def __call__(
+        self, x: Tensor, W: Tensor, bias: Tensor | None, name: str, scalars: Sequence[float], algorithm: str, /
+    ) -> Tensor: ...
+
+
+def pointwise() -> _Pointwise:
+    """Find the operation in this torch.
+
+    Raises:
+        AttributeError: a torch that was built without it.
+    """
+    return cast(_Pointwise, torch.ops.mkldnn._linear_pointwise)
+
+
+class Context(Protocol):
+    """Memory of an autograd function between its forward and its backward."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 class Slice(Protocol):

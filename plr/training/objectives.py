@@ -7,31 +7,41 @@ divides the sum by the items (answer tokens or rows) of the whole optimizer batc
 from __future__ import annotations
 
 import inspect
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from plr.bases.load import Loaded
 from plr.core.specs import TaskSpec
 from plr.errors import DataError
 from plr.lm import answer_loss, encode_pair
 from plr.lm.classify import classify, collate, encode_texts, head_loss, needs_equal_lengths
-from plr.lm.support import accepts, prompt_learning, unwrap
+from plr.lm.row_attention import RowAttention, why_not_rows
+from plr.lm.support import accepts, evaluating, input_device, prompt_learning, unwrap
 from plr.lm.typed import typed
 from plr.scoring.classification import measure
 from plr.tasks import Classification, Example, HeadSpec, task_of
+from plr.training.loss import summed_cross_entropy
+from plr.training.products import Quick
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORE", "AnswerCollator", "AnswerObjective", "HeadObjective", "Objective", "Row"]
+__all__ = ["IGNORE", "AnswerCollator", "AnswerObjective", "HeadObjective", "Objective", "Row", "RowsCollator"]
+
+log = logging.getLogger(__name__)
 
 Row = tuple[list[int], list[int]]
 IGNORE = -100
+TRIED_ROWS = 3
+"""Rows, the shortest, whose loss is compared between a padded batch and rows that stand one behind the other."""
+TRIED = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""The largest relative difference of the two, by the dtype of the computation."""
 
 
 class Objective(ABC):
@@ -42,9 +52,15 @@ class Objective(ABC):
     lengths: list[int]
     """Tokens of each of them."""
 
-    @abstractmethod
     def bind(self, model: nn.Module) -> None:
         """Take note of the model with its adapter: what the batches look like may depend on it."""
+        self.quick = Quick(model)
+
+    @contextmanager
+    def serving(self) -> Generator[None]:
+        """Let the model compute as a training step of this objective does inside, forward and backward."""
+        with self.quick.serving():
+            yield
 
     @abstractmethod
     def collate(self, rows: list[Any]) -> dict[str, Tensor]:
@@ -94,38 +110,114 @@ class AnswerCollator:
         return batch
 
 
+class RowsCollator:
+    """Rows -> tensors without padding: input_ids, position_ids int64 [1, t]; lengths [b]; columns, labels int64 [n].
+
+    The rows stand one behind the other, each without its last token, which predicts nothing; positions begin anew with each.
+    `columns` are the places whose logits predict `labels`.
+    """
+
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
+        ids: list[int] = []
+        positions: list[int] = []
+        columns: list[int] = []
+        labels: list[int] = []
+        lengths: list[int] = []
+        for prompt, target in rows:
+            length = len(prompt) + len(target) - 1
+            columns += range(len(ids) + len(prompt) - 1, len(ids) + length)
+            labels += target
+            ids += prompt + target[:-1]
+            positions += range(length)
+            lengths.append(length)
+        named = {"columns": columns, "labels": labels, "shift_labels": labels, "lengths": lengths}
+        batch = {name: torch.tensor(value) for name, value in named.items()}
+        return {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), **batch}
+
+
 class AnswerObjective(Objective):
-    """Cross entropy of the answer's tokens and EOS after the prompt, logits at the answer only."""
+    """Cross entropy of the answer's tokens and EOS after the prompt, logits at the answer only.
+
+    Rows stand one behind the other where the model allows it (`plr.lm.row_attention`), otherwise in a padded batch.
+    """
 
     def __init__(
         self, loaded: Loaded, train: Sequence[Example], validation: Sequence[Example], max_length: int
     ) -> None:
         self.tokenizer = loaded.tokenizer
-        self.rows = [_encode(self.tokenizer, row, max_length) for row in train]
+        self.rows: list[Row] = [_encode(self.tokenizer, row, max_length) for row in train]
         self.lengths = [len(prompt) + len(target) for prompt, target in self.rows]
         self.pairs = [(row.prompt, row.target) for row in validation]
 
     def bind(self, model: nn.Module) -> None:
-        self.collator = AnswerCollator(
+        super().bind(model)
+        self.collator: AnswerCollator | RowsCollator = AnswerCollator(
             typed(self.tokenizer).pad_token_id,
             position_ids="position_ids" in inspect.signature(unwrap(model).forward).parameters,
             right=prompt_learning(model) > 0,
         )
+        self.attention: RowAttention | None = None
         self.keeps_logits = accepts(model, "logits_to_keep")
         # A slice of the hidden states is not contiguous, and the output layer on it runs as a slow batched product.
         head = unwrap(model).get_output_embeddings()
         if isinstance(head, torch.nn.Linear):
             head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+        why_not = why_not_rows(model, max(self.lengths)) or self._rows_differ(model)
+        if why_not is not None:
+            log.info("rows are padded to batches: %s", why_not)
+
+    def _rows_differ(self, model: nn.Module) -> str | None:
+        """Let rows stand one behind the other from now on, or return the reason why their loss is not that of a padded batch."""
+        rows = sorted(self.rows, key=lambda row: len(row[0]) + len(row[1]))[TRIED_ROWS - 1 :: -1]
+        padded = self._try(model, rows)
+        self.collator, self.attention, before = RowsCollator(), RowAttention(model), self.collator
+        try:
+            behind = self._try(model, rows)
+            tolerance = TRIED[unwrap(model).dtype] * abs(padded)
+            refusal = (
+                None if abs(behind - padded) <= tolerance else f"their loss is {behind:g} in one and {padded:g} apart"
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the model's own code, which may count on a mask or on one row a text
+            refusal = str(error) or type(error).__name__
+        if refusal is not None:
+            self.collator, self.attention = before, None
+        return refusal
+
+    def _try(self, model: nn.Module, rows: list[Row]) -> float:
+        inputs = {name: tensor.to(input_device(model)) for name, tensor in self.collate(rows).items()}
+        labels = inputs.pop("labels")
+        inputs.pop("shift_labels")
+        with evaluating(model), self._attending():
+            return float(self.loss(model, inputs, labels)[0])
+
+    def _attending(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.attention is None else self.attention.serving()
+
+    @contextmanager
+    def serving(self) -> Generator[None]:
+        with super().serving(), self._attending():
+            yield
 
     def collate(self, rows: list[Any]) -> dict[str, Tensor]:
         return self.collator(rows)
 
     def loss(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, object]:
-        options = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
+        if self.attention is None:
+            options = {"logits_to_keep": labels.shape[1] + 1} if self.keeps_logits else {}
+            outputs = model(**inputs, **options, use_cache=False)
+            counted = labels != IGNORE
+            return summed_cross_entropy(outputs.logits[:, -labels.shape[1] - 1 : -1][counted], labels[counted]), outputs
+        columns = inputs.pop("columns")
+        self.attention.plan(inputs.pop("lengths").tolist())
+        options = {"logits_to_keep": columns} if self.keeps_logits else {}
         outputs = model(**inputs, **options, use_cache=False)
-        logits = outputs.logits[:, -labels.shape[1] - 1 : -1].float()  # [b, n, vocabulary]
-        flat = logits.reshape(-1, logits.shape[-1])
-        return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORE, reduction="sum"), outputs
+        self.attention.check()
+        logits: Tensor = outputs.logits.flatten(0, 1)
+        if not self.keeps_logits:
+            logits = logits[columns]
+        return summed_cross_entropy(logits, labels), outputs
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         losses = answer_loss(model, self.tokenizer, self.pairs)
@@ -160,6 +252,7 @@ class HeadObjective(Objective):
         return self.work.label(row.row, self.head)
 
     def bind(self, model: nn.Module) -> None:
+        super().bind(model)
         self.unpadded = needs_equal_lengths(model)
 
     def collate(self, rows: list[Any]) -> dict[str, Tensor]:

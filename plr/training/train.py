@@ -162,7 +162,8 @@ def _overhead(model: nn.Module, objective: Objective, runtime: Runtime) -> float
     labels = batch.pop("labels").to(runtime.torch_device())
     batch.pop("shift_labels")
     inputs = {name: tensor.to(runtime.torch_device()) for name, tensor in batch.items()}
-    return inference_overhead(model, lambda: objective.loss(model, inputs, labels))
+    with objective.serving():
+        return inference_overhead(model, lambda: objective.loss(model, dict(inputs), labels))
 
 
 def _check_reports(names: Sequence[str]) -> None:

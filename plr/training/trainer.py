@@ -133,6 +133,13 @@ class PlrTrainer(Trainer):
         self._check_finite(float(loss.detach()), "training")
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute the loss of a micro-batch and its gradients, as the objective computes in training."""
+        with self.objective.serving():
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+
     def _check_finite(self, loss: float, what: str) -> None:
         """Stop at the first loss that is not finite: every step after it would train on it, and no number of it is one."""
         if not math.isfinite(loss):
