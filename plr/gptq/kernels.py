@@ -20,9 +20,9 @@ import shutil
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from plr.gptq import products
 from plr.gptq.packing import Codes, unpack_rows
 
 __all__ = ["FUSED_ROWS", "KernelInUse", "dequantize", "input_grad", "kernel_in_use", "linear"]
@@ -113,7 +113,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None, dtype: torch.dtype, rou
         from plr.gptq import triton_kernels
 
         return triton_kernels.linear(x, codes, bias)
-    return products.linear(x, dequantize(codes, rounded).to(dtype), bias)
+    return F.linear(x, dequantize(codes, rounded).to(dtype), bias)
 
 
 def input_grad(dy: Tensor, codes: Codes, dtype: torch.dtype, rounded: torch.dtype) -> Tensor:
@@ -122,7 +122,7 @@ def input_grad(dy: Tensor, codes: Codes, dtype: torch.dtype, rounded: torch.dtyp
         from plr.gptq import triton_kernels
 
         return triton_kernels.input_grad(dy, codes)
-    return products.linear(dy, dequantize(codes, rounded).to(dtype).t())
+    return dy @ dequantize(codes, rounded).to(dtype)
 
 
 def _fused(x: Tensor, codes: Codes, dtype: torch.dtype) -> bool:

@@ -8,7 +8,7 @@ How it works:
 2. `kernel="packed"` reads the codes in `forward` and again in `backward` (an autograd function keeps them, not the dense
    weight): memory is that of k bits. `kernel="dequantized"` keeps the dense weight in the compute dtype once it was
    needed. On a CPU both multiply by the same tensor in the same layout, so both give the same numbers; on a GPU the packed
-   product may add in another order (`plr.gptq.kernels`);
+   product may add in another order (`plr.gptq.kernels`), as the dense one may in training (`plr.training.products`);
 3. it is an `nn.Linear`, so every PEFT method takes it. `.weight` reads as the dense weight (`FrozenWeight`); writing to
    it raises;
 4. `.to(dtype)` sets the compute dtype. The scales stay the numbers that were stored: rounding them to bfloat16 would be

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plr.gptq.typed import pointwise
+from plr.gptq.typed import pointwise, unviewed
 
 __all__ = ["LEAST_ROWS", "linear", "takes"]
 
@@ -34,15 +34,17 @@ def takes(x: Tensor, W: Tensor) -> bool:
         and x.dtype == torch.float32 == W.dtype
         and W.numel() >= LEAST
         and x.numel() >= LEAST_ROWS * W.shape[1]
+        and (W.is_contiguous() or W.t().is_contiguous())  # a part of a matrix takes oneDNN a thousand times as long
         and multiplies()
     )
 
 
 def linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply `x [.., in] -> x W^T + bias [.., out]`, `W [out, in]` of any strides; not differentiable by itself."""
+    """Multiply `x [.., in] -> x W^T + bias [.., out]`, both of any strides; not differentiable by itself."""
     if not takes(x, W):
         return F.linear(x, W, bias)
-    return pointwise()(x, W, bias, "none", [], "")
+    rows = pointwise()(x.reshape(-1, x.shape[-1]), W, bias, "none", [], "")
+    return unviewed(rows, [*x.shape[:-1], W.shape[0]])
 
 
 @cache

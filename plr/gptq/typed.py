@@ -11,7 +11,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-__all__ = ["Context", "Slice", "TensorFile", "linalg", "numbers", "open_tensors", "pointwise"]
+__all__ = ["Context", "Slice", "TensorFile", "linalg", "numbers", "open_tensors", "pointwise", "unviewed"]
 
 
 class _Linalg(Protocol):
@@ -42,6 +42,11 @@ def pointwise() -> _Pointwise:
         AttributeError: a torch that was built without it.
     """
     return cast(_Pointwise, torch.ops.mkldnn._linear_pointwise)
+
+
+def unviewed(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Give `x`, which nobody else holds, another shape; to autograd the result is no view, and may be added to in place."""
+    return cast(Tensor, torch.ops.aten._unsafe_view.default(x, shape))
 
 
 class Context(Protocol):

@@ -26,6 +26,11 @@ PLANNED = {  # cells, and steps of each kind, counted by hand from the axes of t
         (27 + 5 * 26) * 3 * 2,
         {"base": (3 + 6) * 2, "adapter": (4 + 5 * 3) * 3 * 2, "restored": (6 * 18 + 2 * 3) * 3 * 2, "result": 942},
     ),
+    "restoration-heads": (
+        (22 + 3 * 16) * 3,
+        {"base": 3, "adapter": (4 + 3 * 2) * 3, "restored": (3 + 5 + 5 + 3 * 10 + 2) * 3, "result": 210},
+    ),
+    "restoration-smollm2": ((5 + 8) * 3, {"base": 2, "adapter": 2 * 3, "restored": (3 + 5) * 3, "result": 39}),
     "smollm2": (15 + 6, {"base": 4 + 2, "adapter": 5 + 3, "result": 21}),
     "smollm2-best": (3 + 4, {"base": 3, "adapter": 2, "result": 7}),
 }

@@ -30,17 +30,23 @@ def scores(study: Study, store: Store, metric: str | None) -> dict[tuple[Any, ..
         if one.failed:
             print("not there:", one.key, one.error, file=sys.stderr)
             continue
-        rows = one.samples[metric or one.primary]
+        name = metric or one.primary
+        rows = {doc: value for doc, value in one.samples.get(name, {}).items() if value is not None}
+        if not rows:  # a correlation, say: it is none of rows
+            print(f"left out: {one.key}: {name} has no value of a row", file=sys.stderr)
+            continue
         place = (one.task, one.adapter, one.train_bits, one.restore_bits, one.mode)
-        found.setdefault(place, {})[one.seed] = {doc: value for doc, value in rows.items() if value is not None}
+        found.setdefault(place, {})[one.seed] = rows
     return found
 
 
-def differences(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) -> np.ndarray[Any, Any]:
-    """`b - a` by seed and row: [seeds, rows] of the seeds and rows that both have."""
+def common(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) -> np.ndarray[Any, Any]:
+    """Scores of both by seed and row: [2, seeds, rows] of the seeds and rows that both have."""
     seeds = sorted(a.keys() & b.keys())
     rows = sorted(set.intersection(*({*a[s]} & {*b[s]} for s in seeds)))
-    return np.array([[b[s][row] - a[s][row] for row in rows] for s in seeds])
+    if not rows:
+        raise SystemExit(f"no row of the {len(seeds)} common seeds has a value on both sides")
+    return np.array([[[one[s][row] for row in rows] for s in seeds] for one in (a, b)])
 
 
 def bootstrap(cells: Sequence[np.ndarray[Any, Any]], rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -67,21 +73,24 @@ def summarize(study: Study, store: Store, metric: str | None = None) -> dict[str
         keep = found.get((task, adapter, k, k, "keep"))
         if keep is None or k == 16 or mode == "keep":
             continue
-        change = differences(keep, at)
+        if not keep.keys() & at.keys():
+            continue
+        kept, served = common(keep, at)
+        change = served - kept
         means = bootstrap([change], rng)
         plain = found.get((task, adapter, k, ell, "restore"))
         line: dict[str, Any] = {
             "task": task, "training": adapter, "k": k, "l": ell, "mode": mode, "seeds": int(change.shape[0]),
-            "n": int(change.shape[1]), "keep": float(np.mean([np.mean([*rows.values()]) for rows in keep.values()])),
-            "value": float(np.mean([np.mean([*rows.values()]) for rows in at.values()])),
+            "n": int(change.shape[1]), "keep": float(kept.mean()), "value": float(served.mean()),
             "against_keep": float(change.mean()), "bound": float(np.quantile(means, 0.05)),
             "p_worse_by_a_point": float(((means <= -MARGIN).sum() + 1) / (RESAMPLES + 1)),
         }  # fmt: skip
         if plain is not None:
-            restored = differences(keep, plain)
-            better = max(0.0, float(restored.mean()))
+            kept, restored = common(keep, plain)
+            better = max(0.0, float((restored - kept).mean()))
             line["against_the_better"] = float(change.mean()) - better
-            pooled.setdefault((adapter, mode), []).append(change if better == 0.0 else differences(plain, at))
+            restored, served = common(plain, at)
+            pooled.setdefault((adapter, mode), []).append(change if better == 0.0 else served - restored)
         lines.append(line)
     for mode in {line["mode"] for line in lines}:
         of_mode = [line for line in lines if line["mode"] == mode]

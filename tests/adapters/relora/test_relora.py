@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,9 @@ def test_only_the_pairs_moments_are_reset() -> None:
 
 class Sentences:
     """An objective: next-token loss on rows of ``IDS``."""
+
+    def serving(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def collate(self, rows: list[Tensor]) -> dict[str, Tensor]:
         ids = torch.stack(rows)
