@@ -24,7 +24,7 @@ MARGIN = 0.01
 
 
 def scores(study: Study, store: Store, metric: str | None) -> dict[tuple[Any, ...], dict[int, dict[str, float]]]:
-    """Score of each row, by (task, adapter, k, l, mode) and seed."""
+    """Score of each row, by (task, adapter, k, l, mode) and seed; a loss with its sign turned, so that more is better."""
     found: dict[tuple[Any, ...], dict[int, dict[str, float]]] = {}
     for one in study.results(store):
         if one.failed:
@@ -35,8 +35,9 @@ def scores(study: Study, store: Store, metric: str | None) -> dict[tuple[Any, ..
         if not rows:  # a correlation, say: it is none of rows
             print(f"left out: {one.key}: {name} has no value of a row", file=sys.stderr)
             continue
+        sign = one.metric(name).sign  # of a loss less is more
         place = (one.task, one.adapter, one.train_bits, one.restore_bits, one.mode)
-        found.setdefault(place, {})[one.seed] = rows
+        found.setdefault(place, {})[one.seed] = {doc: sign * value for doc, value in rows.items()}
     return found
 
 
@@ -151,7 +152,10 @@ def table(summary: dict[str, Any]) -> str:
         )
         for p in summary["pooled"]
     ]
-    first = f"Metric: {summary['metric']}. Differences in points; bound: one-sided 95 %, seeds and rows resampled."
+    first = (
+        f"Metric: {summary['metric']}. Differences in points (of a loss in 0.01 nats a token, its sign turned: more is better); "
+        "bound: one-sided 95 %, seeds and rows resampled."
+    )
     second = "Pooled over cells: gain over the better of keep and restore of each cell."
     return "\n\n".join([first, markdown(CELLS, cells), second, markdown(POOLED, pooled)]) + "\n"
 
