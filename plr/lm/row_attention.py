@@ -34,6 +34,8 @@ _NO_MATTER = {"sliding_window", "position_ids", "use_cache", "cache_position"}  
 
 def why_not_rows(model: nn.Module, longest: int) -> str | None:
     """Return the reason why rows of up to `longest` tokens of this model cannot stand in one; None if nothing speaks against it."""
+    if any(tensor.device.type != "cpu" for tensor in unwrap(model).parameters()):
+        return "it is not on the CPU alone, and the gain was measured there"
     if prompt_learning(model):
         return "its adapter puts virtual tokens before every row"
     if not getattr(unwrap(model), "_supports_attention_backend", True):
