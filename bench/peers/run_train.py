@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 
+from plr.adapters import adapters
 from plr.bases.load import Loaded, load_base
 from plr.core.specs import Train
 from plr.gptq import products
@@ -104,8 +105,6 @@ class Runner:
 
 class Ours(Runner):
     def __init__(self, loaded: Loaded, step: Train, rows: list[Any], o: dict[str, Any]) -> None:
-        from plr.adapters import adapters
-
         self.objective = AnswerObjective(loaded, rows, rows[:1], step.train.max_length)
         lengths = self.objective.lengths
         self.order = training_order(lengths, epochs=1, batch_size=o["batch"], seed=0)
@@ -139,9 +138,8 @@ class Peer(Runner):
         rows, batch = [ours.objective.rows[i] for i in ours.order], o["batch"]
         shuffle = random.Random(0).shuffle
         self.rows: list[Any] = []
-        for start in range(
-            0, len(rows), batch
-        ):  # the rows of a step in the order of chance, as a plain sampler has them
+        # The rows of a step in the order of chance, as a plain sampler has them.
+        for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             shuffle(part)
             self.rows += part

@@ -16,7 +16,8 @@ from plr.lm.batched import run_batched
 from plr.lm.engine import Row, SlotEngine
 from plr.lm.prepacked import prepacked
 from plr.lm.probe import Differs, probe_of, verdict_of
-from plr.lm.slot_attention import Refused, why_not_slot_attention
+from plr.lm.registered import Refused
+from plr.lm.slot_attention import why_not_slot_attention
 from plr.lm.stops import StopStrings
 from plr.lm.support import evaluating, position_limit, prompt_learning, why_not_slots
 from plr.lm.tokens import check_room, decode, encode_prompt, end_tokens

@@ -25,36 +25,22 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import AttentionInterface
 
+from plr.lm.registered import Refused, attending, refuse_options, why_not_registered
 from plr.lm.slots import SlotCache
-from plr.lm.support import decoder_config, unwrap
+from plr.lm.support import decoder_config
 
-__all__ = ["Refused", "SlotAttention", "why_not_slot_attention"]
+__all__ = ["SlotAttention", "why_not_slot_attention"]
 
 ROWS = 8  # of a decode step that attend to the same number of columns; more where there are more threads to keep busy
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
-_NO_MATTER = {"sliding_window", "position_ids", "use_cache", "cache_position"}  # windows: see `why_not_slots`
-
-
-class Refused(Exception):
-    """The model attends in a way that `SlotAttention` cannot express; the message names it."""
 
 
 def why_not_slot_attention(model: nn.Module) -> str | None:
     """Return the reason why `model`, which runs in slots, runs with attention of its own; None if nothing speaks against this."""
-    if any(tensor.device.type != "cpu" for tensor in unwrap(model).parameters()):
-        return "it is not on the CPU alone"
     if not hasattr(torch.ops.aten, _KERNEL):
         return "this torch has no attention kernel that returns sums of exponentials"
-    if not getattr(unwrap(model), "_supports_attention_backend", True):
-        return "its attention does not go through transformers' registry"
-    config = decoder_config(model)
-    if config._attn_implementation != "sdpa":
-        return f"its attention is {config._attn_implementation!r}"
-    if config.sub_configs:
-        return "its decoder has configs inside its config"
-    return None
+    return why_not_registered(model)
 
 
 class SlotAttention:
@@ -70,15 +56,8 @@ class SlotAttention:
     @contextmanager
     def serving(self, model: nn.Module) -> Iterator[None]:
         """Let `model` attend through this object inside."""
-        config, name = decoder_config(model), f"plr-slots-{id(self):x}"
-        before = config._attn_implementation
-        AttentionInterface.register(name, self._attend)
-        config._attn_implementation = name
-        try:
+        with attending(decoder_config(model), self._attend):
             yield
-        finally:
-            config._attn_implementation = before
-            AttentionInterface._global_mapping.pop(name)  # there is no public way to take a name back
 
     def plan(self, mask: Tensor | None, columns: Sequence[int] = ()) -> None:
         """Prepare the next forward with `mask`; if it is a decode step, new tokens are written at `columns`, one a row."""
@@ -165,9 +144,7 @@ class SlotAttention:
         others: dict[str, object],
     ) -> None:
         """Raise `Refused` where a call wants something else than plain attention of a decoder to its own keys."""
-        for name, argument in others.items():
-            if name not in _NO_MATTER and argument is not None and argument is not False:
-                raise Refused(f"its attention takes {name}")
+        refuse_options(others)
         if dropout or not getattr(module, "is_causal", True):
             raise Refused("its attention drops weights or looks ahead")
         if query.shape[-1] != value.shape[-1] or not query.dtype == key.dtype == value.dtype:

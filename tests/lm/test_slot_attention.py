@@ -16,7 +16,8 @@ from plr.gptq import quantize_model
 from plr.lm import engine as engine_module
 from plr.lm import generate
 from plr.lm.engine import SlotEngine
-from plr.lm.slot_attention import ROWS, Refused, SlotAttention, why_not_slot_attention
+from plr.lm.registered import Refused
+from plr.lm.slot_attention import ROWS, SlotAttention, why_not_slot_attention
 from plr.lm.slots import SlotCache
 from plr.lm.tokens import encode_prompt
 
